@@ -1,0 +1,1 @@
+"""The commands. The only home of hydra, with videodit.config."""

@@ -1,0 +1,1 @@
+"""Clips: reading and writing video, resizing, the toy world, datasets, packing, the loader."""

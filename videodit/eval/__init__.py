@@ -1,0 +1,1 @@
+"""Metrics of quality and the reports that show them."""

@@ -1,0 +1,1 @@
+"""Networks on a single device, each file readable from top to bottom."""

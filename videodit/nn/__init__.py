@@ -1,0 +1,1 @@
+"""Layers: attention and its kernels, rotary positions, embeddings, causal convolution."""

@@ -1,0 +1,1 @@
+"""Trackers: where numbers, images and videos of a run go."""

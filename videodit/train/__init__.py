@@ -1,0 +1,1 @@
+"""The training loop (objects in, nothing configured inside), its steps, optimisers and state."""
