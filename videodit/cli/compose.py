@@ -1,0 +1,248 @@
+"""From words on the command line to a config.
+
+One rule for values. A key that stands at the top of the command's YAML with a plain value (text, number, true/false,
+null) takes everything after the first `=` as it was typed: commas, quotes, braces, `$` and line breaks mean nothing
+there. A default that is text makes it text; a number or true/false demands one; null takes a number, true, false, null
+or else text. Every other key (a group, a key with a dot, `+key`, `~key`) is hydra's, and so is all of a command that
+sweeps.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from videodit.cli.keys import read_keys
+from videodit.config import raise_hydra_errors
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Scalar = str | int | float | bool | None
+
+_ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.*)|~[A-Za-z_][\w./@:-]*", re.DOTALL)
+_HYDRA_VERSION = "1.3"
+
+
+class Line(NamedTuple):
+    """A command line taken apart: hydra's overrides, values set as typed, and whether -m and --cfg were given."""
+
+    overrides: list[str]
+    plain: dict[str, Scalar]
+    multirun: bool = False
+    show: bool = False
+
+
+def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | None, sweeps: bool) -> Line:
+    """Take a command's arguments apart. `positional` is the key that a bare word is meant for, if there is one.
+
+    A command that `sweeps` takes -m and leaves every value to hydra's grammar. InputError for an unknown option, a
+    word that no key is meant to take, or a value of the wrong kind.
+    """
+    root = {} if sweeps else _root(conf, command)
+    groups = [entry.name for entry in conf.iterdir() if entry.is_dir()]
+    overrides: list[str] = []
+    plain: dict[str, Scalar] = {}
+    words, options = [], set()
+    for arg in args:
+        match = _ASSIGNMENT.fullmatch(arg)
+        key = match["key"] if match else None
+        if arg.startswith("-") and not re.search(r"\s", arg):
+            options.add(_option(arg, command, sweeps=sweeps))
+        elif match is None or (positional and key and _is_prose(key, arg, [*root, *groups])):
+            words.append(arg)
+        elif key in root:
+            plain[key] = _typed(key, match["value"], root[key])
+        else:
+            overrides.append(arg)
+    if words and positional is None:
+        raise InputError(f"{command} takes key=value, not {words[0]!r}")
+    if len(words) > 1 or (words and positional in plain):
+        raise InputError(f"{command} takes one {positional}, in quotes if it has spaces; {words[-1]!r} is one too many")
+    if words and positional is not None:
+        plain[positional] = words[0]
+    return Line(overrides, plain, multirun="multirun" in options, show="cfg" in options)
+
+
+def config(conf: Path, command: str, line: Line) -> DictConfig:
+    """The composed config of a command; InputError in one line for whatever is wrong with the overrides."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        cfg = _compose(conf, command, line.overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, conf, command, line.overrides) from None
+    for key, value in line.plain.items():
+        cfg[key] = _literal(value)
+    return cfg
+
+
+def text(cfg: DictConfig) -> str:
+    """A config as YAML, interpolations as they are written."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(cfg).rstrip()
+
+
+def call(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
+    """Run a command on its config; a mandatory value that was left out becomes an InputError."""
+    from omegaconf.errors import MissingMandatoryValue
+
+    try:
+        run(cfg)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key}=… is needed and was not given") from error
+
+
+def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], None]) -> None:
+    """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    raise_hydra_errors()
+    failure: list[Exception] = []
+
+    def task(cfg: DictConfig) -> None:
+        try:
+            call(run, cfg)
+        except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
+            failure.append(error)
+            raise SystemExit from None
+
+    argv = sys.argv
+    sys.argv = ["videodit", *(["--multirun"] if line.multirun else []), f"hydra.job.name={command}", *line.overrides]
+    try:
+        hydra.main(version_base=_HYDRA_VERSION, config_path=str(conf), config_name=command)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, conf, command, line.overrides) from None
+    except SystemExit:
+        if failure:
+            raise failure[0] from None
+        raise
+    finally:
+        sys.argv = argv
+
+
+def explained(error: Exception, conf: Path, command: str, overrides: Sequence[str]) -> InputError:
+    """What hydra or omegaconf made of the overrides, as one line that names the key or the group."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return InputError(f"{error.override}: {_first_line(error)} (quote the value for hydra: key=\"'a, b'\")")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        options = sorted(error.options or _options(conf, group))
+        return InputError(f"{group}={name}: not among {', '.join(options)}{did_you_mean(name, options)}")
+    known = _known_keys(conf, command, overrides)
+    for override in overrides:
+        match = _ASSIGNMENT.fullmatch(override)
+        key = match["key"] if match else None
+        if key and key[0] not in "+~" and not key.startswith("hydra") and key.partition("@")[0] not in known:
+            return InputError(f"unknown key {key!r}{did_you_mean(key, known)}")
+    cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+    return InputError(f"{_first_line(error)}{cause}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known word nearest to `word`, or nothing when none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _compose(conf: Path, command: str, overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config_dir=str(conf), version_base=_HYDRA_VERSION):
+        return compose(config_name=command, overrides=list(overrides))
+
+
+def _root(conf: Path, command: str) -> dict[str, Scalar]:
+    """The plain values at the top of a command's YAML, interpolations left as written."""
+    from omegaconf import OmegaConf
+
+    content: Any = OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)
+    return {key: value for key, value in content.items() if value is None or isinstance(value, str | int | float)}
+
+
+def _option(arg: str, command: str, *, sweeps: bool) -> str:
+    options = {"--cfg": "cfg"} | ({"-m": "multirun", "--multirun": "multirun"} if sweeps else {})
+    if arg not in options:
+        raise InputError(f"{command} has no option {arg!r}, only {', '.join(options)}, --help and key=value")
+    return options[arg]
+
+
+def _is_prose(key: str, arg: str, known: Sequence[str]) -> bool:
+    """Whether `arg`, though it looks like an assignment to `key`, is a prompt or a path with a `=` in it."""
+    head = re.split(r"[./@]", key)[0]
+    if head[0] in "+~" or head == "hydra" or head in known or get_close_matches(head, known, n=1):
+        return False
+    return "/" in key or re.search(r"\s", arg) is not None
+
+
+def _typed(key: str, text: str, default: Scalar) -> Scalar:
+    """`text` as a value of the kind that `default` is."""
+    if isinstance(default, str):
+        return text
+    value = _number_or_word(text)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise InputError(f"{key}={text}: expected true or false")
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{key}={text}: expected a number")
+        if isinstance(default, int) and not isinstance(value, int):
+            raise InputError(f"{key}={text}: expected a whole number")
+        return value if isinstance(default, int) else float(value)
+    return value
+
+
+def _number_or_word(text: str) -> Scalar:
+    words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        if re.fullmatch(r"[+-]?[\d.]+([eE][+-]?\d+)?", text):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _literal(value: Scalar) -> Scalar:
+    """Text that omegaconf will give back as it is: `${` would otherwise ask for another key's value."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _options(conf: Path, group: str) -> list[str]:
+    return [path.stem for path in (conf / group).glob("*.yaml")]
+
+
+def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]:
+    """Every dotted key, and every group, that the command has with these choices of groups."""
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    groups = [key.name for key in read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8")).groups]
+    chosen = [override for override in overrides if override.partition("=")[0] in groups]
+    try:
+        cfg = _compose(conf, command, chosen)
+    except HydraException:
+        cfg = _compose(conf, command, [])
+    return [*groups, *_dotted(OmegaConf.to_container(cfg, resolve=False), "")]
+
+
+def _dotted(content: Any, prefix: str) -> Iterable[str]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

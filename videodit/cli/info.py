@@ -1,0 +1,132 @@
+"""`videodit info [path]`: what this installation is, how a video was made, what a file of weights holds."""
+
+from __future__ import annotations
+
+import json
+import platform
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import videodit
+from videodit.config import assets_dir, conf_dir
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+LIBRARIES = ("torch", "transformers", "diffusers", "av", "decord", "xformers", "hydra-core", "safetensors", "numpy")
+
+
+def run(cfg: DictConfig) -> None:
+    """Print what `cfg.path` is: an mp4's record, a summary of weights, or, when it is empty, the installation."""
+    print("\n".join(describe(Path(cfg.path)) if cfg.path else installation()))
+
+
+def describe(path: Path) -> list[str]:
+    """Lines about an mp4, a safetensors file or a folder of them; InputError if `path` is none of these."""
+    if path.is_dir():
+        return list(_folder(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix == ".safetensors":
+        return _weights(path)
+    return [record(path)]
+
+
+def installation() -> list[str]:
+    """Lines about versions, the device that would be used, and the shipped files."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    lines = [f"videodit {videodit.__version__}", ""]
+    lines += [_line(name, _version(name)) for name in ("python", *LIBRARIES)]
+    lines += ["", _line("device", device), _line("configs", conf_dir()), _line("bundled", assets_dir())]
+    lines += [
+        _line("", f"{path.relative_to(assets_dir())}  {_megabytes(path)}")
+        for path in sorted(assets_dir().rglob("*.safetensors"))
+    ]
+    return lines
+
+
+def record(path: Path) -> str:
+    """The record inside a video that videodit wrote, as indented JSON; InputError if there is none."""
+    from videodit.data.video import probe
+
+    text = probe(path).metadata.get("comment", "")
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except json.JSONDecodeError:
+        raise InputError(f"{path}: a video, but with no record in it; videodit did not write it") from None
+
+
+def header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header: its tensors' types and shapes by name, and `__metadata__` if it has one.
+
+    Reads no weights. InputError if the file is truncated or no safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > size - 8:
+            raise InputError(f"{path}: truncated, or no safetensors file")
+        try:
+            content = json.loads(file.read(length))
+        except ValueError:
+            raise InputError(f"{path}: its header is corrupt") from None
+    end = max((entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"), default=0)
+    if end != size - 8 - length:
+        raise InputError(f"{path}: truncated: {size} bytes where the header says {8 + length + end}")
+    return content
+
+
+def _folder(folder: Path) -> Iterator[str]:
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: no safetensors file in it")
+    for path in files:
+        yield from _weights(path)
+        yield ""
+
+
+def _weights(path: Path) -> list[str]:
+    content = header(path)
+    about: dict[str, Any] = dict(content.pop("__metadata__", {}))
+    beside = path.with_suffix(".json") if path.with_suffix(".json").is_file() else path.parent / "config.json"
+    if beside.is_file():
+        about |= _json(beside)
+    count = sum(prod(entry["shape"]) for entry in content.values())
+    kinds = ", ".join(f"{kind} x {number}" for kind, number in Counter(e["dtype"] for e in content.values()).items())
+    lines = [str(path), _line("size", _megabytes(path)), _line("parameters", f"{count:,} in {len(content)} tensors")]
+    lines.append(_line("types", kinds))
+    return lines + [_line(key, value) for key, value in about.items()]
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path}: not JSON") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _line(name: str, value: object) -> str:
+    return f"  {name:<14}{value if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False)}"
+
+
+def _version(library: str) -> str:
+    if library == "python":
+        return platform.python_version()
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

@@ -1,0 +1,88 @@
+"""`videodit <command> --help`, read off the text of its YAML: keys, defaults, and the comments beside or above them.
+
+Read as text because comments are the documentation, and because importing a YAML parser would be slower than this.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from videodit.config import conf_dir
+
+COLUMN = 34  # where descriptions start
+
+_KEY = re.compile(
+    r"""(?P<indent>\ *) (?P<key>[\w.-]+): (\ +(?P<value>"[^"]*"|'[^']*'|[^#]*?))? (\s+\#\s*(?P<note>.*)|\s*)""",
+    re.VERBOSE,
+)
+_CHOICE = re.compile(
+    r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?"
+)
+
+
+class Key(NamedTuple):
+    """A key by its full dotted name, its default as written, and what the YAML says about it."""
+
+    name: str
+    default: str
+    note: str
+
+
+class Root(NamedTuple):
+    """A root config: its leading comment, its groups (the default is the option) and its keys."""
+
+    header: list[str]
+    groups: list[Key]
+    keys: list[Key]
+
+
+def command_help(command: str, summary: str, positional: str | None, conf: Path | None = None) -> str:
+    """The text of `videodit <command> --help`; `conf` is the config tree (default: the shipped one)."""
+    conf = conf or conf_dir()
+    header, groups, keys = read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8"))
+    lines = [f"videodit {command} {f'[{positional}] ' if positional else ''}[key=value …]", summary]
+    lines += ["", *header] if header else []
+    if groups:
+        lines += ["", "groups (key=NAME, then key.argument=value):"]
+        for key in groups:
+            names = " ".join(sorted(path.stem for path in (conf / key.name).glob("*.yaml")))
+            lines.append(_row(key, f"{key.note + ': ' if key.note else ''}{names}"))
+    if keys:
+        lines += ["", "keys:", *(_row(key, key.note) for key in keys)]
+    return "\n".join(lines)
+
+
+def read_keys(text: str) -> Root:
+    """What a root config, given as text, says of itself."""
+    header: list[str] = []
+    keys: list[Key] = []
+    groups: list[Key] = []
+    above: list[str] = []
+    parents: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            above.append(stripped[1:].removeprefix(" "))
+            continue
+        if choice := _CHOICE.fullmatch(line):
+            if not choice["group"].startswith("hydra"):
+                groups.append(Key(choice["group"], choice["option"], choice["note"] or " ".join(above)))
+        elif match := _KEY.fullmatch(line):
+            indent, key, value = len(match["indent"]), match["key"], match["value"] or ""
+            parents = [(depth, name) for depth, name in parents if depth < indent]
+            parents.append((indent, key))
+            if value and parents[0][1] not in ("defaults", "hydra"):
+                keys.append(Key(".".join(name for _, name in parents), value, match["note"] or " ".join(above)))
+        elif not stripped and not (header or keys or groups):
+            header = above  # a first comment with an empty line below it speaks of the whole command
+        above = []
+    return Root(header, groups, keys)
+
+
+def _row(key: Key, text: str) -> str:
+    name = f"  {key.name}={key.default}"
+    if not text:
+        return name
+    return f"{name:<{COLUMN}}{text}" if len(name) < COLUMN - 1 else f"{name}\n{'':<{COLUMN}}{text}"

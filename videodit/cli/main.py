@@ -1,0 +1,121 @@
+"""`videodit <command> [prompt] [key=value …]`: finds the command, hands it its config, reports errors.
+
+A command is an entry of COMMANDS, a module `videodit.cli.<command>` with `run(cfg: DictConfig) -> None`, and a root
+config `conf/<command>.yaml`. Nothing heavy is imported before the command is known to exist and its help was not
+asked for: `--help`, `--version` and a misspelt name answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+import videodit
+from videodit.cli import compose
+from videodit.cli.keys import command_help
+from videodit.config import conf_dir
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class Command(NamedTuple):
+    """One line of help, the key that a bare word is meant for, and whether hydra launches it (run folders, sweeps)."""
+
+    help: str
+    positional: str | None = None
+    launched: bool = False
+
+
+COMMANDS = {
+    "generate": Command("make a video from a prompt", positional="prompt"),
+    "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True),
+    "encode": Command("cache the latents of a data set"),
+    "evaluate": Command("measure a VAE or a DiT, prompt following included"),
+    "export": Command("write a run's weights as a folder that model= takes"),
+    "info": Command("describe this installation, an mp4 or a checkpoint", positional="path"),
+}
+
+# Errors of the machine, not of videodit: a traceback would only hide the message.
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input."""
+    try:
+        dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("videodit: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            traceback.print_exc()
+            return 1
+        print(f"videodit: error: {message}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0
+
+
+def dispatch(args: list[str]) -> None:
+    """Carry out one command line; every error is raised."""
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+    elif args[0] in ("-V", "--version"):
+        print(f"videodit {videodit.__version__}")
+    elif args[0] not in COMMANDS:
+        raise InputError(f"unknown command {args[0]!r}{compose.did_you_mean(args[0], COMMANDS)}")
+    elif "-h" in args or "--help" in args:
+        print(command_help(args[0], COMMANDS[args[0]].help, COMMANDS[args[0]].positional))
+    else:
+        _run(args[0], args[1:])
+
+
+def _run(name: str, args: list[str]) -> None:
+    command, conf = COMMANDS[name], conf_dir()
+    if not (conf / f"{name}.yaml").is_file():
+        raise InputError(f"{name} has no {conf / name}.yaml: install the package again")
+    line = compose.parse(conf, name, args, positional=command.positional, sweeps=command.launched)
+
+    def run(cfg: DictConfig) -> None:
+        # Imported only now: a mistake in the config is reported without waiting for torch.
+        import_module(f"videodit.cli.{name}").run(cfg)
+
+    if line.show:
+        print(compose.text(compose.config(conf, name, line)))
+    elif command.launched:
+        compose.launch(conf, name, line, run)
+    else:
+        compose.call(run, compose.config(conf, name, line))
+
+
+def overview() -> str:
+    """The text of `videodit --help`."""
+    lines = ["videodit <command> [prompt] [key=value …]", ""]
+    lines += [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
+    lines += ["", "videodit <command> --help    its keys", "videodit --version"]
+    return "\n".join(lines)
+
+
+def user_message(error: BaseException) -> str | None:
+    """One line for an error that the user can mend, else None: then it is a bug, and its traceback is wanted."""
+    cause: BaseException | None = error
+    while cause is not None:  # hydra's instantiate wraps what a constructor raised
+        if isinstance(cause, InputError):
+            # A data loader's worker puts its traceback into the message; the error's own line comes last.
+            return str(cause).strip().splitlines()[-1].removeprefix("videodit.errors.InputError: ")
+        if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
+            where = f": {cause.filename}" if cause.filename else ""
+            return f"{(cause.strerror or str(cause)).lower()}{where}"
+        if "No space left on device" in str(cause):  # safetensors raises its own kind
+            return f"no space left on device ({str(cause).splitlines()[0]})"
+        cause = cause.__cause__
+    return None

@@ -1,0 +1,52 @@
+"""Where the shipped files lie, in a wheel or in a checkout, and how to read one YAML of them.
+
+A leaf, so that anything which needs a shipped file may ask it; and the one module that touches the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from videodit.errors import InputError
+
+
+def conf_dir() -> Path:
+    """The hydra tree: the copy inside the wheel, else the checkout's `conf/`; InputError if there is neither."""
+    return _shipped("conf", "conf")
+
+
+def assets_dir() -> Path:
+    """The bundled weights and clips: the copy inside the wheel, else the checkout's `data/`; else InputError."""
+    return _shipped("assets", "data")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """One YAML file as plain Python, interpolations resolved; InputError names the file if it cannot be read."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values")
+    return {str(key): value for key, value in content.items()}
+
+
+def raise_hydra_errors() -> None:
+    """Have hydra's launcher raise its errors, which the command line words itself, instead of printing and exiting."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _shipped(packaged: str, in_checkout: str) -> Path:
+    package = Path(__file__).resolve().parent
+    if (package / packaged).is_dir():
+        return package / packaged
+    checkout = package.parent
+    if (checkout / "setup.cfg").is_file() and (checkout / in_checkout).is_dir():
+        return checkout / in_checkout
+    raise InputError(f"videodit's own {in_checkout}/ is missing beside {package}: install the package again")
