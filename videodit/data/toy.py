@@ -1,0 +1,385 @@
+"""The toy world: an endless captioned video set that is computed, not stored.
+
+A scene is a few words (kind, colour, size, motion, ground, camera ...) and a few numbers that place them; a grammar says
+it in many ways; `videodit.data.render` draws it. Scene i is a pure function of (seed, i, split).
+
+Some (kind, colour) and (kind, motion) pairs are never drawn for training. Every single word is, so a model that is
+asked for such a pair must compose what it learnt apart: split "composition" asks for exactly those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import TypeVar
+
+from torch.utils.data import Dataset
+
+from videodit.data.render import render
+from videodit.data.sample import Sample
+from videodit.errors import InputError
+
+KINDS = ("ball", "cube", "cone", "cylinder")
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+SIZES = ("small", "medium", "large")
+MOTIONS = (
+    "rolls left", "rolls right", "comes nearer", "goes away", "bounces", "spins",
+    "grows", "shrinks", "circles", "stays still", "falls",
+)  # fmt: skip
+GROUNDS = ("gray", "white", "black", "beige", "brown")
+SKIES = ("clear", "cloudy", "evening")
+CAMERAS = ("still", "pans left", "pans right", "zooms in", "zooms out")
+RELATIONS = ("left of", "right of", "behind", "in front of")
+SPLITS = ("train", "composition", "any")
+
+HELD_OUT_COLOURS = frozenset({("ball", "purple"), ("cube", "yellow"), ("cone", "blue"), ("cylinder", "green")})
+HELD_OUT_MOTIONS = frozenset(
+    {("ball", "grows"), ("cube", "falls"), ("cone", "rolls left"), ("cylinder", "bounces"), ("cone", "comes nearer")}
+)
+
+# Motions that stay readable, and in the frame, while the camera does this.
+CAMERA_MOTIONS = MappingProxyType(
+    {
+        "still": MOTIONS,
+        "pans left": ("stays still", "spins", "bounces", "grows", "shrinks"),
+        "pans right": ("stays still", "spins", "bounces", "grows", "shrinks"),
+        "zooms in": ("stays still", "spins"),
+        "zooms out": ("stays still", "spins"),
+    }
+)
+TWO_BODY_MOTIONS = ("stays still", "spins", "bounces", "shrinks", "falls")  # of the first body; the second stays still
+CAMERA_MOVES = 0.25  # share of the one-body scenes
+TWO_BODIES = 0.25  # share of the scenes
+AREAS = MappingProxyType({"small": 0.030, "medium": 0.060, "large": 0.120})  # share of frame 1, give or take 8 %
+ROWS = MappingProxyType(  # where a body stands in frame 1, in frame heights from the top
+    {
+        "rolls left": 0.76, "rolls right": 0.76, "comes nearer": 0.60, "goes away": 0.84, "bounces": 0.82,
+        "spins": 0.76, "grows": 0.84, "shrinks": 0.78, "circles": 0.80, "stays still": 0.76, "falls": 0.84,
+    }
+)  # fmt: skip
+
+# What the grammar may say instead: the canonical word comes first and most often.
+SAY_KIND = MappingProxyType(
+    {
+        "ball": ("ball", "sphere"),
+        "cube": ("cube", "box", "block"),
+        "cone": ("cone",),
+        "cylinder": ("cylinder", "tube"),
+    }
+)
+SAY_COLOUR = MappingProxyType(
+    {
+        "red": ("red", "crimson", "scarlet"),
+        "orange": ("orange", "tangerine"),
+        "yellow": ("yellow", "lemon"),
+        "green": ("green", "emerald"),
+        "cyan": ("cyan", "turquoise"),
+        "blue": ("blue", "cobalt"),
+        "purple": ("purple", "violet"),
+        "pink": ("pink", "rose"),
+    }
+)
+SAY_SIZE = MappingProxyType(
+    {"small": ("small", "little", "tiny"), "medium": ("medium", "middling"), "large": ("large", "big", "huge")}
+)
+SAY_GROUND = MappingProxyType(
+    {
+        "gray": ("gray", "grey"),
+        "white": ("white", "snowy"),
+        "black": ("black", "dark"),
+        "beige": ("beige", "sandy"),
+        "brown": ("brown", "earthy"),
+    }
+)
+SAY_MOTION = MappingProxyType(
+    {
+        "rolls left": ("rolls left", "rolls to the left", "moves left"),
+        "rolls right": ("rolls right", "rolls to the right", "moves right"),
+        "comes nearer": ("comes nearer", "comes closer", "approaches"),
+        "goes away": ("goes away", "moves away", "recedes"),
+        "bounces": ("bounces", "hops", "jumps up and down"),
+        "spins": ("spins", "rotates", "turns around"),
+        "grows": ("grows", "gets bigger", "swells"),
+        "shrinks": ("shrinks", "gets smaller"),
+        "circles": ("circles", "moves in a circle", "goes around"),
+        "stays still": ("stays still", "rests", "does not move"),
+        "falls": ("falls", "falls down", "drops"),
+    }
+)
+SAY_CAMERA = MappingProxyType(
+    {
+        "still": ("stays still",),
+        "pans left": ("pans left", "turns left"),
+        "pans right": ("pans right", "turns right"),
+        "zooms in": ("zooms in",),
+        "zooms out": ("zooms out",),
+    }
+)
+SAY_RELATION = MappingProxyType(
+    {
+        "left of": ("left of", "to the left of"),
+        "right of": ("right of", "to the right of"),
+        "behind": ("behind",),
+        "in front of": ("in front of", "before"),
+    }
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Body:
+    """One thing in a scene: four words and the numbers that place it. Raises InputError at an unknown word."""
+
+    kind: str
+    colour: str
+    size: str
+    motion: str
+    x: float  # its middle in frame 1, in frame widths right of the frame's middle (what a motion centres on, if it rolls)
+    row: float  # where it stands in frame 1, in frame heights from the top
+    area: float  # what it covers of frame 1, as a share of the frame
+    yaw: float  # radians about the vertical in frame 1
+    speed: float  # times the motion's usual speed
+
+    def __post_init__(self) -> None:
+        _check("kind", self.kind, KINDS)
+        _check("colour", self.colour, COLOURS)
+        _check("size", self.size, SIZES)
+        _check("motion", self.motion, MOTIONS)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two bodies on a ground under a sky, seen by a camera. Raises InputError at an unknown word."""
+
+    bodies: tuple[Body, ...]
+    ground: str
+    sky: str
+    camera: str
+    relation: str | None  # of the first body to the second
+
+    def __post_init__(self) -> None:
+        _check("ground", self.ground, GROUNDS)
+        _check("sky", self.sky, SKIES)
+        _check("camera", self.camera, CAMERAS)
+        if len(self.bodies) not in (1, 2):
+            raise InputError(f"a toy scene has 1 or 2 bodies, not {len(self.bodies)}")
+        if len(self.bodies) == 2:
+            _check("relation", self.relation, RELATIONS)
+
+
+def scene(seed: int, index: int, *, split: str, bodies: int | None = None) -> Scene:
+    """Scene `index` of an endless set: a pure function of its arguments.
+
+    split: "train" never has a held-out pair, "composition" has one body with at least one, "any" draws freely.
+    bodies: 1, 2, or None for either. Raises InputError at an unknown split or another count of bodies.
+    """
+    return _draw(Random(f"toy-{split}-{seed}-{index}"), split, bodies)
+
+
+def caption(scene: Scene, seed: int, index: int) -> str:
+    """One of several phrasings of the scene, in lower case: a pure function of its arguments.
+
+    About one in ten leaves out the size, the colour, the motion or the ground. A still camera is rarely mentioned.
+    """
+    rng = Random(f"toy-caption-{seed}-{index}")
+    left_out = rng.choice(("size", "colour", "motion", "ground")) if rng.random() < 0.1 else None
+    return _describe(scene, rng, left_out, asides=True)
+
+
+def evaluation_prompts(kind_of_prompt: str, count: int, seed: int) -> list[tuple[str, Scene]]:
+    """`count` (prompt, scene) pairs to score a model with; the prompt states every attribute of the scene but the sky.
+
+    kind_of_prompt: "ordinary" (one body, like the training ones), "composition" (one body, a held-out pair) or
+    "two" (two bodies, like the training ones). Never a scene that `scene` gives: they are drawn from other seeds.
+    """
+    _check("kind of prompt", kind_of_prompt, ("ordinary", "composition", "two"))
+    split = "composition" if kind_of_prompt == "composition" else "train"
+    pairs = []
+    for index in range(count):
+        rng = Random(f"toy-evaluation-{kind_of_prompt}-{seed}-{index}")
+        drawn = _draw(rng, split, 2 if kind_of_prompt == "two" else 1)
+        pairs.append((_describe(drawn, rng, left_out=None, asides=False), drawn))
+    return pairs
+
+
+class ToyWorld(Dataset):
+    """The toy world as a map-style dataset: item i is rendered when it is asked for, always the same.
+
+    For many clips at once `render([scene(...), ...])` is the faster way to the same pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        size: int,
+        frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        split: str = "train",
+        bodies: int | None = None,
+    ) -> None:
+        """size: number of clips; frames, height, width: of each; split and bodies as in `scene`."""
+        _check("split", split, SPLITS)
+        self.seed, self.size, self.split, self.bodies = seed, size, split, bodies
+        self.frames, self.height, self.width, self.fps = frames, height, width, fps
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.size:
+            raise IndexError(f"clip {index} of a toy world of {self.size}")
+        drawn = scene(self.seed, index, split=self.split, bodies=self.bodies)
+        clip = render([drawn], frames=self.frames, height=self.height, width=self.width, fps=self.fps)[0]
+        words = caption(drawn, self.seed, index)
+        return Sample(clip=clip, caption=words, fps=self.fps, key=f"toy-{self.seed}-{self.split}-{index}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- scenes
+
+
+def _check(what: str, word: str | None, known: Sequence[str]) -> None:
+    if word not in known:
+        raise InputError(f"unknown {what} {word!r} in the toy world: it knows {', '.join(known)}")
+
+
+def _draw(rng: Random, split: str, bodies: int | None) -> Scene:
+    _check("split", split, SPLITS)
+    if bodies not in (None, 1, 2) or (split == "composition" and bodies == 2):
+        raise InputError(f"bodies={bodies} with split={split}: bodies must be 1 or 2, and 1 for composition")
+    count = bodies or (2 if split != "composition" and rng.random() < TWO_BODIES else 1)
+    ground, sky = rng.choice(GROUNDS), rng.choice(SKIES)
+    if count == 1:
+        camera = rng.choice(CAMERAS[1:]) if rng.random() < CAMERA_MOVES else "still"
+        kind, colour, motion = _draw_words(rng, split, CAMERA_MOTIONS[camera])
+        if motion not in CAMERA_MOTIONS[camera]:  # a held-out motion that needs a still camera
+            camera = "still"
+        drift = {"pans left": -0.13, "pans right": 0.13}.get(camera, 0.0)  # a pan carries the body across the middle
+        reach = 0.02 if motion in ("rolls left", "rolls right", "circles") or drift else 0.06
+        x = drift + rng.uniform(-reach, reach)
+        return Scene((_body(rng, kind, colour, motion, rng.choice(SIZES), x, ROWS[motion]),), ground, sky, camera, None)
+    return Scene(*_draw_two(rng, split, ground, sky))
+
+
+def _draw_two(rng: Random, split: str, ground: str, sky: str) -> tuple[tuple[Body, ...], str, str, str, str]:
+    """Two bodies beside or behind each other: apart enough to be told apart, so the front one is never large."""
+    relation = rng.choice(RELATIONS)
+    side = rng.choice((-1, 1)) if relation in ("behind", "in front of") else -1 if relation == "left of" else 1
+    distance, rows = {"behind": (0.17, (0.60, 0.84)), "in front of": (0.17, (0.84, 0.60))}.get(
+        relation, (0.235, (0.76, 0.76))
+    )
+    fits = [
+        (first, second)
+        for first in SIZES
+        for second in SIZES
+        if (first, second) != ("large", "large")
+        and not (relation == "behind" and second == "large")
+        and not (relation == "in front of" and first == "large")
+    ]
+    sizes = rng.choice(fits)
+    drawn = []
+    for place, motions in enumerate((TWO_BODY_MOTIONS, ("stays still",))):
+        kind, colour, motion = _draw_words(rng, split, motions)
+        x = (1 - 2 * place) * side * distance + rng.uniform(-0.015, 0.015)
+        drawn.append(_body(rng, kind, colour, motion, sizes[place], x, rows[place]))
+    return tuple(drawn), ground, sky, "still", relation
+
+
+def _draw_words(rng: Random, split: str, motions: Sequence[str]) -> tuple[str, str, str]:
+    """A kind, a colour and a motion that the split allows; `motions` may give way to a held-out one."""
+    if split == "composition":
+        if rng.random() < 0.5:
+            kind, colour = rng.choice(sorted(HELD_OUT_COLOURS))
+            return kind, colour, rng.choice(motions)
+        kind, motion = rng.choice(sorted(HELD_OUT_MOTIONS))
+        return kind, rng.choice(COLOURS), motion
+    kind = rng.choice(KINDS)
+    free = split == "any"
+    colours = [colour for colour in COLOURS if free or (kind, colour) not in HELD_OUT_COLOURS]
+    allowed = [motion for motion in motions if free or (kind, motion) not in HELD_OUT_MOTIONS]
+    return kind, rng.choice(colours), rng.choice(allowed)
+
+
+def _body(rng: Random, kind: str, colour: str, motion: str, size: str, x: float, row: float) -> Body:
+    return Body(
+        kind=kind,
+        colour=colour,
+        size=size,
+        motion=motion,
+        x=x,
+        row=row + rng.uniform(-0.015, 0.015),
+        area=AREAS[size] * rng.uniform(0.92, 1.08),
+        yaw=rng.uniform(-0.15, 0.15),
+        speed=rng.uniform(0.88, 1.12),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- captions
+
+
+def _describe(scene: Scene, rng: Random, left_out: str | None, *, asides: bool) -> str:
+    """Words for a scene. Four in ten use the canonical words and order. asides: may mention the sky, a still camera."""
+    canonical = rng.random() < 0.4
+
+    def say(choices: tuple[str, ...]) -> str:
+        return choices[0] if canonical or rng.random() < 0.5 else rng.choice(choices)
+
+    first, moves = scene.bodies[0], ""
+    if left_out != "motion":
+        moves = say(SAY_MOTION[first.motion])
+        if first.kind != "ball" and moves.startswith("rolls") and rng.random() < 0.7:
+            moves = moves.replace("rolls", "slides")  # what has no round side slides, though people say it rolls
+    noun = [] if canonical else ["floor"]
+    ground = "" if left_out == "ground" else f"{say(SAY_GROUND[scene.ground])} {say(('ground', *noun))}"
+    if asides and not canonical and ground and rng.random() < 0.15:
+        ground += f" under {_article(scene.sky)} sky"
+    names = [_name(body, say, left_out) for body in scene.bodies]
+    if len(scene.bodies) == 2:
+        words = _two(names, say(SAY_RELATION[str(scene.relation)]), moves, ground, 0 if canonical else rng.randrange(3))
+    else:
+        words = _one(names[0], moves, ground, 0 if canonical else rng.randrange(5))
+    if scene.camera != "still" or (asides and rng.random() < 0.05):
+        joint = ", the camera" if canonical else rng.choice((", the camera", " while the camera", " as the camera"))
+        words += f"{joint} {say(SAY_CAMERA[scene.camera])}"
+    return words
+
+
+def _name(body: Body, say, left_out: str | None) -> str:
+    parts = [
+        "" if left_out == "size" else say(SAY_SIZE[body.size]),
+        "" if left_out == "colour" else say(SAY_COLOUR[body.colour]),
+        say(SAY_KIND[body.kind]),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _one(name: str, moves: str, ground: str, phrasing: int) -> str:
+    it, on = _article(name), f"on {_article(ground)}" if ground else ""
+    phrasings = (
+        f"{it} {moves} {on}",
+        f"{on}, {it} {moves}" if on else f"{it} {moves}",
+        f"{it} {on} {moves}",
+        f"there is {it} {on}, it {moves}" if moves else f"there is {it} {on}",
+        ", ".join(part for part in (name, moves, ground) if part),
+    )
+    return " ".join(phrasings[phrasing].split()).replace(" ,", ",")
+
+
+def _two(names: list[str], relation: str, moves: str, ground: str, phrasing: int) -> str:
+    it, other = _article(names[0]), _article(names[1])
+    on = f"on {_article(ground)}" if ground else ""
+    phrasings = (
+        f"{it} {moves} {relation} {other} {on}",
+        f"{on}, {it} {moves} {relation} {other}" if on else f"{it} {moves} {relation} {other}",
+        f"{it} {relation} {other} {moves} {on}",
+    )
+    return " ".join(phrasings[phrasing].split()).replace(" ,", ",")
