@@ -1,0 +1,124 @@
+"""Weights on disk: safetensors, whose header says in JSON which architecture they are and with which arguments.
+
+Every write goes to a temporary name beside the target and is renamed when complete, so a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from videodit.errors import InputError
+from videodit.models.build import build
+
+HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the target's place, on failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises InputError naming the file when it is missing or malformed."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one safetensors file, atomically. Raises InputError when the disk is full."""
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic(path) as temporary:
+            save_file(cpu, temporary, {HEADER: json.dumps(header)})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {path}: {error}; nothing was left behind") from error
+
+
+def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (memory-mapped on a CPU) and the JSON header of a file written by `save_tensors`.
+
+    Raises InputError naming the file when it is missing, truncated or not ours.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path} has no videodit header; `videodit export` writes one that has")
+    return tensors, header
+
+
+def save_model(path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write a module made by `models.build.build`, or other values of its parameters (such as an EMA)."""
+    save_tensors(path, module.state_dict() if state is None else state, module.spec)
+
+
+def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """Build the architecture a file names, without allocating it, and give it the file's weights.
+
+    Raises InputError when a tensor is missing, unexpected or of another shape.
+    """
+    tensors, header = load_tensors(path, device=device)
+    try:
+        with torch.device("meta"):
+            module = build(header["architecture"], **header["arguments"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} describes no architecture of this version: {error}") from None
+    give(module, tensors, source=path, dtype=dtype)
+    return module.eval()
+
+
+def give(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Make `tensors` the parameters and buffers of a module on the meta device, strictly."""
+    wanted = module.state_dict()
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unexpected:
+        raise InputError(f"{source}: missing tensors {missing[:5]}, unexpected tensors {unexpected[:5]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise InputError(f"{source}: {name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}")
+    cast = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in tensors.items()}
+    module.load_state_dict(cast, strict=True, assign=True)
+
+
+def fingerprint(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

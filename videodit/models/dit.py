@@ -1,0 +1,209 @@
+"""The video diffusion transformer: a pack of noisy clips, their times and their texts -> velocity.
+
+    B clips, L tokens in all, S text states in all, E text width, D values a token, N model width, H heads, K = N/H
+
+The block is Wan's (arXiv:2503.20314), which is DiT's (Peebles & Xie 2022, arXiv:2212.09748) with cross-attention:
+self-attention with 3D RoPE, cross-attention to the text, feed-forward. How time enters it is one of `TIME_MODES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from videodit.errors import InputError
+from videodit.models.pack import Pack, Text
+from videodit.nn.embed import TimeEmbed
+from videodit.nn.kernels import attend
+from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
+from videodit.nn.rope import axial_rope, rotate
+
+# adaln_single: one projection of the time for all blocks plus a table a block (PixArt, Wan); adaln_zero and adaln: a
+# projection a block, with and without gates; cross: the time is one more text state; in_context: one more token.
+TIME_MODES = ("adaln_single", "adaln_zero", "adaln", "cross", "in_context")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many queries and keys each clip has."""
+
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x (L,N) to `source` (M,N), with RMS-normalised queries and keys.
+
+    `qk_norm`: "full" normalises across all heads (Wan), "head" within each.
+    """
+
+    def __init__(self, dim: int, *, heads: int, qk_norm: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.per_head = qk_norm == "head"
+        norm_dim = dim // heads if self.per_head else dim
+        self.norm_q = nn.RMSNorm(norm_dim, eps=1e-6)
+        self.norm_k = nn.RMSNorm(norm_dim, eps=1e-6)
+
+    def forward(self, x: Tensor, source: Tensor, lengths: Lengths, *, rope: Tensor | None, kernel: str) -> Tensor:
+        q, k, v = self._normed(self.norm_q, self.q(x)), self._normed(self.norm_k, self.k(source)), self.v(source)
+        v = v.unflatten(-1, (self.heads, -1))
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        h = attend(q, k, v, lengths.q, lengths.k, kernel=kernel)
+        return self.out(h.flatten(1))
+
+    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        if self.per_head:
+            return norm(x.unflatten(-1, (self.heads, -1)))
+        return norm(x).unflatten(-1, (self.heads, -1))
+
+
+class Block(nn.Module):
+    """(L,N) -> (L,N)."""
+
+    def __init__(self, dim: int, *, heads: int, ffn: int, qk_norm: str, cross_norm: bool, time: str) -> None:
+        super().__init__()
+        self.modulation = Modulation(dim, mode=time)
+        affine = not self.modulation.active
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
+        self.attention = Attention(dim, heads=heads, qk_norm=qk_norm)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6) if cross_norm else nn.Identity()
+        self.cross = Attention(dim, heads=heads, qk_norm=qk_norm)
+        self.norm3 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(approximate="tanh"), nn.Linear(ffn, dim))
+
+    def forward(
+        self, x: Tensor, time: TimePerToken, text: Tensor, *, lengths: Lengths, rope: Tensor, kernel: str
+    ) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
+        h = modulate(self.norm1(x), shift1, scale1)
+        x = gated(x, self.attention(h, h, Lengths(lengths.q, lengths.q), rope=rope, kernel=kernel), gate1)
+        x = x + self.cross(self.norm2(x), text, lengths, rope=None, kernel=kernel)
+        return gated(x, self.ffn(modulate(self.norm3(x), shift2, scale2)), gate2)
+
+
+class DiT(nn.Module):
+    """Args:
+        channels, out_channels: latent channels in and out.
+        patch: latent frames, rows and columns of one token.
+        dim, layers, heads, ffn: N, blocks, H, hidden width of the feed-forward.
+        text_dim: E.
+        frequency_dim: width of the time sinusoid.
+        time: one of TIME_MODES.
+        qk_norm: "full" or "head".
+        cross_norm: a LayerNorm before cross-attention.
+        rope_theta: base of the rotary frequencies.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        patch: Sequence[int],
+        dim: int,
+        layers: int,
+        heads: int,
+        ffn: int,
+        text_dim: int,
+        frequency_dim: int,
+        time: str,
+        qk_norm: str,
+        cross_norm: bool,
+        rope_theta: float,
+    ) -> None:
+        super().__init__()
+        if time not in TIME_MODES:
+            raise InputError(f"time={time}: how time enters a block is one of {', '.join(TIME_MODES)}")
+        if qk_norm not in ("full", "head"):
+            raise InputError(f"qk_norm={qk_norm}: it is 'full' or 'head'")
+        self.patch = (patch[0], patch[1], patch[2])
+        self.time_mode, self.head_dim, self.rope_theta = time, dim // heads, rope_theta
+        volume = patch[0] * patch[1] * patch[2]
+        self.embed = nn.Linear(channels * volume, dim)
+        self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.time_embed = TimeEmbed(dim, frequency_dim=frequency_dim)
+        self.time_proj = nn.Linear(dim, 6 * dim) if time == "adaln_single" else None
+        self.blocks = nn.ModuleList(
+            Block(dim, heads=heads, ffn=ffn, qk_norm=qk_norm, cross_norm=cross_norm, time=time) for _ in range(layers)
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.table_out = nn.Parameter(torch.zeros(2, dim))
+        self.head = nn.Linear(dim, out_channels * volume)
+        self.initialise()
+
+    def forward(self, pack: Pack, t: Tensor, text: Text, *, kernel: str = "sdpa") -> Tensor:
+        """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out)."""
+        x = self.embed(pack.tokens)
+        states = self.text_embed(text.states)
+        rope = axial_rope(pack.positions, self.head_dim, self.rope_theta)
+        embedded = self.time_embed(t)
+        time = TimePerToken(embedded, self._shared(embedded), pack.lengths)
+        lengths = Lengths(pack.lengths, text.lengths)
+        if self.time_mode == "cross":
+            states, lengths = self._time_as_state(embedded, states, lengths)
+        elif self.time_mode == "in_context":
+            x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
+        for block in self.blocks:
+            x = block(x, time, states, lengths=lengths, rope=rope, kernel=kernel)
+        if self.time_mode == "in_context":
+            x = torch.cat([part[:-1] for part in x.split(lengths.q)])
+        shift, scale = time.rows(self.table_out + embedded[:, None])
+        return self.head(modulate(self.norm_out(x), shift, scale))
+
+    def initialise(self) -> None:
+        """DiT's: Xavier linears, small embeddings, and every residual branch and the output start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for linear in (self.time_embed.linear1, self.time_embed.linear2):
+            nn.init.normal_(linear.weight, std=0.02)
+        if self.time_proj is not None:
+            nn.init.zeros_(self.time_proj.weight)
+        for block in self.blocks:
+            block.modulation.initialise()
+            nn.init.zeros_(block.cross.out.weight)
+            if not block.modulation.gates:
+                nn.init.zeros_(block.attention.out.weight)
+                nn.init.zeros_(block.ffn[2].weight)
+        nn.init.zeros_(self.head.weight)
+
+    def _shared(self, embedded: Tensor) -> Tensor:
+        """The time as the blocks take it: projected once (B,6,N), or as it is (B,N)."""
+        if self.time_proj is None:
+            return embedded
+        return rearrange(self.time_proj(F.silu(embedded)), "b (six n) -> b six n", six=6)
+
+    def _time_as_state(self, embedded: Tensor, states: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
+        _per_clip(embedded, lengths, "cross")
+        states = _append(states, embedded, lengths.k)
+        return states, Lengths(lengths.q, tuple(n + 1 for n in lengths.k))
+
+    def _time_as_token(
+        self, embedded: Tensor, x: Tensor, rope: Tensor, lengths: Lengths
+    ) -> tuple[Tensor, Tensor, Lengths]:
+        _per_clip(embedded, lengths, "in_context")
+        unrotated = torch.ones_like(rope[: len(lengths.q)])
+        x, rope = _append(x, embedded, lengths.q), _append(rope, unrotated, lengths.q)
+        return x, rope, Lengths(tuple(n + 1 for n in lengths.q), lengths.k)
+
+
+def _append(parts: Tensor, one: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Put one row (B,...) behind each clip's rows (L,...)."""
+    return torch.cat([row for part, last in zip(parts.split(lengths), one, strict=True) for row in (part, last[None])])
+
+
+def _per_clip(embedded: Tensor, lengths: Lengths, mode: str) -> None:
+    if len(embedded) != len(lengths.q):
+        raise InputError(f"time={mode} takes one time a clip, not one a token; the adaln modes take both")

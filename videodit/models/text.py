@@ -1,0 +1,102 @@
+"""Text encoders: prompts -> tokens -> states (S,E), the prompts laid end to end, padding never computed.
+
+    B prompts, S tokens in all, E text width
+
+The network is transformers' own T5 or umT5 encoder. The prompts of a batch pass as one sequence under a block-diagonal
+mask: relative position biases depend on distances only, so each prompt gets the states it would get alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videodit.errors import InputError
+from videodit.models.pack import Text
+
+
+class SmallT5(nn.Module):
+    """transformers' T5EncoderModel, or UMT5EncoderModel (one relative bias a layer), of any size.
+
+    Args:
+        vocabulary: number of tokens.
+        dim, layers, heads, head_dim, ffn: the usual sizes; E = dim.
+        bias_per_layer: umT5's position biases instead of T5's shared one.
+    """
+
+    def __init__(
+        self, *, vocabulary: int, dim: int, layers: int, heads: int, head_dim: int, ffn: int, bias_per_layer: bool
+    ) -> None:
+        super().__init__()
+        import transformers
+
+        kind = "UMT5" if bias_per_layer else "T5"
+        config = getattr(transformers, f"{kind}Config")(
+            vocab_size=vocabulary,
+            d_model=dim,
+            num_layers=layers,
+            num_heads=heads,
+            d_kv=head_dim,
+            d_ff=ffn,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            use_cache=False,
+            is_encoder_decoder=False,
+        )
+        self.dim = dim
+        self.encoder = getattr(transformers, f"{kind}EncoderModel")(config)
+
+    def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
+        """Token ids (S,) of B prompts with these lengths -> their states."""
+        owner = torch.repeat_interleave(torch.tensor(lengths, device=ids.device), output_size=len(ids))
+        same = owner[:, None] == owner[None, :]
+        mask = torch.zeros(same.shape, device=ids.device).masked_fill_(~same, torch.finfo(torch.float32).min)
+        states = self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
+        return Text(states, lengths)
+
+
+class Tokenizer:
+    """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            self._backend = Backend.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"{path} is not a tokenizer file: {error}") from None
+        self.path = path
+        self.unknown = self._backend.token_to_id("<unk>")
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """B prompts -> ids (S,) and lengths."""
+        encoded = [encoding.ids for encoding in self._backend.encode_batch(list(prompts))]
+        return torch.tensor([i for ids in encoded for i in ids]), tuple(len(ids) for ids in encoded)
+
+    def __len__(self) -> int:
+        return self._backend.get_vocab_size()
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the tokenizer has no token for."""
+        encoding = self._backend.encode(prompt)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return [prompt[start:end] for i, (start, end) in spans if i == self.unknown]
+
+
+def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> Tokenizer:
+    """Learn a word-level tokenizer from captions and write it to `path`: for small closed worlds."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+    backend = Backend(models.WordLevel(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
+    special = ["<pad>", "</s>", "<unk>"]
+    backend.train_from_iterator(captions, trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special))
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backend.save(str(path))
+    return Tokenizer(path)

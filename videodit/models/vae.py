@@ -1,0 +1,312 @@
+"""The video VAE: a causal 3D autoencoder that sees the first frame alone.
+
+    B batch, C channels, T frames, H height, W width; t, h, w the same of the latents
+
+One class covers the plain and the residual kind of Wan's autoencoders (arXiv:2503.20314): `shortcuts` adds the
+parameter-free space-to-channel averages and duplicates around each level, `patch` folds pixels into channels first.
+Every pass is a stream (nn/causal.py), so images, whole clips and chunks are the same code and the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, Stream, per_frame
+from videodit.shapes import Triple
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels: x / |x| * sqrt(C) * gamma. (B,C,...) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True).clamp_min(1e-12)
+        scale = (self.gamma.numel() ** 0.5) * self.gamma.view(-1, *[1] * (x.dim() - 2))
+        return x * norm.reciprocal().to(x.dtype) * scale
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, convolution, twice, around a shortcut. (B,C,T,H,W) -> (B,C',T,H,W)."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(channels)
+        self.conv1 = CausalConv3d(channels, out_channels, kernel=(3, 3, 3))
+        self.norm2 = ChannelNorm(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, kernel=(3, 3, 3))
+        same = channels == out_channels
+        self.shortcut = None if same else CausalConv3d(channels, out_channels, kernel=(1, 1, 1))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), stream)
+        h = self.conv2(F.silu(self.norm2(h)), stream)
+        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+
+
+class FrameAttention(nn.Module):
+    """Single-head self-attention within each frame. (B,C,T,H,W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return x + per_frame(self._attend, x)
+
+    def _attend(self, frames: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(frames)), "n (three c) h w -> three n 1 (h w) c", three=3)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(h, "n 1 (h w) c -> n c h w", h=frames.shape[2]))
+
+
+class Middle(nn.Module):
+    """Residual block, attention within frames, residual block, at the coarsest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = ResidualBlock(channels, channels)
+        self.attention = FrameAttention(channels)
+        self.after = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return self.after(self.attention(self.before(x, stream), stream), stream)
+
+
+def fold(x: Tensor, factor: Triple, channels: int) -> Tensor:
+    """Space and time to channels, then averages of groups: (B,C,T,H,W) -> (B,channels,T/f,H/f,W/f), no parameters.
+
+    An odd number of frames (the chunk with the first frame) gets a zero frame in front.
+    """
+    x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % factor[0], 0))
+    x = rearrange(x, "b c (t i) (h j) (w k) -> b (c i j k) t h w", i=factor[0], j=factor[1], k=factor[2])
+    return reduce(x, "b (c n) t h w -> b c t h w", "mean", c=channels)
+
+
+def unfold(x: Tensor, factor: Triple, channels: int, *, first: bool) -> Tensor:
+    """Channels, duplicated, to space and time: (B,C,T,H,W) -> (B,channels,T*f,H*f,W*f), no parameters.
+
+    With `first` the clip's first frame stays one frame.
+    """
+    x = repeat(x, "b c t h w -> b (c n) t h w", n=channels * factor[0] * factor[1] * factor[2] // x.shape[1])
+    x = rearrange(x, "b (c i j k) t h w -> b c (t i) (h j) (w k)", i=factor[0], j=factor[1], k=factor[2])
+    return x[:, :, factor[0] - 1 :] if first else x
+
+
+class DownLevel(nn.Module):
+    """Residual blocks at one resolution, then down to the next unless it is the last."""
+
+    def __init__(
+        self, channels: int, out_channels: int, *, blocks: int, down: bool, temporal: bool, shortcut: bool
+    ) -> None:
+        super().__init__()
+        sizes = [channels, *[out_channels] * blocks]
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.down = CausalDown(out_channels, temporal=temporal) if down else None
+        self.factor = (1 + (down and temporal), 1 + down, 1 + down) if shortcut else None
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = x
+        for block in self.blocks:
+            h = block(h, stream)
+        if self.down is not None:
+            h = self.down(h, stream)
+        return h if self.factor is None else h + fold(x, self.factor, self.out_channels)
+
+
+class UpLevel(nn.Module):
+    """Residual blocks at one resolution, then up to the next unless it is the last."""
+
+    def __init__(
+        self, channels: int, out_channels: int, *, blocks: int, up: bool, temporal: bool, shortcut: bool
+    ) -> None:
+        super().__init__()
+        sizes = [channels, *[out_channels] * blocks]
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        # The plain kind halves the channels as it doubles the resolution; with a shortcut both paths keep them.
+        after = out_channels if shortcut else out_channels // 2
+        self.up = CausalUp(out_channels, after, temporal=temporal) if up else None
+        self.factor = (1 + temporal, 2, 2) if shortcut and up else None
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = x
+        for block in self.blocks:
+            h = block(h, stream)
+        if self.up is not None:
+            h = self.up(h, stream)
+        return h if self.factor is None else h + unfold(x, self.factor, self.out_channels, first=stream.first)
+
+
+class Encoder(nn.Module):
+    """(B,C,T,H,W) pixels -> (B,out_channels,t,h,w)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        temporal: Sequence[bool],
+        shortcuts: bool,
+    ) -> None:
+        super().__init__()
+        sizes = [base * m for m in (1, *multipliers)]
+        last = len(multipliers) - 1
+        self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
+        self.levels = nn.ModuleList(
+            DownLevel(a, b, blocks=blocks, down=i < last, temporal=i < last and temporal[i], shortcut=shortcuts)
+            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        )
+        self.middle = Middle(sizes[-1])
+        self.norm_out = ChannelNorm(sizes[-1])
+        self.conv_out = CausalConv3d(sizes[-1], out_channels, kernel=(3, 3, 3))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.conv_in(x, stream)
+        for level in self.levels:
+            x = level(x, stream)
+        x = self.middle(x, stream)
+        return self.conv_out(F.silu(self.norm_out(x)), stream)
+
+
+class Decoder(nn.Module):
+    """(B,channels,t,h,w) -> (B,out_channels,T,H,W) pixels."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        temporal: Sequence[bool],
+        shortcuts: bool,
+    ) -> None:
+        super().__init__()
+        sizes = [base * m for m in (multipliers[-1], *reversed(multipliers))]
+        last = len(multipliers) - 1
+        self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
+        self.middle = Middle(sizes[0])
+        levels = []
+        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            a = a // 2 if i > 0 and not shortcuts else a
+            up, in_time = i < last, i < last and temporal[last - 1 - i]
+            levels.append(UpLevel(a, b, blocks=blocks + 1, up=up, temporal=in_time, shortcut=shortcuts))
+        self.levels = nn.ModuleList(levels)
+        self.norm_out = ChannelNorm(sizes[-1])
+        self.conv_out = CausalConv3d(sizes[-1], out_channels, kernel=(3, 3, 3))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.middle(self.conv_in(x, stream), stream)
+        for level in self.levels:
+            x = level(x, stream)
+        return self.conv_out(F.silu(self.norm_out(x)), stream)
+
+
+class VideoVAE(nn.Module):
+    """Clips (B,3,T,H,W) in [-1,1] <-> normalised latents (B,C,t,h,w).
+
+    Args:
+        latent_channels: C.
+        base, decoder_base: channels of the finest level of encoder and decoder.
+        multipliers: channels of each level, finest first, as multiples of the base; each level but the last halves
+            height and width.
+        temporal: for each level but the last, whether it halves time as well.
+        blocks: residual blocks a level (the decoder has one more).
+        shortcuts: the parameter-free shortcuts around each level.
+        patch: pixels along height and width that are folded into channels before the encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        base: int,
+        decoder_base: int,
+        multipliers: Sequence[int],
+        temporal: Sequence[bool],
+        blocks: int,
+        shortcuts: bool,
+        patch: int,
+    ) -> None:
+        super().__init__()
+        pixels = 3 * patch**2
+        shared = {"multipliers": multipliers, "blocks": blocks, "temporal": temporal, "shortcuts": shortcuts}
+        self.patch = patch
+        self.latent_channels = latent_channels
+        space = patch * 2 ** (len(multipliers) - 1)
+        self.stride: Triple = (2 ** sum(temporal), space, space)
+        self.encoder = Encoder(channels=pixels, out_channels=2 * latent_channels, base=base, **shared)
+        self.quant = CausalConv3d(2 * latent_channels, 2 * latent_channels, kernel=(1, 1, 1))
+        self.unquant = CausalConv3d(latent_channels, latent_channels, kernel=(1, 1, 1))
+        self.decoder = Decoder(channels=latent_channels, out_channels=pixels, base=decoder_base, **shared)
+        # The statistics of the training set's posterior means: "latents" are always (mean - these.mean) / these.std.
+        self.register_buffer("mean", torch.zeros(latent_channels))
+        self.register_buffer("std", torch.ones(latent_channels))
+
+    def posterior(self, clip: Tensor, stream: Stream | None = None) -> tuple[Tensor, Tensor]:
+        """(B,3,T,H,W) -> mean and log-variance of the raw posterior, each (B,C,t,h,w)."""
+        stream = Stream(keep=False) if stream is None else stream
+        x = rearrange(clip, "b c t (h j) (w k) -> b (c k j) t h w", j=self.patch, k=self.patch)
+        mean, logvar = self.quant(self.encoder(x, stream), stream).chunk(2, dim=1)
+        stream.first = False
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def encode(self, clip: Tensor, stream: Stream | None = None) -> Tensor:
+        """(B,3,T,H,W) in [-1,1], T = 1 + k*stride -> latents (B,C,t,h,w): the normalised posterior mean."""
+        return self.normalise(self.posterior(clip, stream)[0])
+
+    def decode(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+        """Latents (B,C,t,h,w) -> clip (B,3,T,H,W), not clamped."""
+        return self.reconstruct(latents * _column(self.std) + _column(self.mean), stream)
+
+    def reconstruct(self, raw: Tensor, stream: Stream | None = None) -> Tensor:
+        """A raw posterior sample (B,C,t,h,w) -> clip (B,3,T,H,W), not clamped."""
+        stream = Stream(keep=False) if stream is None else stream
+        x = self.decoder(self.unquant(raw, stream), stream)
+        stream.first = False
+        return rearrange(x, "b (c k j) t h w -> b c t (h j) (w k)", j=self.patch, k=self.patch)
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Raw posterior values (B,C,t,h,w) -> latents."""
+        return (raw - _column(self.mean)) / _column(self.std)
+
+    def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode a clip that arrives in chunks (B,3,n,H,W) of any lengths; yields latents as soon as they are known.
+
+        Raises ValueError if the clip does not end on 1 + k*stride frames.
+        """
+        stream, waiting = Stream(keep=True), None
+        for chunk in chunks:
+            waiting = chunk if waiting is None else torch.cat([waiting, chunk], dim=2)
+            start = 1 if stream.first else 0
+            ready = start + (waiting.shape[2] - start) // self.stride[0] * self.stride[0]
+            if ready:
+                yield self.encode(waiting[:, :, :ready], stream)
+            waiting = waiting[:, :, ready:]
+        if waiting is not None and waiting.shape[2]:
+            raise ValueError(f"a clip needs 1 + k*{self.stride[0]} frames: {waiting.shape[2]} are left over")
+
+    def decode_chunks(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
+        """Decode latents (B,C,t,h,w), `frames` latent frames at a time; yields clips (B,3,n,H,W)."""
+        stream = Stream(keep=True)
+        for chunk in latents.split(frames, dim=2):
+            yield self.decode(chunk, stream)
+
+
+def _column(statistic: Tensor) -> Tensor:
+    return statistic.view(1, -1, 1, 1, 1)

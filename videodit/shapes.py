@@ -1,0 +1,86 @@
+"""Sizes of clips, latents and token grids, and the only arithmetic between them.
+
+    VideoShape (frames, height, width)  --stride-->  LatentShape  --patch-->  TokenGrid
+
+The video VAE is causal and sees the first frame alone, so `frames = 1 + k * stride[0]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videodit.errors import InputError
+
+Triple = tuple[int, int, int]  # (time, height, width)
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Tokens of one clip along (time, height, width)."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return self.frames * self.height * self.width
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Latent frames, rows and columns of one clip."""
+
+    frames: int
+    height: int
+    width: int
+
+    def grid(self, patch: Triple) -> TokenGrid:
+        """The tokens these latents make. Raises InputError where `patch` does not divide them."""
+        sizes = (self.frames, self.height, self.width)
+        if any(size % p for size, p in zip(sizes, patch, strict=True)):
+            raise InputError(f"latents of {sizes} are not divisible by the patch {patch}")
+        return TokenGrid(*(size // p for size, p in zip(sizes, patch, strict=True)))
+
+    def video(self, stride: Triple) -> VideoShape:
+        """The clip these latents decode to."""
+        return VideoShape(1 + (self.frames - 1) * stride[0], self.height * stride[1], self.width * stride[2])
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """Frames, rows and columns of one clip in pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1:
+            raise InputError(f"a clip needs at least 1 frame of 1x1 pixels, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.frames} frames"
+
+    def latent(self, stride: Triple) -> LatentShape:
+        """The latents this clip encodes to. Raises InputError where the stride does not fit."""
+        if (self.frames - 1) % stride[0] or self.height % stride[1] or self.width % stride[2]:
+            raise InputError(
+                f"{self} does not fit a VAE of stride {stride}: frames must be 1 + k*{stride[0]}, "
+                f"height and width multiples of {stride[1]} and {stride[2]}"
+            )
+        return LatentShape(1 + (self.frames - 1) // stride[0], self.height // stride[1], self.width // stride[2])
+
+    def nearest(self, stride: Triple, patch: Triple) -> VideoShape:
+        """The nearest shape that VAE and patchifier take: never empty, ties go up."""
+        latent_frames = _nearest_multiple(1 + (self.frames - 1) / stride[0], patch[0])
+        return VideoShape(
+            1 + (latent_frames - 1) * stride[0],
+            _nearest_multiple(self.height, stride[1] * patch[1]),
+            _nearest_multiple(self.width, stride[2] * patch[2]),
+        )
+
+
+def _nearest_multiple(value: float, unit: int) -> int:
+    return max(1, int(value / unit + 0.5)) * unit

@@ -1,0 +1,56 @@
+"""What the VAE is trained for: reconstruction, a simple latent space, and by choice what a critic sees.
+
+    B clips, C latent channels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videodit.checkpoint.store import save_model
+from videodit.data.batches import ClipBatch, derive_seed
+from videodit.models.vae import VideoVAE
+
+
+class VAEObjective:
+    """Reconstruction + kl * KL(posterior || N(0,1)) (Kingma & Welling 2013, arXiv:1312.6114).
+
+    Args:
+        module: the VAE.
+        kl: weight of the mean KL of a latent value, beside the mean squared error of a pixel value.
+        noise: standard deviation that the posterior starts with.
+        learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
+            matters more to the picture takes a larger scale, and fine detail stays small: easier for a DiT.
+        seed: of the posterior's samples.
+    """
+
+    def __init__(self, module: VideoVAE, *, kl: float, noise: float, learn_noise: bool, seed: int) -> None:
+        self.module, self.kl, self.noise, self.learn_noise, self.seed = module, kl, noise, learn_noise, seed
+
+    def loss(self, batch: ClipBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of crops (B,3,T,H,W), and its parts."""
+        device = self.module.mean.device
+        clips = batch.clips.to(device)
+        mean, logvar = (x.float() for x in self.module.posterior(clips))
+        if not self.learn_noise:
+            logvar = torch.full_like(mean, self.noise).square().log()
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", step))
+        noise = torch.randn(mean.shape, generator=generator).to(device)
+        restored = self.module.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
+        error = (restored - clips).square().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        numbers = {"psnr": -10 * (error.detach() / 4).log10().item(), "kl": kl.item(), "power": mean.square().mean().item()}
+        return error + self.kl * kl, numbers
+
+    def size(self, batch: ClipBatch) -> dict[str, float]:
+        """Clips; latent positions as tokens."""
+        count, _, frames, height, width = batch.clips.shape
+        stride = self.module.stride
+        return {"clips": count, "tokens": count * (1 + (frames - 1) // stride[0]) * height * width / stride[1] / stride[2]}
+
+    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
+        """Write vae.safetensors."""
+        save_model(folder / "vae.safetensors", self.module, state=averages)
