@@ -1,0 +1,89 @@
+"""Weights & Biases: curves, samples and tables on its site, or in a folder to upload later with `wandb sync`.
+
+The package wandb (0.31 or later) is imported when a run starts. What it is given is written by its service, a process
+that it starts and that ends with this one (or by `wandb.teardown()`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from videodit.errors import InputError
+from videodit.track.tracker import Tracker, plain
+
+MODES = ("auto", "online", "offline")
+
+
+class Wandb(Tracker):
+    """One run of `project`, kept in `folder`/wandb and named `name`.
+
+    Mode "auto" is online where wandb knows an account (`wandb login`) and offline elsewhere. The run's id is kept in
+    `folder`/wandb-id: resuming goes on in the same run, starting over takes a new one. wandb forgets nothing and takes
+    no step twice, so the steps that a resumed run does again keep their first numbers, which an exact resume repeats
+    anyway.
+    """
+
+    def __init__(
+        self, *, folder: str | Path, project: str, name: str, mode: Literal["auto", "online", "offline"] = "auto"
+    ) -> None:
+        if mode not in MODES:
+            raise InputError(f"the wandb tracker's mode is one of {', '.join(MODES)}, not {mode!r}")
+        self.folder, self.project, self.name, self.mode = Path(folder), project, name, mode
+        self._wandb: Any = None  # the module, once started
+        self._run: Any = None
+
+    def start(self, config: Mapping[str, Any], step: int) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError("the wandb tracker needs a package: pip install wandb") from error
+        self._wandb = wandb
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Silent: only what this file prints. The console stays ours: wandb would capture it, progress bars and all.
+        settings = wandb.Settings(silent=True, console="off")
+        wandb.setup(settings=settings)
+        account = self.mode == "auto" and wandb.login(prompt=False)
+        self._run = wandb.init(
+            project=self.project,
+            name=self.name,
+            id=self._identity(step),
+            dir=str(self.folder),
+            config=plain(config),
+            allow_val_change=True,  # a resumed run may have a longer config
+            mode=("online" if account else "offline") if self.mode == "auto" else self.mode,
+            resume="allow",
+            reinit="create_new",  # leave other runs of this process alone
+            settings=settings,
+        )
+        print(f"wandb: {self._run.url or Path(self._run.dir).parent}", file=sys.stderr)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def image(self, step: int, name: str, path: str | Path) -> None:
+        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+
+    def video(self, step: int, name: str, path: str | Path, caption: str, sheet: str | Path | None = None) -> None:
+        self._run.log({name: self._wandb.Video(str(path), caption=caption)}, step=step)  # a path: copied, not encoded
+
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        data = self._wandb.Table(columns=list(columns), data=[plain(row) for row in rows], allow_mixed_types=True)
+        self._run.log({name: data}, step=step)
+
+    def finish(self, failed: bool = False) -> None:
+        run, self._run = self._run, None  # whatever happens below, it is not tried twice
+        if run:
+            run.finish(exit_code=int(failed))
+
+    def _identity(self, step: int) -> str:
+        """The id to resume, or a new one (no random generator of the training is touched)."""
+        file = self.folder / "wandb-id"
+        identity = file.read_text().strip() if step > 0 and file.exists() else ""
+        if not identity:
+            identity = secrets.token_hex(4)
+            file.write_text(identity + "\n")
+        return identity
