@@ -101,8 +101,12 @@ def call(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
 
 
 def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], None]) -> None:
-    """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values."""
+    """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values.
+
+    In a sweep each job's `run_dir` is the folder that hydra made for it.
+    """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -110,6 +114,8 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], Non
     failure: list[Exception] = []
 
     def task(cfg: DictConfig) -> None:
+        if line.multirun:
+            cfg.run_dir = HydraConfig.get().runtime.output_dir
         try:
             call(run, cfg)
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
@@ -124,7 +130,7 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], Non
         raise explained(error, conf, command, line.overrides) from None
     except SystemExit:
         if failure:
-            raise failure[0] from None
+            raise failure[0] from failure[0].__cause__
         raise
     finally:
         sys.argv = argv
@@ -146,6 +152,8 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         key = match["key"] if match else None
         if key and key[0] not in "+~" and not key.startswith("hydra") and key.partition("@")[0] not in known:
             return InputError(f"unknown key {key!r}{did_you_mean(key, known)}")
+    if str(error).startswith("Ambiguous value"):
+        return InputError(f"{_first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")
     cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
     return InputError(f"{_first_line(error)}{cause}")
 
@@ -191,15 +199,17 @@ def _typed(key: str, text: str, default: Scalar) -> Scalar:
     if isinstance(default, str):
         return text
     value = _number_or_word(text)
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise InputError(f"{key}={text}: expected true or false")
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{key}={text}: expected a number")
-        if isinstance(default, int) and not isinstance(value, int):
-            raise InputError(f"{key}={text}: expected a whole number")
-        return value if isinstance(default, int) else float(value)
-    return value
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    elif isinstance(default, float):
+        fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    else:
+        return value
+    if not fits:
+        raise InputError(f"{key}={text}: expected {wanted}")
+    return type(default)(value)  # type: ignore[arg-type]
 
 
 def _number_or_word(text: str) -> Scalar:

@@ -96,23 +96,26 @@ def _folder(folder: Path) -> Iterator[str]:
 
 def _weights(path: Path) -> list[str]:
     content = header(path)
-    about: dict[str, Any] = dict(content.pop("__metadata__", {}))
-    beside = path.with_suffix(".json") if path.with_suffix(".json").is_file() else path.parent / "config.json"
-    if beside.is_file():
-        about |= _json(beside)
+    written: dict[str, str] = content.pop("__metadata__", {})
     count = sum(prod(entry["shape"]) for entry in content.values())
-    kinds = ", ".join(f"{kind} x {number}" for kind, number in Counter(e["dtype"] for e in content.values()).items())
-    lines = [str(path), _line("size", _megabytes(path)), _line("parameters", f"{count:,} in {len(content)} tensors")]
-    lines.append(_line("types", kinds))
-    return lines + [_line(key, value) for key, value in about.items()]
+    kinds = Counter(entry["dtype"] for entry in content.values())
+    return [
+        str(path),
+        *(_line(key, value) for key, value in _about(written).items()),
+        _line("parameters", f"{count:,} in {len(content)} tensors"),
+        _line("types", ", ".join(f"{number} {kind}" for kind, number in kinds.items())),
+        _line("size", _megabytes(path)),
+    ]
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _about(written: Mapping[str, str]) -> dict[str, Any]:
+    """A header's own words, which are strings; ours is JSON: the architecture, its arguments and more."""
+    about: dict[str, Any] = dict(written)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        ours = json.loads(about.pop("videodit", "{}"))
     except ValueError:
-        raise InputError(f"{path}: not JSON") from None
-    return content if isinstance(content, dict) else {}
+        ours = {}
+    return about | ours if isinstance(ours, dict) else about
 
 
 def _line(name: str, value: object) -> str:

@@ -1,0 +1,62 @@
+"""What every test run has: no network, and in CI no test file that only skips."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+# Before any test imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+NEEDS_A_GPU = "tests/gpu/"  # the one folder that a machine without a GPU may skip whole
+
+
+class SkippedFiles:
+    """Fails a run in which some file's tests were all skipped: such a file would pass for ever, testing nothing."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, set[str]] = defaultdict(set)
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self.outcomes[report.nodeid.split("::")[0]].add("skipped")
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped or report.when == "call":
+            self.outcomes[report.nodeid.split("::")[0]].add(report.outcome)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        only_skipped = self.only_skipped()
+        if only_skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for file in self.only_skipped():
+            terminalreporter.write_line(f"FAILED {file}: every test in it was skipped", red=True)
+
+    def only_skipped(self) -> list[str]:
+        """The files of which nothing ran."""
+        return sorted(
+            file for file, seen in self.outcomes.items() if seen == {"skipped"} and not file.startswith(NEEDS_A_GPU)
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Skips count as failures in CI only: on a laptop a missing library is no fault."""
+    if os.environ.get("CI"):
+        config.pluginmanager.register(SkippedFiles(), "skipped-files")
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,124 @@
+"""Rule 12 of docs/design.md, and the other rules that can be read off the source.
+
+Raising a number is a deliberate diff.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.structure.source import ROOT, module_name, python_files, tree
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+PARAMETERS = 12
+YAML_LINES = 60
+
+OURS = python_files("videodit", "tools")
+ALL = python_files("videodit", "tools", "tests")
+PACKAGE = python_files("videodit")
+VENDORS = re.compile(r"\b(wan|hunyuan\w*|ltx\w*|cogvideo\w*|mochi|opensora|stepvideo)(?=\b|[\d_])", re.IGNORECASE)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _functions(path: Path) -> Iterator[Function]:
+    yield from (node for node in ast.walk(tree(path)) if isinstance(node, Function))
+
+
+def _parameters(function: Function, *, method: bool) -> list[ast.arg]:
+    args = function.args
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, [args.vararg, args.kwarg])]
+    return every[1:] if method and every and every[0].arg in ("self", "cls") else every
+
+
+def _calls(path: Path) -> Iterator[tuple[int, str]]:
+    yield from ((node.lineno, ast.unparse(node.func)) for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+
+
+@pytest.mark.parametrize("path", ALL, ids=_name)
+def test_sizes(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES
+    for function in _functions(path):
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= FUNCTION_LINES, f"{function.name} has {lines} lines"
+        count = len(_parameters(function, method=True))
+        assert count <= PARAMETERS, f"{function.name} has {count} parameters"
+
+
+def test_configs_are_short() -> None:
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= YAML_LINES, _name(path)
+
+
+@pytest.mark.parametrize("path", OURS, ids=_name)
+def test_no_state_but_arguments(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        assert not isinstance(node, ast.Global), f"line {node.lineno}: global"
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.List | ast.Dict | ast.Set):
+            names = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for name in names:
+                text = ast.unparse(name)
+                assert text == "__all__" or text.isupper(), f"line {node.lineno}: {text} is module-level mutable state"
+        assert not isinstance(node, ast.For | ast.While | ast.With), f"line {node.lineno}: work at import"
+
+
+def test_the_environment_is_touched_in_one_module() -> None:
+    words = re.compile(r"\bos\.(environ|getenv|putenv)\b|\bfrom os import .*\b(environ|getenv)\b")
+    users = {_name(path) for path in PACKAGE if words.search(path.read_text(encoding="utf-8"))}
+    assert users <= {"videodit/config.py"}
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=_name)
+def test_no_pickle_and_no_silent_config_default(path: Path) -> None:
+    for line, call in _calls(path):
+        assert call not in ("torch.load", "torch.save", "pickle.load", "pickle.loads"), f"line {line}: {call}"
+        assert not re.fullmatch(r"(self\.)?(cfg|config)(\.\w+)*\.get", call), f"line {line}: {call}: a second default"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=_name)
+def test_public_things_say_what_they_are(path: Path) -> None:
+    assert ast.get_docstring(tree(path)), "the module has no docstring"
+    for node in tree(path).body:
+        if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", OURS, ids=_name)
+def test_types_are_written(path: Path) -> None:
+    """Of functions and methods; a function inside a function may leave its own to the reader."""
+    for owner in (tree(path), *(node for node in tree(path).body if isinstance(node, ast.ClassDef))):
+        for function in (node for node in owner.body if isinstance(node, Function)):
+            where = f"line {function.lineno}: {function.name}"
+            assert function.returns is not None, f"{where} has no return type"
+            for arg in _parameters(function, method=isinstance(owner, ast.ClassDef)):
+                assert arg.annotation is not None, f"{where}({arg.arg}) has no type"
+
+
+@pytest.mark.parametrize("path", python_files("videodit/nn", "videodit/models"), ids=_name)
+def test_networks_name_no_vendor_and_take_keywords(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        assert not VENDORS.search(line), f"line {number} names a vendor: {line.strip()}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for method in node.body:
+                if isinstance(method, Function) and method.name == "__init__":
+                    by_position = [arg.arg for arg in method.args.args[1:]]
+                    assert not by_position, f"{node.name}({', '.join(by_position)}): keyword-only, please"
+
+
+def test_every_module_defers_annotations() -> None:
+    for path in OURS:
+        code = tree(path).body[1:]  # the docstring comes first
+        if code:
+            assert ast.unparse(code[0]) == "from __future__ import annotations", module_name(path)
