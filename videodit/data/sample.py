@@ -1,0 +1,54 @@
+"""What a data set hands out, and the one conversion between stored frames and clips.
+
+Letters: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+@dataclass
+class Sample:
+    """One captioned clip.
+
+    `clip` is (3,T,H,W) float32 in [-1,1], `fps` its frames per second, `key` a name that stays the same between runs.
+    """
+
+    clip: Tensor
+    caption: str
+    fps: float
+    key: str
+
+
+class BadSample(Exception):
+    """A sample that cannot be used: which file, and why. The loader counts, reports and quarantines it."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)  # both as arguments, so that it survives the pickle between worker and loader
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def to_clip(frames: np.ndarray) -> Tensor:
+    """Stored frames, uint8 (T,H,W,3), as a clip, float32 (3,T,H,W) in [-1,1]."""
+    clip = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> c t h w")
+    return clip.float() / 127.5 - 1
+
+
+def to_frames(clip: Tensor) -> np.ndarray:
+    """A clip, (3,T,H,W), as stored frames, uint8 (T,H,W,3): rounded, not truncated; values beyond [-1,1] saturate.
+
+    The exact inverse of `to_clip`.
+    """
+    grey = ((clip.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return rearrange(grey, "c t h w -> t h w c").cpu().contiguous().numpy()
