@@ -1,0 +1,150 @@
+"""Data sets of real clips: a folder of videos with their captions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from torch.utils.data import Dataset
+
+from videodit.data import video
+from videodit.data.resize import Fit, resize
+from videodit.data.sample import BadSample, Sample, to_clip
+from videodit.errors import InputError
+from videodit.shapes import Triple, VideoShape
+
+
+class Entry(NamedTuple):
+    """One line of `metadata.jsonl`."""
+
+    file_name: str
+    caption: str
+
+
+class VideoFolder(Dataset[Sample]):
+    """A folder of videos and a `metadata.jsonl` whose lines hold `file_name` (relative to it) and `caption`.
+
+    Clips come at `fps` (None: each at its own), `frames` long; a video too short for that gives the longest legal
+    clip it has. Their size is either exactly `height` x `width`, or, with `area` pixels a frame instead, the legal size
+    nearest to the video's own proportions, never enlarged. Legal is what `stride` (the VAE's) and `patch` (the DiT's)
+    divide. `fit` says what gives way where the proportions differ: see `resize`.
+
+    Every mistake in the folder's description is an InputError at construction. A video that cannot be read is a
+    BadSample when it is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        frames: int,
+        height: int | None,
+        width: int | None,
+        area: int | None,
+        fps: float | None,
+        fit: Fit,
+        stride: Triple,
+        patch: Triple,
+        reader: video.Reader = "av",
+    ) -> None:
+        if (height is None, width is None) != (area is not None, area is not None):
+            raise InputError("give either height and width, or area")
+        if (area is not None and area < 1) or (fps is not None and not fps > 0):
+            raise InputError(f"area and fps must be above 0, got area={area} and fps={fps}")
+        if fit not in get_args(Fit) or reader not in get_args(video.Reader):
+            raise InputError(f"fit is one of {get_args(Fit)}, reader one of {get_args(video.Reader)}: {fit}, {reader}")
+        fixed = VideoShape(frames, height or stride[1] * patch[1], width or stride[2] * patch[2])
+        fixed.latent(stride).grid(patch)  # raises where frames, height or width are not legal
+        self.root = Path(root)
+        self.entries = read_entries(self.root)
+        self.frames, self.height, self.width, self.area = frames, height, width, area
+        self.fps, self.fit, self.reader = fps, fit, reader
+        self.stride, self.patch = tuple(stride), tuple(patch)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The beginning of video `index`."""
+        return self.at(index, 0.0)
+
+    def at(self, index: int, draw: float) -> Sample:
+        """A clip of video `index` that begins at the share `draw`, in [0,1), of the room there is for it.
+
+        Raises BadSample where the video cannot be read or is too short for a single legal clip.
+        """
+        entry = self.entries[index]
+        path = self.root / entry.file_name
+        try:
+            return self._cut(path, entry, draw)
+        except InputError as error:
+            raise BadSample(path, str(error).removeprefix(f"{path}: ")) from error
+
+    def _cut(self, path: Path, entry: Entry, draw: float) -> Sample:
+        info = video.probe(path)
+        fps = self.fps or info.fps
+        frames = self._legal_frames(math.ceil((info.seconds - video.TIE) * fps))
+        start = draw * max(0.0, info.seconds - frames / fps)
+        shape = self._shape(frames, info.height, info.width)
+        # Resized one by one: a long interval of a large video never stands in memory at its own size.
+        images = [
+            resize(to_clip(image[None]), shape.height, shape.width, fit=self.fit)
+            for image in video.stream(path, start=start, frames=frames, fps=fps, reader=self.reader)
+        ]
+        clip = torch.cat(images[: self._legal_frames(len(images))], dim=1)  # a damaged file holds less than it says
+        return Sample(clip=clip, caption=entry.caption, fps=fps, key=f"{entry.file_name}@{start:.3f}")
+
+    def _legal_frames(self, available: int) -> int:
+        """The largest legal number of frames among those available and those wanted."""
+        latent_frames = (min(available, self.frames) - 1) // self.stride[0] + 1
+        latent_frames -= latent_frames % self.patch[0]
+        if latent_frames < 1:
+            raise InputError(f"{available} frames are too few for a clip")
+        return 1 + (latent_frames - 1) * self.stride[0]
+
+    def _shape(self, frames: int, height: int, width: int) -> VideoShape:
+        if self.area is None:
+            return VideoShape(frames, self.height, self.width)
+        scale = min(1.0, math.sqrt(self.area / (height * width)))
+        size = VideoShape(frames, max(1, round(height * scale)), max(1, round(width * scale)))
+        return size.nearest(self.stride, self.patch)
+
+
+def read_entries(root: Path) -> list[Entry]:
+    """The lines of `root/metadata.jsonl`; the file and line of the first mistake are named in an InputError.
+
+    A name may not lead out of the folder. Links inside it may (caches link to their files), names may not.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    path = root / "metadata.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; each line should be a JSON object of file_name and caption") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    entries = [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not entries:
+        raise InputError(f"{path}: lists no clip")
+    return entries
+
+
+def _entry(line: str, where: str) -> Entry:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: should be a JSON object of file_name and caption")
+    for key in Entry._fields:
+        if not isinstance(row.get(key), str):
+            raise InputError(f"{where}: {key} should be a string, got {row.get(key)!r:.50}")
+    name = os.path.normpath(row["file_name"])
+    if os.path.isabs(name) or name.split(os.sep)[0] in ("..", "."):
+        raise InputError(f"{where}: file_name {row['file_name']!r} should name a file inside the folder")
+    return Entry(row["file_name"], row["caption"])
