@@ -1,7 +1,7 @@
 """Draws toy scenes: an analytic ray tracer in plain torch, batched over clips and frames, on any device.
 
 The ground and the sky cost one ray a pixel (once a clip where the camera is still). A body is traced only inside its
-box on the screen, with SAMPLES rays a pixel spread a little wider than the pixel, so silhouettes and marks never step.
+box on the screen, with a dozen rays a pixel spread a little wider than the pixel, so silhouettes and marks never step.
 
 Letters: N bodies x frames ("items"), P pixels inside the items' boxes, S samples of a pixel.
 """
@@ -18,13 +18,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from videodit.data.stage import EYE, HORIZON, SOLIDS, Items, View, items_of, per_kind, view_of
+from videodit.errors import InputError
+from videodit.shapes import VideoShape
 
 if TYPE_CHECKING:
     from videodit.data.toy import Scene
 
 LIGHT = (-0.50, 0.82, -0.30)  # towards the light: from above, the left and behind the camera
-AMBIENT, DIFFUSE, GLOSS, MARK, SHADOW = 0.54, 0.56, 0.20, 0.48, 0.5
-SAMPLES, SPREAD = 8, 1.4  # rays a pixel, and the width in pixels that they cover
+AMBIENT, DIFFUSE, GLOSS, MARK, SHADOW = 0.54, 0.56, 0.14, 0.48, 0.5
+# The rays of a pixel stand like rooks on a chess board, one in each row and column, this row in each column: edges of
+# any slope have all grades (found by search: among 12 it has the smallest worst error of a half-plane's area).
+ROOKS = (9, 4, 2, 7, 11, 3, 6, 10, 0, 8, 5, 1)
+SPREAD = 1.4  # pixels that the board covers
 STRIPE = 0.24  # half the width of a body's mark, in its radius
 
 Traced = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -46,8 +51,8 @@ GROUND_RGB = MappingProxyType(
         "gray": (0.52, 0.52, 0.52),
         "white": (0.90, 0.90, 0.90),
         "black": (0.13, 0.13, 0.14),
-        "beige": (0.82, 0.73, 0.57),
-        "brown": (0.45, 0.36, 0.30),
+        "beige": (0.82, 0.74, 0.60),
+        "brown": (0.46, 0.38, 0.33),
     }
 )
 SKY_RGB = MappingProxyType(  # at the horizon, high up
@@ -72,7 +77,11 @@ def render(
     """Clips (B,3,T,H,W), float32 in [-1,1], of B scenes.
 
     Motion is a function of seconds, so more frames only go on where fewer stop. A clip does not depend on its batch.
+    Raises InputError where there is no scene, no pixel or no time between frames.
     """
+    VideoShape(frames, height, width)
+    if not scenes or not fps > 0:
+        raise InputError(f"rendering needs a scene and fps above 0, got {len(scenes)} scenes at fps={fps}")
     seconds = torch.arange(frames, dtype=torch.float64) / fps
     view = view_of(scenes, seconds, height, width)
     canvas = _background(scenes, view, device)
@@ -221,10 +230,9 @@ def _draw_bodies(canvas: Tensor, items: Items, view: View, rays: Tensor, kind: s
     levels = _tangents(y, z, half) if kind == "ball" else _levels((y - half, y + half), z, girth)
     box = _box(items, view, _tangents(x, z, girth), levels, SPREAD / 2)
     flat, stride = canvas.view(-1), canvas[0, 0].numel()
-    # Samples like rooks on a chess board: no two share a row or a column, so upright and level edges have all grades.
-    rooks = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [3, 6, 1, 4, 7, 2, 5, 0]], device=canvas.device)
-    right, down = (((rooks + 0.5) / SAMPLES - 0.5) * SPREAD)[:, :, None]
-    for item, place, px, py in _chunks(canvas, items, box, chosen, SAMPLES):
+    rooks = torch.tensor([range(len(ROOKS)), ROOKS], device=canvas.device)
+    right, down = (((rooks + 0.5) / len(ROOKS) - 0.5) * SPREAD)[:, :, None]
+    for item, place, px, py in _chunks(canvas, items, box, chosen, len(ROOKS)):
         eye, light, shine, corner, across, along, colour = rays[:, item].split(3)
         ray = [corner[i] + px * across[i] + py * along[i] for i in range(3)]
         ray = [torch.addcmul(torch.addcmul(ray[i], right, across[i]), down, along[i]) for i in range(3)]

@@ -47,8 +47,8 @@ class Motion:
 
 MOTION_RATES = MappingProxyType(
     {
-        "rolls left": Motion(slide=-0.17),
-        "rolls right": Motion(slide=0.17),
+        "rolls left": Motion(slide=-0.16),
+        "rolls right": Motion(slide=0.16),
         "comes nearer": Motion(approach=-0.155),
         "goes away": Motion(approach=0.35),
         "bounces": Motion(hop=1.0),

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
-from typing import TypeVar
 
 from torch.utils.data import Dataset
 
+from videodit.data.grammar import describe
 from videodit.data.render import render
 from videodit.data.sample import Sample
 from videodit.errors import InputError
+from videodit.shapes import VideoShape
 
 KINDS = ("ball", "cube", "cone", "cylinder")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -50,7 +51,9 @@ CAMERA_MOTIONS = MappingProxyType(
     }
 )
 TWO_BODY_MOTIONS = ("stays still", "spins", "bounces", "shrinks", "falls")  # of the first body; the second stays still
-CAMERA_MOVES = 0.25  # share of the one-body scenes
+CAMERA_MOVES = 0.2  # share of the one-body scenes
+# How often a motion is drawn, to 1 for the others: less where moving cameras and second bodies draw it anyway.
+MOTION_WEIGHTS = MappingProxyType({"stays still": 0.35, "spins": 0.5, "bounces": 0.7, "grows": 0.7, "shrinks": 0.6})
 TWO_BODIES = 0.25  # share of the scenes
 AREAS = MappingProxyType({"small": 0.030, "medium": 0.057, "large": 0.108})  # share of frame 1, give or take 8 %
 ROWS = MappingProxyType(  # where a body stands in frame 1, in frame heights from the top
@@ -59,74 +62,6 @@ ROWS = MappingProxyType(  # where a body stands in frame 1, in frame heights fro
         "spins": 0.73, "grows": 0.75, "shrinks": 0.76, "circles": 0.80, "stays still": 0.73, "falls": 0.82,
     }
 )  # fmt: skip
-
-# What the grammar may say instead: the canonical word comes first and most often.
-SAY_KIND = MappingProxyType(
-    {
-        "ball": ("ball", "sphere"),
-        "cube": ("cube", "box", "block"),
-        "cone": ("cone",),
-        "cylinder": ("cylinder", "tube"),
-    }
-)
-SAY_COLOUR = MappingProxyType(
-    {
-        "red": ("red", "crimson", "scarlet"),
-        "orange": ("orange", "tangerine"),
-        "yellow": ("yellow", "lemon"),
-        "green": ("green", "emerald"),
-        "cyan": ("cyan", "turquoise"),
-        "blue": ("blue", "cobalt"),
-        "purple": ("purple", "violet"),
-        "pink": ("pink", "rose"),
-    }
-)
-SAY_SIZE = MappingProxyType(
-    {"small": ("small", "little", "tiny"), "medium": ("medium", "medium sized"), "large": ("large", "big", "huge")}
-)
-SAY_GROUND = MappingProxyType(
-    {
-        "gray": ("gray", "grey"),
-        "white": ("white", "snowy"),
-        "black": ("black", "dark"),
-        "beige": ("beige", "sandy"),
-        "brown": ("brown", "earthy"),
-    }
-)
-SAY_MOTION = MappingProxyType(
-    {
-        "rolls left": ("rolls left", "rolls to the left", "moves left"),
-        "rolls right": ("rolls right", "rolls to the right", "moves right"),
-        "comes nearer": ("comes nearer", "comes closer", "approaches"),
-        "goes away": ("goes away", "moves away", "recedes"),
-        "bounces": ("bounces", "hops", "jumps up and down"),
-        "spins": ("spins", "rotates", "turns around"),
-        "grows": ("grows", "gets bigger", "swells"),
-        "shrinks": ("shrinks", "gets smaller"),
-        "circles": ("circles", "moves in a circle", "goes around"),
-        "stays still": ("stays still", "rests", "does not move"),
-        "falls": ("falls", "falls down", "drops"),
-    }
-)
-SAY_CAMERA = MappingProxyType(
-    {
-        "still": ("stays still",),
-        "pans left": ("pans left", "turns left"),
-        "pans right": ("pans right", "turns right"),
-        "zooms in": ("zooms in",),
-        "zooms out": ("zooms out",),
-    }
-)
-SAY_RELATION = MappingProxyType(
-    {
-        "left of": ("left of", "to the left of"),
-        "right of": ("right of", "to the right of"),
-        "behind": ("behind",),
-        "in front of": ("in front of",),
-    }
-)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -186,7 +121,7 @@ def caption(scene: Scene, seed: int, index: int) -> str:
     """
     rng = Random(f"toy-caption-{seed}-{index}")
     left_out = rng.choice(("size", "colour", "motion", "ground")) if rng.random() < 0.1 else None
-    return _describe(scene, rng, left_out, asides=True)
+    return describe(scene, rng, left_out, asides=True)
 
 
 def evaluation_prompts(kind_of_prompt: str, count: int, seed: int) -> list[tuple[str, Scene]]:
@@ -201,7 +136,7 @@ def evaluation_prompts(kind_of_prompt: str, count: int, seed: int) -> list[tuple
     for index in range(count):
         rng = Random(f"toy-evaluation-{kind_of_prompt}-{seed}-{index}")
         drawn = _draw(rng, split, 2 if kind_of_prompt == "two" else 1)
-        pairs.append((_describe(drawn, rng, left_out=None, asides=False), drawn))
+        pairs.append((describe(drawn, rng, left_out=None, asides=False), drawn))
     return pairs
 
 
@@ -223,8 +158,12 @@ class ToyWorld(Dataset):
         split: str = "train",
         bodies: int | None = None,
     ) -> None:
-        """size: number of clips; frames, height, width: of each; split and bodies as in `scene`."""
+        """size: number of clips; frames, height, width: of each; split and bodies as in `scene`.
+
+        Raises InputError at an unknown split or an empty shape.
+        """
         _check("split", split, SPLITS)
+        VideoShape(frames, height, width)  # says what is wrong with a bad one
         self.seed, self.size, self.split, self.bodies = seed, size, split, bodies
         self.frames, self.height, self.width, self.fps = frames, height, width, fps
 
@@ -266,7 +205,7 @@ def _draw(rng: Random, split: str, bodies: int | None) -> Scene:
         if motion not in CAMERA_MOTIONS[camera]:  # a held-out motion that needs a still camera
             camera = "still"
         drift = {"pans left": -0.13, "pans right": 0.13}.get(camera, 0.0)  # a pan carries the body across the middle
-        reach = 0.02 if motion in ("rolls left", "rolls right", "circles") or drift else 0.06
+        reach = 0.01 if motion in ("rolls left", "rolls right", "circles") or drift else 0.06
         x = drift + rng.uniform(-reach, reach)
         return Scene((_body(rng, kind, colour, motion, rng.choice(SIZES), x, ROWS[motion]),), ground, sky, camera, None)
     return Scene(*_draw_two(rng, split, ground, sky))
@@ -288,27 +227,34 @@ def _draw_two(rng: Random, split: str, ground: str, sky: str) -> tuple[tuple[Bod
         and not (relation == "in front of" and first == "large")
     ]
     sizes = rng.choice(fits)
-    drawn = []
+    drawn: list[Body] = []
     for place, motions in enumerate((TWO_BODY_MOTIONS, ("stays still",))):
-        kind, colour, motion = _draw_words(rng, split, motions)
+        kind, colour, motion = _draw_words(rng, split, motions, other_than=drawn[0].colour if drawn else None)
         x = (1 - 2 * place) * side * distance + rng.uniform(-0.015, 0.015)
         drawn.append(_body(rng, kind, colour, motion, sizes[place], x, rows[place]))
     return tuple(drawn), ground, sky, "still", relation
 
 
-def _draw_words(rng: Random, split: str, motions: Sequence[str]) -> tuple[str, str, str]:
+def _draw_words(
+    rng: Random, split: str, motions: Sequence[str], other_than: str | None = None
+) -> tuple[str, str, str]:
     """A kind, a colour and a motion that the split allows; `motions` may give way to a held-out one."""
     if split == "composition":
         if rng.random() < 0.5:
             kind, colour = rng.choice(sorted(HELD_OUT_COLOURS))
-            return kind, colour, rng.choice(motions)
+            return kind, colour, _draw_motion(rng, motions)
         kind, motion = rng.choice(sorted(HELD_OUT_MOTIONS))
         return kind, rng.choice(COLOURS), motion
     kind = rng.choice(KINDS)
     free = split == "any"
-    colours = [colour for colour in COLOURS if free or (kind, colour) not in HELD_OUT_COLOURS]
+    colours = [colour for colour in COLOURS if colour != other_than]
+    colours = [colour for colour in colours if free or (kind, colour) not in HELD_OUT_COLOURS]
     allowed = [motion for motion in motions if free or (kind, motion) not in HELD_OUT_MOTIONS]
-    return kind, rng.choice(colours), rng.choice(allowed)
+    return kind, rng.choice(colours), _draw_motion(rng, allowed)
+
+
+def _draw_motion(rng: Random, motions: Sequence[str]) -> str:
+    return rng.choices(motions, [MOTION_WEIGHTS.get(motion, 1.0) for motion in motions])[0]
 
 
 def _body(rng: Random, kind: str, colour: str, motion: str, size: str, x: float, row: float) -> Body:
@@ -323,69 +269,3 @@ def _body(rng: Random, kind: str, colour: str, motion: str, size: str, x: float,
         yaw=rng.uniform(-0.15, 0.15),
         speed=rng.uniform(0.88, 1.12),
     )
-
-
-# ------------------------------------------------------------------------------------------------------------- captions
-
-
-def _describe(scene: Scene, rng: Random, left_out: str | None, *, asides: bool) -> str:
-    """Words for a scene. Four in ten use the canonical words and order. asides: may mention the sky, a still camera."""
-    canonical = rng.random() < 0.4
-
-    def say(choices: tuple[str, ...]) -> str:
-        return choices[0] if canonical or rng.random() < 0.5 else rng.choice(choices)
-
-    first, moves = scene.bodies[0], ""
-    if left_out != "motion":
-        moves = say(SAY_MOTION[first.motion])
-        if first.kind != "ball" and moves.startswith("rolls") and rng.random() < 0.7:
-            moves = moves.replace("rolls", "slides")  # what has no round side slides, though people say it rolls
-    noun = [] if canonical else ["floor"]
-    ground = "" if left_out == "ground" else f"{say(SAY_GROUND[scene.ground])} {say(('ground', *noun))}"
-    if asides and not canonical and ground and rng.random() < 0.15:
-        ground += f" under {_article(scene.sky)} sky"
-    names = [_name(body, say, left_out) for body in scene.bodies]
-    if len(scene.bodies) == 2:
-        words = _two(names, say(SAY_RELATION[str(scene.relation)]), moves, ground, 0 if canonical else rng.randrange(3))
-    else:
-        words = _one(names[0], moves, ground, 0 if canonical else rng.randrange(5))
-    if scene.camera != "still" or (asides and rng.random() < 0.05):
-        joint = ", the camera" if canonical else rng.choice((", the camera", " while the camera", " as the camera"))
-        words += f"{joint} {say(SAY_CAMERA[scene.camera])}"
-    return words
-
-
-def _name(body: Body, say, left_out: str | None) -> str:
-    parts = [
-        "" if left_out == "size" else say(SAY_SIZE[body.size]),
-        "" if left_out == "colour" else say(SAY_COLOUR[body.colour]),
-        say(SAY_KIND[body.kind]),
-    ]
-    return " ".join(part for part in parts if part)
-
-
-def _article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def _one(name: str, moves: str, ground: str, phrasing: int) -> str:
-    it, on = _article(name), f"on {_article(ground)}" if ground else ""
-    phrasings = (
-        f"{it} {moves} {on}",
-        f"{on}, {it} {moves}" if on else f"{it} {moves}",
-        f"{it} {on} {moves}",
-        f"there is {it} {on}, it {moves}" if moves else f"there is {it} {on}",
-        ", ".join(part for part in (name, moves, ground) if part),
-    )
-    return " ".join(phrasings[phrasing].split()).replace(" ,", ",")
-
-
-def _two(names: list[str], relation: str, moves: str, ground: str, phrasing: int) -> str:
-    it, other = _article(names[0]), _article(names[1])
-    on = f"on {_article(ground)}" if ground else ""
-    phrasings = (
-        f"{it} {moves} {relation} {other} {on}",
-        f"{on}, {it} {moves} {relation} {other}" if on else f"{it} {moves} {relation} {other}",
-        f"{it} {relation} {other} {moves} {on}",
-    )
-    return " ".join(phrasings[phrasing].split()).replace(" ,", ",")
