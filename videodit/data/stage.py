@@ -130,6 +130,7 @@ def _glide(seconds: Tensor) -> Tensor:
 
 
 def view_of(scenes: Sequence[Scene], seconds: Tensor, height: int, width: int) -> View:
+    """Where the cameras of B scenes look at T moments (in seconds, float64) in frames of height x width pixels."""
     rates = torch.tensor([CAMERA_RATES[scene.camera] for scene in scenes], dtype=torch.float64)
     glide = _glide(seconds)
     view = View(height, width, torch.zeros_like(rates[:, :1] * glide), torch.exp(rates[:, 1:] * ZOOM * glide))
