@@ -222,6 +222,21 @@ def test_the_nearer_body_covers_the_farther():
     torch.testing.assert_close(first[:, 0][:, inside], alone[0, :, 0][:, inside])
 
 
+def test_overlapping_shadows_do_not_depend_on_the_order_of_the_bodies():
+    places = (("red", -0.13), ("blue", 0.13))
+    pair = [Body("cylinder", colour, "medium", "stays still", x, 0.75, 0.062, 0.0, 1.0) for colour, x in places]
+    clips = [Scene(tuple(order), "white", "clear", "still", "left of") for order in (pair, pair[::-1])]
+    first, second = render(clips, frames=1, height=64, width=64)
+    torch.testing.assert_close(first, second)
+
+
+def test_a_level_line_of_sight_does_no_harm():
+    """Frames of many heights, so that in some a ray runs exactly level: its slopes have no inverse."""
+    for height in range(20, 76, 5):
+        clips = render([one(kind, motion="falls") for kind in toy.KINDS], frames=2, height=height, width=50)
+        assert clips.isfinite().all()
+
+
 def test_edges_are_antialiased():
     """A small shift of a body changes pixels a little: none of them steps from the ground to the body at once."""
     for kind in toy.KINDS:

@@ -86,9 +86,10 @@ def render(
     view = view_of(scenes, seconds, height, width)
     canvas = _background(scenes, view, device)
     items = items_of(scenes, seconds, view)
-    _draw_shadows(canvas, items, view)
     colours = torch.tensor([COLOUR_RGB[body.colour] for scene in scenes for body in scene.bodies], dtype=torch.float64)
     rays = torch.cat((_rays(items, view), colours[items.body].T)).float().to(device)
+    for near in (False, True):  # one body of a frame at a time: shadows that overlap both count
+        _draw_shadows(canvas, items, view, items.near == near)
     for near in (False, True):  # what is nearer is drawn over what is farther
         for code, kind in enumerate(SOLIDS):
             _draw_bodies(canvas, items, view, rays, kind, (items.kind == code) & (items.near == near))
@@ -187,8 +188,8 @@ def _chunks(canvas: Tensor, items: Items, box: Tensor, chosen: Tensor, samples: 
         yield some[n], start[n] + y * width + x, x + 0.5, y + 0.5
 
 
-def _draw_shadows(canvas: Tensor, items: Items, view: View) -> None:
-    """Darkens the ground: a shadow is what lies between two circles, softer the higher the body floats."""
+def _draw_shadows(canvas: Tensor, items: Items, view: View, chosen: Tensor) -> None:
+    """Darkens the ground by the chosen items: a shadow lies between two circles, softer the higher the body floats."""
     light = torch.tensor(LIGHT, dtype=torch.float64)
     fall = -light[[0, 2]] / light[1]  # how far a shadow lies from its body, for each unit of height
     half, y = items.half(), items.centre[:, 1]
@@ -209,7 +210,7 @@ def _draw_shadows(canvas: Tensor, items: Items, view: View) -> None:
     rows = (*near.T, *along.T, 1 / (along**2).sum(-1), foot, head - foot, soft, pan.cos(), pan.sin(), 1 / scale)
     table = torch.stack(rows).float().to(canvas.device)
     flat, stride = canvas.view(-1), canvas[0, 0].numel()
-    for item, place, px, py in _chunks(canvas, items, box, torch.ones_like(items.near), 1):
+    for item, place, px, py in _chunks(canvas, items, box, chosen, 1):
         x0, z0, dx, dz, inverse, foot, swell, soft, cos, sin, scale = table[:, item]
         u = (px - view.width / 2) * scale
         v = (view.height / 2 - py) * scale + view.middle
@@ -237,10 +238,10 @@ def _draw_bodies(canvas: Tensor, items: Items, view: View, rays: Tensor, kind: s
         ray = [corner[i] + px * across[i] + py * along[i] for i in range(3)]
         ray = [torch.addcmul(torch.addcmul(ray[i], right, across[i]), down, along[i]) for i in range(3)]
         hit, side, lit, gloss = TRACERS[kind](eye, ray, light, shine, SOLIDS[kind].half)
-        hit = hit.float()
-        tone = torch.where(side.abs() < STRIPE, MARK, 1.0) * (AMBIENT + DIFFUSE * lit.clamp(0, 1)) * hit
-        gloss = gloss.clamp(0, 1).square().square().square().square() * hit
-        clear, tone, gloss = 1 - hit.mean(0), tone.mean(0), GLOSS * gloss.mean(0)
+        tone = torch.where(side.abs() < STRIPE, MARK, 1.0) * (AMBIENT + DIFFUSE * lit.clamp(0, 1))
+        gloss = GLOSS * gloss.clamp(0, 1).square().square().square().square()
+        clear = 1 - hit.float().mean(0)
+        tone, gloss = (torch.where(hit, part, 0.0).mean(0) for part in (tone, gloss))  # a miss may be no number
         for channel in range(3):
             at = place + channel * stride
             flat[at] = flat[at] * clear + colour[channel] * tone + gloss

@@ -160,6 +160,7 @@ def _column(values: Iterable[float]) -> Tensor:
 
 
 def per_kind(kind: Tensor, field: str) -> Tensor:
+    """A field of `Solid` for each place in SOLIDS."""
     return torch.tensor([getattr(solid, field) for solid in SOLIDS.values()], dtype=torch.float64)[kind]
 
 
