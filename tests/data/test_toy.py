@@ -124,6 +124,9 @@ def test_the_dataset_renders_the_same_clip_each_time():
     assert sample.clip.shape == (3, 5, 32, 40) and torch.equal(sample.clip, again.clip)
     assert (sample.caption, sample.key, sample.fps) == (again.caption, "toy-0-train-2", 8.0)
     assert len(list(world)) == 4
+    together = world.__getitems__([3, 2])
+    torch.testing.assert_close(together[1].clip, sample.clip, atol=1e-5, rtol=0)
+    assert together[1].caption == sample.caption and together[0].key == "toy-0-train-3"
 
 
 def test_unknown_words_are_input_errors():

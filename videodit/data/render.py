@@ -8,6 +8,7 @@ Letters: N bodies x frames ("items"), P pixels inside the items' boxes, S sample
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
@@ -88,11 +89,11 @@ def render(
     items = items_of(scenes, seconds, view)
     colours = torch.tensor([COLOUR_RGB[body.colour] for scene in scenes for body in scene.bodies], dtype=torch.float64)
     rays = torch.cat((_rays(items, view), colours[items.body].T)).float().to(device)
-    for near in (False, True):  # one body of a frame at a time: shadows that overlap both count
-        _draw_shadows(canvas, items, view, items.near == near)
-    for near in (False, True):  # what is nearer is drawn over what is farther
-        for code, kind in enumerate(SOLIDS):
-            _draw_bodies(canvas, items, view, rays, kind, (items.kind == code) & (items.near == near))
+    layers = [items.near == near for near in (False, True)]  # at most one body of a frame each, the farther first
+    for layer in layers:  # every shadow lies on the ground
+        _draw_shadows(canvas, items, view, layer)
+    for layer, (code, kind) in itertools.product(layers, enumerate(SOLIDS)):
+        _draw_bodies(canvas, items, view, rays, kind, layer & (items.kind == code))
     return canvas.mul_(2.0).sub_(1.0).clamp_(-1.0, 1.0)
 
 
@@ -190,6 +191,8 @@ def _chunks(canvas: Tensor, items: Items, box: Tensor, chosen: Tensor, samples: 
 
 def _draw_shadows(canvas: Tensor, items: Items, view: View, chosen: Tensor) -> None:
     """Darkens the ground by the chosen items: a shadow lies between two circles, softer the higher the body floats."""
+    if not chosen.any():
+        return
     light = torch.tensor(LIGHT, dtype=torch.float64)
     fall = -light[[0, 2]] / light[1]  # how far a shadow lies from its body, for each unit of height
     half, y = items.half(), items.centre[:, 1]
@@ -226,6 +229,8 @@ def _draw_shadows(canvas: Tensor, items: Items, view: View, chosen: Tensor) -> N
 
 def _draw_bodies(canvas: Tensor, items: Items, view: View, rays: Tensor, kind: str, chosen: Tensor) -> None:
     """Traces the chosen items, all of one kind, and lays them over what is there. rays: of `_rays`, then colours."""
+    if not chosen.any():
+        return
     x, y, z = _seen(items, view, items.centre)
     girth, half = items.radius * SOLIDS[kind].girth, items.half()
     levels = _tangents(y, z, half) if kind == "ball" else _levels((y - half, y + half), z, girth)
