@@ -75,7 +75,6 @@ def fill(
     encode: Callable[[list[int]], Iterable[tuple[int, Tensor, str]]],
     *,
     shard: int,
-    report: Callable[[int], None],
 ) -> None:
     """Encode the (key, index) pairs that the folder lacks and append them, a shard at a time, each atomically.
 
@@ -90,7 +89,6 @@ def fill(
         for index, latents, caption in encode(list(part)):
             entries.append({"key": part[index], "shape": list(latents.shape[1:]), "caption": caption})
             tensors[part[index]] = latents.half().contiguous()
-            report(1)
         if tensors:
             digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
             save_tensors(folder / f"shard-{digest}.safetensors", tensors, {"clips": entries})

@@ -166,7 +166,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _compose(conf: Path, command: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
+    if GlobalHydra.instance().is_initialized():  # inside a launched command, which has the same tree open
+        return compose(config_name=command, overrides=list(overrides))
     with initialize_config_dir(config_dir=str(conf), version_base=_HYDRA_VERSION):
         return compose(config_name=command, overrides=list(overrides))
 

@@ -27,6 +27,18 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+class Clips(Protocol):
+    """A data set of captioned clips."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """A clip, read and decoded. Raises BadSample."""
+
+    def fingerprint(self, index: int) -> str:
+        """What identifies the content and the transform of a clip, without decoding it."""
+
+
 class Latents(Protocol):
     """Cached latents, such as checkpoint.latents.LatentCache."""
 
@@ -68,19 +80,25 @@ class Crop:
 
 
 class CropBatches(Dataset):
-    """Random crops for the VAE. Each step draws one of `crops` and fills `pixels` (frames * height * width) with it."""
+    """Random crops for the VAE: each step draws a data set and one of `crops`, `per_clip` of them from every clip.
 
-    def __init__(self, dataset: Dataset, *, crops: Sequence[Crop], pixels: int, per_clip: int, seed: int) -> None:
-        self.dataset, self.crops, self.pixels, self.per_clip, self.seed = dataset, crops, pixels, per_clip, seed
+    It takes as many crops as fit into `pixels`, the sum of their frames * height * width.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Clips], *, crops: Sequence[Crop], pixels: int, per_clip: int, seed: int
+    ) -> None:
+        self.datasets, self.crops, self.pixels, self.per_clip, self.seed = datasets, crops, pixels, per_clip, seed
 
     def __getitem__(self, step: int) -> ClipBatch:
         rng = np.random.default_rng(derive_seed(self.seed, "crops", step))
         weights = np.array([crop.weight for crop in self.crops])
         crop = self.crops[rng.choice(len(weights), p=weights / weights.sum())]
         count = max(1, self.pixels // (crop.frames * crop.height * crop.width))
-        indices = rng.integers(len(self.dataset), size=-(-count // self.per_clip))
-        samples, skipped = fetch(self.dataset, indices.tolist())
-        crops = [_crop(sample.clip, crop, rng) for sample in samples for _ in range(self.per_clip)]
+        dataset = self.datasets[rng.integers(len(self.datasets))]
+        indices = rng.integers(len(dataset), size=-(-count // self.per_clip))
+        samples, skipped = fetch(dataset, indices.tolist())
+        crops = [_crop(sample.clip, crop, rng) for _, sample in samples for _ in range(self.per_clip)]
         crops = [c for c in crops if c.shape[1:] == (crop.frames, crop.height, crop.width)][:count]
         empty = torch.zeros(0, 3, crop.frames, crop.height, crop.width)
         return ClipBatch(torch.stack(crops) if crops else empty, skipped)
@@ -101,13 +119,19 @@ class PackBatches(Dataset):
         self.image, self.whole = image, whole
         self.epoch_plan = lru_cache(maxsize=2)(self._plan)
 
+    @property
+    def count(self) -> int:
+        """Packs of the first epoch."""
+        return len(self.epoch_plan(0))
+
     def __getitem__(self, step: int) -> LatentBatch:
         epoch = 0
         while step >= len(self.epoch_plan(epoch)):
             step -= len(self.epoch_plan(epoch))
             epoch += 1
         batch = LatentBatch([], [], [])
-        for index, frames in self.epoch_plan(epoch)[step]:
+        # Equal sizes side by side: kernels serve such a run of clips in one call.
+        for index, frames in sorted(self.epoch_plan(epoch)[step], key=self._size):
             latents, caption = self.cache[index]
             batch.latents.append(latents[:, :frames].float())
             batch.captions.append(caption)
@@ -136,6 +160,11 @@ class PackBatches(Dataset):
             used += count
         return [*packs, pack]
 
+    def _size(self, cut: tuple[int, int]) -> tuple[int, int, int]:
+        index, frames = cut
+        shape = self.cache.shape(index)
+        return frames, shape.height, shape.width
+
     def _frames(self, available: int, kind: float, cut: float) -> int:
         if kind < self.image:
             return self.patch[0]
@@ -145,14 +174,14 @@ class PackBatches(Dataset):
         return self.patch[0] * (1 + int(cut * units))
 
 
-def fetch(dataset: Dataset, indices: Sequence[int]) -> tuple[list[Sample], list[tuple[str, str]]]:
-    """Samples of a dataset, and (path, reason) of those that could not be read."""
+def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sample]], list[tuple[str, str]]]:
+    """Samples of a dataset with their indices, and (path, reason) of those that could not be read."""
     if hasattr(dataset, "__getitems__"):
-        return dataset.__getitems__(list(indices)), []
+        return list(zip(indices, dataset.__getitems__(list(indices)), strict=True)), []
     samples, skipped = [], []
     for index in indices:
         try:
-            samples.append(dataset[index])
+            samples.append((index, dataset[index]))
         except BadSample as bad:
             skipped.append((str(bad.path), bad.reason))
     return samples, skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -71,6 +72,17 @@ class VideoFolder(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """The beginning of video `index`."""
         return self.at(index, 0.0)
+
+    def fingerprint(self, index: int) -> str:
+        """A hash of the video's bytes, with everything that turns them into the clip."""
+        entry = self.entries[index]
+        try:
+            with (self.root / entry.file_name).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            content = f"unreadable: {error.strerror}"
+        shape = f"{self.frames}x{self.height}x{self.width}/{self.area}@{self.fps}"
+        return f"{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
 
     def at(self, index: int, draw: float) -> Sample:
         """A clip of video `index` that begins at the share `draw`, in [0,1), of the room there is for it.

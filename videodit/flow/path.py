@@ -15,9 +15,10 @@ them; coefficients are computed in fp64 and rounded to the tensors' type last.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -159,6 +160,11 @@ class LinearDDPM(DDPM):
     def time(self, straight: Tensor) -> Tensor:
         slope, log_alpha = self.beta_end - self.beta_start, torch.log(_rotated(straight))
         return (((self.beta_start**2 - 4 * slope * log_alpha).sqrt() - self.beta_start) / slope).clamp(0, 1)
+
+
+PATHS: Mapping[str, type[Path]] = MappingProxyType(
+    {"rectified": RectifiedFlow, "cosine_ddpm": CosineDDPM, "linear_ddpm": LinearDDPM}
+)
 
 
 def rectified(path: Path, predict: Velocity) -> Velocity:

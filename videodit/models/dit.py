@@ -2,7 +2,7 @@
 
     B clips, L tokens in all, S text states in all, E text width, D values a token, N model width, H heads, K = N/H
 
-The block is Wan's (arXiv:2503.20314), which is DiT's (Peebles & Xie 2022, arXiv:2212.09748) with cross-attention:
+The block is that of arXiv:2503.20314, which is DiT's (Peebles & Xie 2022, arXiv:2212.09748) with cross-attention:
 self-attention with 3D RoPE, cross-attention to the text, feed-forward. How time enters it is one of `TIME_MODES`.
 """
 
@@ -23,7 +23,7 @@ from videodit.nn.kernels import attend
 from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
 from videodit.nn.rope import axial_rope, rotate
 
-# adaln_single: one projection of the time for all blocks plus a table a block (PixArt, Wan); adaln_zero and adaln: a
+# adaln_single: one projection of the time for all blocks plus a table a block (PixArt-alpha); adaln_zero and adaln: a
 # projection a block, with and without gates; cross: the time is one more text state; in_context: one more token.
 TIME_MODES = ("adaln_single", "adaln_zero", "adaln", "cross", "in_context")
 
@@ -39,7 +39,7 @@ class Lengths:
 class Attention(nn.Module):
     """Multi-head attention of x (L,N) to `source` (M,N), with RMS-normalised queries and keys.
 
-    `qk_norm`: "full" normalises across all heads (Wan), "head" within each.
+    `qk_norm`: "full" normalises across all heads, "head" within each.
     """
 
     def __init__(self, dim: int, *, heads: int, qk_norm: str) -> None:
@@ -62,10 +62,12 @@ class Attention(nn.Module):
         h = attend(q, k, v, lengths.q, lengths.k, kernel=kernel)
         return self.out(h.flatten(1))
 
-    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+    def _normed(self, norm: nn.RMSNorm, x: Tensor) -> Tensor:
         if self.per_head:
-            return norm(x.unflatten(-1, (self.heads, -1)))
-        return norm(x).unflatten(-1, (self.heads, -1))
+            x = x.unflatten(-1, (self.heads, -1))
+        # The weight follows x, whose type autocast chooses: torch's fused kernel wants one type.
+        x = F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
+        return x if self.per_head else x.unflatten(-1, (self.heads, -1))
 
 
 class Block(nn.Module):
@@ -102,7 +104,6 @@ class DiT(nn.Module):
         time: one of TIME_MODES.
         qk_norm: "full" or "head".
         cross_norm: a LayerNorm before cross-attention.
-        rope_theta: base of the rotary frequencies.
     """
 
     def __init__(
@@ -120,7 +121,6 @@ class DiT(nn.Module):
         time: str,
         qk_norm: str,
         cross_norm: bool,
-        rope_theta: float,
     ) -> None:
         super().__init__()
         if time not in TIME_MODES:
@@ -128,7 +128,7 @@ class DiT(nn.Module):
         if qk_norm not in ("full", "head"):
             raise InputError(f"qk_norm={qk_norm}: it is 'full' or 'head'")
         self.patch = (patch[0], patch[1], patch[2])
-        self.time_mode, self.head_dim, self.rope_theta = time, dim // heads, rope_theta
+        self.time_mode, self.dim, self.head_dim, self.ffn = time, dim, dim // heads, ffn
         volume = patch[0] * patch[1] * patch[2]
         self.embed = nn.Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
@@ -146,7 +146,7 @@ class DiT(nn.Module):
         """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out)."""
         x = self.embed(pack.tokens)
         states = self.text_embed(text.states)
-        rope = axial_rope(pack.positions, self.head_dim, self.rope_theta)
+        rope = axial_rope(pack.positions, self.head_dim)
         embedded = self.time_embed(t)
         time = TimePerToken(embedded, self._shared(embedded), pack.lengths)
         lengths = Lengths(pack.lengths, text.lengths)
@@ -160,6 +160,21 @@ class DiT(nn.Module):
             x = torch.cat([part[:-1] for part in x.split(lengths.q)])
         shift, scale = time.rows(self.table_out + embedded[:, None])
         return self.head(modulate(self.norm_out(x), shift, scale))
+
+    def flops(self, tokens: int, states: int) -> float:
+        """Floating-point operations of the matmuls of one forward pass over a clip with these tokens and states."""
+        n = self.dim
+        per_token = 2 * (6 * n * n + 2 * n * self.ffn) + 4 * n * (tokens + states)
+        per_clip = sum(2 * m.weight.numel() for m in self.time_modules())
+        inputs = 2 * (self.embed.weight.numel() + self.head.weight.numel()) * tokens
+        text = 2 * sum(m.weight.numel() for m in (self.text_embed[0], self.text_embed[2])) * states
+        return float(len(self.blocks) * (per_token * tokens + 4 * n * n * states) + per_clip + inputs + text)
+
+    def time_modules(self) -> list[nn.Linear]:
+        """The linears that run once a clip (or once a token, with a time for each)."""
+        projections = [m for block in self.blocks for m in block.modulation.modules()]
+        parts = [*self.time_embed.modules(), self.time_proj, *projections]
+        return [m for m in parts if isinstance(m, nn.Linear)]
 
     def initialise(self) -> None:
         """DiT's: Xavier linears, small embeddings, and every residual branch and the output start at zero."""

@@ -47,7 +47,7 @@ class SmallT5(nn.Module):
             is_encoder_decoder=False,
         )
         self.dim = dim
-        self.encoder = getattr(transformers, f"{kind}EncoderModel")(config)
+        self.encoder = getattr(transformers, f"{kind}EncoderModel")(config).encoder
 
     def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
         """Token ids (S,) of B prompts with these lengths -> their states."""

@@ -2,7 +2,7 @@
 
     B batch, C channels, T frames, H height, W width; t, h, w the same of the latents
 
-One class covers the plain and the residual kind of Wan's autoencoders (arXiv:2503.20314): `shortcuts` adds the
+One class covers the plain and the residual kind of the autoencoders of arXiv:2503.20314: `shortcuts` adds the
 parameter-free space-to-channel averages and duplicates around each level, `patch` folds pixels into channels first.
 Every pass is a stream (nn/causal.py), so images, whole clips and chunks are the same code and the same numbers.
 """
@@ -10,6 +10,9 @@ Every pass is a stream (nn/causal.py), so images, whole clips and chunks are the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -102,18 +105,34 @@ def unfold(x: Tensor, factor: Triple, channels: int, *, first: bool) -> Tensor:
     return x[:, :, factor[0] - 1 :] if first else x
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a level does besides its residual blocks: whether it halves (or doubles) space and time, with a shortcut."""
+
+    spatial: bool
+    temporal: bool
+    shortcut: bool
+
+    @property
+    def factor(self) -> Triple:
+        """By how much time, height and width change."""
+        return (1 + self.temporal, 1 + self.spatial, 1 + self.spatial)
+
+    @property
+    def changes(self) -> bool:
+        """False for the last level."""
+        return self.spatial or self.temporal
+
+
 class DownLevel(nn.Module):
     """Residual blocks at one resolution, then down to the next unless it is the last."""
 
-    def __init__(
-        self, channels: int, out_channels: int, *, blocks: int, down: bool, temporal: bool, shortcut: bool
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, *, blocks: int, scale: Scale) -> None:
         super().__init__()
-        sizes = [channels, *[out_channels] * blocks]
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.down = CausalDown(out_channels, temporal=temporal) if down else None
-        self.factor = (1 + (down and temporal), 1 + down, 1 + down) if shortcut else None
-        self.out_channels = out_channels
+        self.scale, self.out_channels = scale, out_channels
+        self.blocks = _residual_blocks(channels, out_channels, blocks)
+        down = CausalDown(out_channels, spatial=scale.spatial, temporal=scale.temporal)
+        self.down = down if scale.changes else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         h = x
@@ -121,31 +140,34 @@ class DownLevel(nn.Module):
             h = block(h, stream)
         if self.down is not None:
             h = self.down(h, stream)
-        return h if self.factor is None else h + fold(x, self.factor, self.out_channels)
+        return h + fold(x, self.scale.factor, self.out_channels) if self.scale.shortcut else h
 
 
 class UpLevel(nn.Module):
     """Residual blocks at one resolution, then up to the next unless it is the last."""
 
-    def __init__(
-        self, channels: int, out_channels: int, *, blocks: int, up: bool, temporal: bool, shortcut: bool
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, *, blocks: int, scale: Scale) -> None:
         super().__init__()
-        sizes = [channels, *[out_channels] * blocks]
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.scale, self.out_channels = scale, out_channels
+        self.blocks = _residual_blocks(channels, out_channels, blocks)
         # The plain kind halves the channels as it doubles the resolution; with a shortcut both paths keep them.
-        after = out_channels if shortcut else out_channels // 2
-        self.up = CausalUp(out_channels, after, temporal=temporal) if up else None
-        self.factor = (1 + temporal, 2, 2) if shortcut and up else None
-        self.out_channels = out_channels
+        after = out_channels if scale.shortcut else out_channels // 2
+        up = CausalUp(out_channels, after, spatial=scale.spatial, temporal=scale.temporal) if scale.changes else None
+        self.up = up
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         h = x
         for block in self.blocks:
             h = block(h, stream)
-        if self.up is not None:
-            h = self.up(h, stream)
-        return h if self.factor is None else h + unfold(x, self.factor, self.out_channels, first=stream.first)
+        if self.up is None:
+            return h
+        h = self.up(h, stream)
+        return h + unfold(x, self.scale.factor, self.out_channels, first=stream.first) if self.scale.shortcut else h
+
+
+def _residual_blocks(channels: int, out_channels: int, count: int) -> nn.ModuleList:
+    sizes = [channels, *[out_channels] * count]
+    return nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(sizes))
 
 
 class Encoder(nn.Module):
@@ -159,16 +181,13 @@ class Encoder(nn.Module):
         base: int,
         multipliers: Sequence[int],
         blocks: int,
-        temporal: Sequence[bool],
-        shortcuts: bool,
+        scales: Sequence[Scale],
     ) -> None:
         super().__init__()
         sizes = [base * m for m in (1, *multipliers)]
-        last = len(multipliers) - 1
         self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
         self.levels = nn.ModuleList(
-            DownLevel(a, b, blocks=blocks, down=i < last, temporal=i < last and temporal[i], shortcut=shortcuts)
-            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            DownLevel(a, b, blocks=blocks, scale=scale) for (a, b), scale in zip(pairwise(sizes), scales, strict=True)
         )
         self.middle = Middle(sizes[-1])
         self.norm_out = ChannelNorm(sizes[-1])
@@ -183,7 +202,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B,channels,t,h,w) -> (B,out_channels,T,H,W) pixels."""
+    """(B,channels,t,h,w) -> (B,out_channels,T,H,W) pixels; multipliers and scales are given finest first."""
 
     def __init__(
         self,
@@ -193,19 +212,16 @@ class Decoder(nn.Module):
         base: int,
         multipliers: Sequence[int],
         blocks: int,
-        temporal: Sequence[bool],
-        shortcuts: bool,
+        scales: Sequence[Scale],
     ) -> None:
         super().__init__()
         sizes = [base * m for m in (multipliers[-1], *reversed(multipliers))]
-        last = len(multipliers) - 1
         self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
         self.middle = Middle(sizes[0])
         levels = []
-        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            a = a // 2 if i > 0 and not shortcuts else a
-            up, in_time = i < last, i < last and temporal[last - 1 - i]
-            levels.append(UpLevel(a, b, blocks=blocks + 1, up=up, temporal=in_time, shortcut=shortcuts))
+        for i, ((a, b), scale) in enumerate(zip(pairwise(sizes), [*scales[-2::-1], scales[-1]], strict=True)):
+            a = a // 2 if i > 0 and not scale.shortcut else a
+            levels.append(UpLevel(a, b, blocks=blocks + 1, scale=scale))
         self.levels = nn.ModuleList(levels)
         self.norm_out = ChannelNorm(sizes[-1])
         self.conv_out = CausalConv3d(sizes[-1], out_channels, kernel=(3, 3, 3))
@@ -223,11 +239,12 @@ class VideoVAE(nn.Module):
     Args:
         latent_channels: C.
         base, decoder_base: channels of the finest level of encoder and decoder.
-        multipliers: channels of each level, finest first, as multiples of the base; each level but the last halves
-            height and width.
-        temporal: for each level but the last, whether it halves time as well.
+        multipliers: channels of each level, finest first, as multiples of the base.
+        spatial, temporal: for each level but the last, whether it halves height and width, and whether it halves time.
         blocks: residual blocks a level (the decoder has one more).
         shortcuts: the parameter-free shortcuts around each level.
+        linear: a linear autoencoder of stride-sized blocks beside the network, which then learns what that leaves over
+            (`start_linear`).
         patch: pixels along height and width that are folded into channels before the encoder.
     """
 
@@ -238,22 +255,28 @@ class VideoVAE(nn.Module):
         base: int,
         decoder_base: int,
         multipliers: Sequence[int],
+        spatial: Sequence[bool],
         temporal: Sequence[bool],
         blocks: int,
         shortcuts: bool,
+        linear: bool,
         patch: int,
     ) -> None:
         super().__init__()
         pixels = 3 * patch**2
-        shared = {"multipliers": multipliers, "blocks": blocks, "temporal": temporal, "shortcuts": shortcuts}
+        scales = [Scale(s, t, shortcuts) for s, t in zip([*spatial, False], [*temporal, False], strict=True)]
+        shared = {"multipliers": multipliers, "blocks": blocks, "scales": scales}
         self.patch = patch
         self.latent_channels = latent_channels
-        space = patch * 2 ** (len(multipliers) - 1)
+        space = patch * 2 ** sum(spatial)
         self.stride: Triple = (2 ** sum(temporal), space, space)
         self.encoder = Encoder(channels=pixels, out_channels=2 * latent_channels, base=base, **shared)
         self.quant = CausalConv3d(2 * latent_channels, 2 * latent_channels, kernel=(1, 1, 1))
         self.unquant = CausalConv3d(latent_channels, latent_channels, kernel=(1, 1, 1))
         self.decoder = Decoder(channels=latent_channels, out_channels=pixels, base=decoder_base, **shared)
+        block = 3 * prod(self.stride)
+        self.linear_in = CausalConv3d(block, latent_channels, kernel=(1, 1, 1)) if linear else None
+        self.linear_out = CausalConv3d(latent_channels, block, kernel=(1, 1, 1)) if linear else None
         # The statistics of the training set's posterior means: "latents" are always (mean - these.mean) / these.std.
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
@@ -263,6 +286,8 @@ class VideoVAE(nn.Module):
         stream = Stream(keep=False) if stream is None else stream
         x = rearrange(clip, "b c t (h j) (w k) -> b (c k j) t h w", j=self.patch, k=self.patch)
         mean, logvar = self.quant(self.encoder(x, stream), stream).chunk(2, dim=1)
+        if self.linear_in is not None:
+            mean = mean + self.linear_in(self.blocks(clip, first=stream.first), stream)
         stream.first = False
         return mean, logvar.clamp(-30.0, 20.0)
 
@@ -278,8 +303,40 @@ class VideoVAE(nn.Module):
         """A raw posterior sample (B,C,t,h,w) -> clip (B,3,T,H,W), not clamped."""
         stream = Stream(keep=False) if stream is None else stream
         x = self.decoder(self.unquant(raw, stream), stream)
+        clip = rearrange(x, "b (c k j) t h w -> b c t (h j) (w k)", j=self.patch, k=self.patch)
+        if self.linear_out is not None:
+            clip = clip + unfold(self.linear_out(raw, stream), self.stride, 3, first=stream.first)
         stream.first = False
-        return rearrange(x, "b (c k j) t h w -> b c t (h j) (w k)", j=self.patch, k=self.patch)
+        return clip
+
+    def blocks(self, clip: Tensor, *, first: bool) -> Tensor:
+        """(B,3,T,H,W) -> blocks of stride's size (B,3*prod(stride),t,h,w); the clip's first frame fills one alone."""
+        if first:
+            clip = torch.cat([clip[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1), clip], dim=2)
+        return fold(clip, self.stride, 3 * prod(self.stride))
+
+    @torch.no_grad()
+    def start_linear(self, clips: Sequence[Tensor]) -> None:
+        """Start as the principal components of the blocks of clips, each (3,T,H,W); the network's own part is zero.
+
+        A component's standard deviation becomes proportional to the fourth root of its variance, which for a given
+        power and noise of the latents restores the most (reverse water-filling).
+        """
+        folded = [rearrange(self.blocks(clip[None], first=True), "1 d t h w -> (t h w) d") for clip in clips]
+        blocks = torch.cat(folded).double()
+        centre = blocks.mean(dim=0)
+        variances, components = torch.linalg.eigh(torch.cov(blocks.T))
+        variances, components = variances.flip(0)[: self.latent_channels], components.flip(1)[:, : self.latent_channels]
+        scale = variances**-0.25
+        scale = scale / (scale**2 * variances).mean().sqrt()
+        project, restore = (components * scale).T, components / scale
+        for conv, weight, bias in ((self.linear_in, project, -project @ centre), (self.linear_out, restore, centre)):
+            conv.weight.copy_(weight[:, :, None, None, None])
+            conv.bias.copy_(bias)
+        for conv in (self.encoder.conv_out, self.decoder.conv_out):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.quant.bias)
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Raw posterior values (B,C,t,h,w) -> latents."""

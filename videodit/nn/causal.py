@@ -53,18 +53,19 @@ class CausalConv3d(nn.Conv3d):
 
 
 class CausalDown(nn.Module):
-    """Halve space and, if `temporal`, time: (B,C,1+2k,H,W) -> (B,C,1+k,H/2,W/2).
+    """Halve space if `spatial` and time if `temporal`: (B,C,1+2k,H,W) -> (B,C,1+k,H/2,W/2).
 
     The clip's first frame skips the temporal convolution but is the past that the next frames see.
     """
 
-    def __init__(self, channels: int, *, temporal: bool) -> None:
+    def __init__(self, channels: int, *, spatial: bool, temporal: bool) -> None:
         super().__init__()
-        self.space = nn.Conv2d(channels, channels, 3, stride=2)
+        self.space = nn.Conv2d(channels, channels, 3, stride=2) if spatial else None
         self.time = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = per_frame(self.space, F.pad(x, (0, 1, 0, 1)))
+        if self.space is not None:
+            x = per_frame(self.space, F.pad(x, (0, 1, 0, 1)))
         if self.time is None:
             return x
         extended = stream.extend(self.time, x, 1)
@@ -74,13 +75,14 @@ class CausalDown(nn.Module):
 
 
 class CausalUp(nn.Module):
-    """Double space and, if `temporal`, time: (B,C,1+k,H,W) -> (B,C',1+2k,2H,2W).
+    """Double space if `spatial` and time if `temporal`: (B,C,1+k,H,W) -> (B,C',1+2k,2H,2W).
 
     The clip's first frame passes the temporal convolution untouched and unseen by the frames after it.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, temporal: bool) -> None:
+    def __init__(self, channels: int, out_channels: int, *, spatial: bool, temporal: bool) -> None:
         super().__init__()
+        self.scale = (1, 2, 2) if spatial else (1, 1, 1)
         self.space = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.time = CausalConv3d(channels, 2 * channels, kernel=(3, 1, 1)) if temporal else None
 
@@ -90,7 +92,7 @@ class CausalUp(nn.Module):
             if x.shape[2]:
                 x = rearrange(self.time(x, stream), "b (n c) t h w -> b c (t n) h w", n=2)
             x = torch.cat([head, x], dim=2)
-        return per_frame(self.space, F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+        return per_frame(self.space, F.interpolate(x, scale_factor=self.scale, mode="nearest"))
 
 
 def per_frame(layer: nn.Module, x: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ Lengths = tuple[int, ...]
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss.
 SHORT_KEYS = 64
+# The fused kernel's backward is slow in bfloat16 (3 to 4 times the plain one's at 80 keys); scores are rounded there too.
+SHORT_KEYS_BF16 = 320
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, *, kernel: str = "sdpa") -> Tensor:
@@ -146,8 +148,8 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths) -> Tensor:
         k, v = _pad(k, keys, most), _pad(v, keys, most)
         mask = torch.arange(most, device=q.device) < _upload(keys, q.device)[:, None]  # (n, m)
     q, k, v = (rearrange(x, "(n l) h c -> n h l c", n=len(keys)) for x in (q, k, v))
-    exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")  # else scores would be rounded to bfloat16
-    if q.device.type == "cpu" and exact and most <= SHORT_KEYS:
+    exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
+    if q.device.type == "cpu" and most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16):
         out = _short(q, k, v, mask)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+THETA = 10000.0
 
-def axial_rope(positions: Tensor, head_dim: int, theta: float) -> Tensor:
+
+def axial_rope(positions: Tensor, head_dim: int) -> Tensor:
     """Positions (L,3) -> the table of rotations (L,1,K/2), complex64.
 
     Rows and columns get 2*(K//6) values each, time the rest; every axis has its own exponents. Computed in fp64.
@@ -18,7 +20,7 @@ def axial_rope(positions: Tensor, head_dim: int, theta: float) -> Tensor:
     angles = []
     for axis, dim in enumerate((head_dim - 2 * space, space, space)):
         exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
-        angles.append(positions[:, axis, None].double() * theta**-exponents)
+        angles.append(positions[:, axis, None].double() * THETA**-exponents)
     angle = torch.cat(angles, dim=1)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
 

@@ -95,7 +95,7 @@ class Run:
         todo = self.batches(self.step * self.settings.accumulate, self.settings.steps * self.settings.accumulate)
         meter = Meter(self.settings.matmul_rate)
         try:
-            with Progress(self.settings.steps, self.step, self.folder.name) as progress:
+            with Progress(total=self.settings.steps, start=self.step, label=self.folder.name) as progress:
                 while self.step < self.settings.steps:
                     waited = time.perf_counter()
                     micro = [next(todo) for _ in range(self.settings.accumulate)]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import ClipBatch, derive_seed
+from videodit.models.build import build
 from videodit.models.vae import VideoVAE
+from videodit.train.encode import calibrate
 
 
 class VAEObjective:
@@ -24,11 +27,24 @@ class VAEObjective:
         noise: standard deviation that the posterior starts with.
         learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
             matters more to the picture takes a larger scale, and fine detail stays small: easier for a DiT.
+        shared_std: normalise all latent channels by one deviation (see `calibrate`).
+        clips: each (3,T,H,W), to take the latents' statistics from.
         seed: of the posterior's samples.
     """
 
-    def __init__(self, module: VideoVAE, *, kl: float, noise: float, learn_noise: bool, seed: int) -> None:
+    def __init__(
+        self,
+        module: VideoVAE,
+        *,
+        kl: float,
+        noise: float,
+        learn_noise: bool,
+        shared_std: bool,
+        clips: Sequence[Tensor],
+        seed: int,
+    ) -> None:
         self.module, self.kl, self.noise, self.learn_noise, self.seed = module, kl, noise, learn_noise, seed
+        self.shared_std, self.clips = shared_std, clips
 
     def loss(self, batch: ClipBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of crops (B,3,T,H,W), and its parts."""
@@ -42,15 +58,20 @@ class VAEObjective:
         restored = self.module.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
         error = (restored - clips).square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        numbers = {"psnr": -10 * (error.detach() / 4).log10().item(), "kl": kl.item(), "power": mean.square().mean().item()}
-        return error + self.kl * kl, numbers
+        psnr = -10 * (error.detach() / 4).log10()
+        power = mean.detach().square().mean()
+        return error + self.kl * kl, {"psnr": psnr.item(), "kl": kl.item(), "power": power.item()}
 
     def size(self, batch: ClipBatch) -> dict[str, float]:
         """Clips; latent positions as tokens."""
         count, _, frames, height, width = batch.clips.shape
-        stride = self.module.stride
-        return {"clips": count, "tokens": count * (1 + (frames - 1) // stride[0]) * height * width / stride[1] / stride[2]}
+        time, rows, columns = self.module.stride
+        positions = (1 + (frames - 1) // time) * (height // rows) * (width // columns)
+        return {"clips": float(count), "tokens": float(count * positions)}
 
     def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
-        """Write vae.safetensors."""
-        save_model(folder / "vae.safetensors", self.module, state=averages)
+        """Write vae.safetensors, with the statistics of its latents."""
+        vae = build(**{"architecture": self.module.spec["architecture"], **self.module.spec["arguments"]})
+        vae.load_state_dict(averages)
+        calibrate(vae, self.clips, shared=self.shared_std)
+        save_model(folder / "vae.safetensors", vae)

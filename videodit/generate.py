@@ -1,0 +1,233 @@
+"""From prompts to videos: the whole path on one screen. Start reading at `Pipe.run`.
+
+    B clips; C, t, h, w of latents; T, H, W of clips
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import videodit
+from videodit.checkpoint.pretrained import Components, open_pipeline
+from videodit.data.resize import PRESETS, parse_size, resize, retime
+from videodit.data.sample import to_frames
+from videodit.data.video import write
+from videodit.errors import InputError
+from videodit.flow.guidance import classifier_free
+from videodit.flow.path import PATHS, rectified
+from videodit.flow.samplers import SAMPLERS, sampler
+from videodit.flow.schedules import linear
+from videodit.flow.times import shift_for_tokens
+from videodit.models.pack import Text, patchify, unpatchify
+from videodit.shapes import LatentShape, VideoShape
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, complete: one video. Frames, height, width and fps are those of the result."""
+
+    prompt: str
+    negative: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    fit: str
+    seed: int
+    steps: int
+    guidance: float
+    sampler: str
+
+
+class Video:
+    """A generated clip (3,T,H,W) float32 in [-1,1], its frames per second, and the record of how it was made."""
+
+    def __init__(self, clip: Tensor, fps: float, record: dict[str, Any]) -> None:
+        self.clip, self.fps, self.record = clip, fps, record
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 (T,H,W,3)."""
+        return to_frames(self.clip)
+
+    def save(self, path: str | Path) -> Path:
+        """Write an mp4 that carries its record, and the record again as a .json beside it."""
+        path = Path(path)
+        record = json.dumps(self.record, ensure_ascii=False, indent=2)
+        write(path, self.frames, self.fps, metadata={"comment": record})
+        path.with_suffix(".json").write_text(record + "\n")
+        return path
+
+
+class Pipe:
+    """A loaded model. `pipe(prompt, **request)` gives a Video, or a list of them for a list of prompts."""
+
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
+        self.defaults = parts.pipeline["defaults"]
+        flow = parts.pipeline["flow"]
+        self.path = PATHS[flow["path"]](prediction=flow["prediction"])
+
+    def __call__(
+        self, prompt: str | Sequence[str], *, progress: Progress | None = None, **request: Any
+    ) -> Video | list[Video]:
+        """Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance sampler.
+
+        Prompt i of a list uses seed + i. Raises InputError, naming the key, for what cannot be made.
+        """
+        if isinstance(prompt, str):
+            return self.run([self.request(prompt, **request)], progress)[0]
+        asked = [self.request(text, **request) for text in prompt]
+        return self.run([replace(one, seed=one.seed + i) for i, one in enumerate(asked)], progress)
+
+    @torch.no_grad()
+    def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Video]:
+        """Requests of any sizes -> videos, denoised as one pack."""
+        parts, device = self.parts, self.parts.device
+        prompts = self.encode([one.prompt for one in requests])
+        negatives = self.encode([one.negative for one in requests])
+
+        shapes = [self.native(one) for one in requests]
+        latent_shapes = [shape.latent(parts.vae.stride) for shape in shapes]
+        noise = [
+            self.noise(one.seed, shape).to(device) for one, shape in zip(requests, latent_shapes, strict=True)
+        ]
+        times = [linear(one.steps, self.shift(shape)) for one, shape in zip(requests, latent_shapes, strict=True)]
+
+        conditional, paired = self.network(latent_shapes, prompts, negatives)
+        scales = torch.tensor([one.guidance for one in requests], dtype=torch.float64)
+        guided = classifier_free(conditional, paired, lambda t: scales)
+        velocity = rectified(self.path, guided)
+        report = None if progress is None else lambda step, steps, x: progress(step, steps)
+        latents = sampler(requests[0].sampler)(velocity, noise, times, report)
+
+        clips = [torch.cat(list(parts.vae.decode_chunks(x[None], 4)), dim=2)[0] for x in latents]
+        return [self.finish(clip, one) for clip, one in zip(clips, requests, strict=True)]
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """B prompts -> text states, no padding."""
+        ids, lengths = self.parts.tokenizer(prompts)
+        return self.parts.text(ids.to(self.parts.device), lengths)
+
+    def noise(self, seed: int, shape: LatentShape) -> Tensor:
+        """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
+        size = (1, self.parts.vae.latent_channels, shape.frames, shape.height, shape.width)
+        return torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed))[0]
+
+    def shift(self, shape: LatentShape) -> float:
+        """How far the schedule leans to the noise for latents of this shape."""
+        return shift_for_tokens(shape.grid(self.parts.dit.patch).count, **self.parts.pipeline["shift"])
+
+    def network(self, shapes: Sequence[LatentShape], prompts: Text, negatives: Text) -> tuple[Callable, Callable]:
+        """The DiT as functions of (x, t): under the prompts, and under both prompts and negatives in one pack."""
+        dit = self.parts.dit
+        both = Text(torch.cat([prompts.states, negatives.states]), prompts.lengths + negatives.lengths)
+
+        def predict(x: list[Tensor], t: Tensor, text: Text) -> list[Tensor]:
+            tokens = dit(patchify(x, dit.patch), t.to(self.parts.device), text)
+            return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], dit.patch)
+
+        def paired(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            out = predict(x + x, torch.cat([t, t]), both)
+            return out[: len(x)], out[len(x) :]
+
+        return lambda x, t: predict(x, t, prompts), paired
+
+    def native(self, request: Request) -> VideoShape:
+        """The shape to denoise at: the asked duration at the model's own rate, the asked shape at a size it knows."""
+        native_fps, area = self.defaults["fps"], request.height * request.width
+        low, high = self.parts.pipeline["area"]
+        zoom = (min(max(area, low), high) / area) ** 0.5
+        frames = 1 if request.frames == 1 else max(1, round(request.frames / request.fps * native_fps))
+        wanted = VideoShape(frames, max(1, round(request.height * zoom)), max(1, round(request.width * zoom)))
+        return wanted.nearest(self.parts.vae.stride, self.parts.dit.patch)
+
+    def finish(self, clip: Tensor, request: Request) -> Video:
+        """Exactly the size, rate and number of frames asked for, with the record."""
+        clip = clip.float().cpu().clamp(-1, 1)
+        _, frames, height, width = clip.shape
+        record = {
+            **asdict(request),
+            "generated": {"frames": frames, "height": height, "width": width, "fps": self.defaults["fps"]},
+            "model": self.parts.name,
+            "weights": self.parts.fingerprints,
+            "versions": {"videodit": videodit.__version__, "torch": torch.__version__},
+        }
+        clip = resize(clip, request.height, request.width, fit=request.fit)
+        return Video(retime(clip, self.defaults["fps"], request.fps, request.frames), request.fps, record)
+
+    def request(
+        self,
+        prompt: str,
+        *,
+        size: str | None = None,
+        preset: str | None = None,
+        aspect: str | None = None,
+        seconds: float | None = None,
+        **given: Any,
+    ) -> Request:
+        """A complete request from what the caller gave and the model's defaults."""
+        unknown = sorted(given.keys() - {field.name for field in fields(Request)})
+        if unknown:
+            raise InputError(f"unknown request key {unknown[0]!r}")
+        given = {key: value for key, value in given.items() if value is not None}
+        if size is not None:
+            given["height"], given["width"] = parse_size(size)
+        elif preset is not None:
+            if preset not in PRESETS:
+                raise InputError(f"preset={preset}: it is one of {', '.join(PRESETS)}")
+            given["height"], given["width"] = PRESETS[preset]
+        elif aspect is not None:
+            given["height"] = given.get("height", self.defaults["height"])
+            given["width"] = round(given["height"] * _ratio(aspect))
+        request = Request(**{"prompt": prompt, "negative": "", "fit": "crop", "seed": 0, **self.defaults, **given})
+        if seconds is not None:
+            if not seconds > 0:
+                raise InputError(f"seconds={seconds}: must be above 0")
+            request = replace(request, frames=max(1, round(seconds * request.fps)))
+        _check(request)
+        return request
+
+
+def load(model: str = "toy", *, device: str | None = None, dtype: torch.dtype | None = None) -> Pipe:
+    """Open a model: a bundled name, a run folder, or a folder of weights. float32 on a CPU unless `dtype` says else."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Pipe(open_pipeline(model, device=device, dtype=dtype))
+
+
+def _ratio(aspect: str) -> float:
+    width, _, height = str(aspect).partition(":")
+    try:
+        ratio = float(width) / float(height or 1)
+    except (ValueError, ZeroDivisionError):
+        ratio = 0.0
+    if not 0.05 <= ratio <= 20:
+        raise InputError(f"aspect={aspect}: expected width:height, such as 16:9")
+    return ratio
+
+
+def _check(request: Request) -> None:
+    if not request.prompt.strip():
+        raise InputError("prompt: it is empty; say what the video shows")
+    for key in ("frames", "height", "width", "steps"):
+        value = getattr(request, key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 16384:
+            raise InputError(f"{key}={value}: must be a whole number from 1 to 16384")
+    if not 0 < request.fps <= 240:
+        raise InputError(f"fps={request.fps}: must be above 0 and at most 240")
+    if not 0 <= request.seed < 2**63:
+        raise InputError(f"seed={request.seed}: must be a whole number from 0 to 2^63 - 1")
+    if request.fit not in ("crop", "pad", "stretch"):
+        raise InputError(f"fit={request.fit}: it is crop, pad or stretch")
+    if request.sampler not in SAMPLERS:
+        raise InputError(f"sampler={request.sampler}: it is one of {', '.join(SAMPLERS)}")

@@ -1,0 +1,136 @@
+"""What the DiT is trained for: the velocity from noise to data, given the text (flow matching).
+
+    B clips, L tokens in all, D values a token; C, t, h, w of latents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videodit.checkpoint.store import save_model, write_json
+from videodit.data.batches import LatentBatch, PackBatches, derive_seed
+from videodit.flow.path import Path as FlowPath
+from videodit.flow.times import logit_normal, shift, shift_for_tokens
+from videodit.models.dit import DiT
+from videodit.models.pack import patchify
+from videodit.models.text import SmallT5, Tokenizer
+from videodit.shapes import LatentShape
+from videodit.track.tracker import Tracker
+
+BINS = 4  # of time, for the record
+
+
+@dataclass(frozen=True)
+class TrainingTimes:
+    """How training times are drawn: logit-normal(mean, std), or uniform when `std` is 0; then shifted by tokens."""
+
+    mean: float
+    std: float
+    base_tokens: int
+    base_shift: float
+
+    def __call__(self, normal: Tensor, uniform: Tensor, counts: Sequence[int]) -> Tensor:
+        """Standard normals and uniforms (B,), token counts of B clips -> times (B,) fp64."""
+        t = logit_normal(normal, mean=self.mean, std=self.std) if self.std else uniform.double()
+        shifts = [shift_for_tokens(n, base_tokens=self.base_tokens, base_shift=self.base_shift) for n in counts]
+        return shift(t, torch.tensor(shifts, dtype=torch.float64))
+
+
+class FlowObjective:
+    """Mean squared error of the prediction on noisy clips (Liu et al. 2022, arXiv:2209.03003).
+
+    Args:
+        dit, text, tokenizer: the networks, trained together, and the words.
+        path: between data and noise.
+        times: how times are drawn.
+        drop: share of the captions replaced by the empty one, for classifier-free guidance.
+        seed: of noise, times and dropped captions, each a function of (seed, step, place in the batch).
+        pipeline: what `pipeline.json` says beside the weights.
+        frozen: files to copy beside them (the VAE, the tokenizer).
+    """
+
+    def __init__(
+        self,
+        *,
+        dit: DiT,
+        text: SmallT5,
+        tokenizer: Tokenizer,
+        path: FlowPath,
+        times: TrainingTimes,
+        drop: float,
+        seed: int,
+        pipeline: dict[str, Any],
+        frozen: dict[str, Path],
+    ) -> None:
+        self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, times
+        self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
+        self.module = nn.ModuleDict({"dit": dit, "text": text})
+
+    def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch, and the mean loss in each quarter of time."""
+        device = self.dit.head.weight.device
+        noise, draws = self.draw(batch.latents, step)
+        x0 = patchify(batch.latents, self.dit.patch)
+        t = self.times(draws[:, 0], draws[:, 1], x0.lengths)
+        per_token = t.repeat_interleave(torch.tensor(x0.lengths))[:, None]
+        eps = patchify(noise, self.dit.patch).tokens
+        noisy = self.path.add_noise(x0.tokens, eps, per_token)
+        target = self.path.target(x0.tokens, eps, per_token)
+        captions = [
+            "" if drop < self.drop else caption for caption, drop in zip(batch.captions, draws[:, 2], strict=True)
+        ]
+        ids, lengths = self.tokenizer(captions)
+        pack = type(x0)(noisy.to(device), x0.positions.to(device), x0.lengths)
+        out = self.dit(pack, t.to(device), self.text(ids.to(device), lengths))
+        error = (out.float() - target.to(device)).square().mean(dim=1)
+        return error.mean(), self.by_time(error.detach(), t, x0.lengths)
+
+    def draw(self, latents: Sequence[Tensor], step: int) -> tuple[list[Tensor], Tensor]:
+        """Noise like the latents, and for each clip a normal and two uniforms (B,3), of this step."""
+        noise, draws = [], []
+        for place, x in enumerate(latents):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, step, place))
+            noise.append(torch.randn(x.shape, generator=generator))
+            draws.append(torch.cat([torch.randn(1, generator=generator), torch.rand(2, generator=generator)]))
+        return noise, torch.stack(draws)
+
+    def by_time(self, error: Tensor, t: Tensor, lengths: tuple[int, ...]) -> dict[str, float]:
+        """Mean error of the clips in each of BINS equal bins of time, where there are any."""
+        means = torch.stack([part.mean() for part in error.split(lengths)]).cpu()
+        places = (t * BINS).long().clamp(max=BINS - 1)
+        return {
+            f"loss/t{k / BINS:g}-{(k + 1) / BINS:g}": means[places == k].mean().item()
+            for k in range(BINS)
+            if (places == k).any()
+        }
+
+    def heldout(self, batches: PackBatches, tracker: Tracker, step: int) -> None:
+        """Track the loss on held-out clips, whole and by time, always with the same noise and times."""
+        sums: dict[str, list[float]] = {}
+        for number in range(batches.count):
+            loss, numbers = self.loss(batches[number], number)
+            for name, value in {"loss": loss.item(), **numbers}.items():
+                sums.setdefault(f"heldout/{name}", []).append(value)
+        tracker.scalars(step, {name: sum(values) / len(values) for name, values in sums.items()})
+
+    def size(self, batch: LatentBatch) -> dict[str, float]:
+        """Clips, tokens and floating-point operations of a training step (forward and twice that backward)."""
+        counts = [LatentShape(*x.shape[1:]).grid(self.dit.patch).count for x in batch.latents]
+        flops = 3.0 * sum(self.dit.flops(count, 16) for count in counts)
+        return {"clips": float(len(counts)), "tokens": float(sum(counts)), "flops": flops}
+
+    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
+        """Write the folder that `model=` opens: averaged weights, the frozen files and pipeline.json."""
+        for name, part in (("dit", self.dit), ("text", self.text)):
+            state = {key.removeprefix(f"{name}."): v for key, v in averages.items() if key.startswith(f"{name}.")}
+            save_model(folder / f"{name}.safetensors", part, state=state)
+        for name, source in self.frozen.items():
+            if not (folder / name).exists():
+                (folder / name).write_bytes(source.read_bytes())
+        write_json(folder / "pipeline.json", self.pipeline)

@@ -1,0 +1,88 @@
+"""Filling a cache of latents, and the statistics that normalise them.
+
+    C latent channels; T, H, W frames, height, width of a clip
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from videodit.checkpoint.latents import LatentCache, fill, latent_key
+from videodit.data.batches import Clips, fetch, load
+from videodit.data.sample import Sample
+from videodit.models.vae import VideoVAE
+from videodit.track.progress import Progress
+
+SHARD = 2048  # clips a file: what a kill in the middle can cost
+
+
+@torch.no_grad()
+def encode_datasets(
+    datasets: Sequence[Clips], vae: VideoVAE, *, vae_fingerprint: str, folder: Path, batch: int, workers: int
+) -> LatentCache:
+    """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
+
+    Clips that cannot be read are reported on stderr and left out.
+    """
+    keys = []
+    for dataset in datasets:
+        wanted = [(latent_key(dataset.fingerprint(i), vae_fingerprint), i) for i in range(len(dataset))]
+        keys += [key for key, _ in wanted]
+        known = LatentCache(folder).known
+        missing = [pair for pair in wanted if pair[0] not in known]
+        if missing:
+            with Progress(total=len(missing), label="encode") as progress:
+                encode = _Encoder(dataset, vae, batch, workers, progress)
+                fill(folder, missing, encode, shard=SHARD)
+    return LatentCache(folder, keys=keys)
+
+
+class _Encoder:
+    """Dataset indices -> (index, latents, caption), with progress."""
+
+    def __init__(self, dataset: Clips, vae: VideoVAE, batch: int, workers: int, progress: Progress) -> None:
+        self.dataset, self.vae, self.batch, self.workers, self.progress = dataset, vae, batch, workers, progress
+        self.done = 0
+
+    def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+        groups = _Groups(self.dataset, [indices[i : i + self.batch] for i in range(0, len(indices), self.batch)])
+        for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
+            for path, reason in skipped:
+                print(f"skipped {path}: {reason}", file=sys.stderr)
+            for _, part in groupby(samples, key=lambda pair: pair[1].clip.shape):
+                indices, alike = zip(*part, strict=True)
+                clips = torch.stack([sample.clip for sample in alike]).to(self.vae.mean.device)
+                for index, sample, latents in zip(indices, alike, self.vae.encode(clips).cpu(), strict=True):
+                    yield index, latents, sample.caption
+            self.done += len(samples) + len(skipped)
+            self.progress.update(self.done)
+
+
+class _Groups(Dataset):
+    """Groups of dataset items for loader workers."""
+
+    def __init__(self, dataset: Clips, groups: list[list[int]]) -> None:
+        self.dataset, self.groups = dataset, groups
+
+    def __getitem__(self, index: int) -> tuple[list[tuple[int, Sample]], list[tuple[str, str]]]:
+        return fetch(self.dataset, self.groups[index])
+
+
+@torch.no_grad()
+def calibrate(vae: VideoVAE, clips: Sequence[Tensor], *, shared: bool) -> None:
+    """Set the VAE's latent statistics from clips, each (3,T,H,W): a mean a channel, a deviation a channel or shared.
+
+    A shared deviation keeps the channels' proportions: what carries more of the picture stays larger, is denoised
+    earlier, and fine detail weighs less in the DiT's loss.
+    """
+    means = torch.cat([vae.posterior(clip[None].to(vae.mean.device))[0].flatten(2)[0] for clip in clips], dim=1)
+    centre, spread = means.mean(dim=1), means.var(dim=1)
+    vae.mean.copy_(centre)
+    vae.std.copy_((spread.mean().expand_as(spread) if shared else spread).sqrt())

@@ -1,0 +1,47 @@
+"""What a run shows of itself at intervals: samples as videos and contact sheets, and numbers on held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videodit.data.sample import to_frames
+from videodit.data.sheet import sheet
+from videodit.generate import Pipe
+from videodit.models.vae import VideoVAE
+from videodit.track.tracker import Tracker
+
+COLUMNS = 9  # frames of a clip on a sheet
+
+
+def vae_samples(vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: Tracker, step: int) -> None:
+    """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, and their PSNR."""
+    rows, labels, errors = [], [], []
+    for number, clip in enumerate(clips):
+        restored = vae.reconstruct(vae.posterior(clip[None].to(vae.mean.device))[0])[0].float().cpu().clamp(-1, 1)
+        errors.append((restored - clip).square().mean())
+        if number < 4:
+            rows += [to_frames(clip), to_frames(restored)]
+            labels += ["held out", f"restored, {_psnr(errors[-1]):.1f} dB"]
+    tracker.scalars(step, {"heldout/psnr": _psnr(torch.stack(errors).mean())})
+    path = folder / "samples" / f"step-{step:09d}.png"
+    sheet(path, rows, labels, COLUMNS)
+    tracker.image(step, "reconstructions", path)
+
+
+def dit_samples(pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, tracker: Tracker, step: int) -> None:
+    """A video a prompt, as mp4, and all of them on one sheet."""
+    videos = pipe(list(prompts), seed=seed)
+    page = folder / "samples" / f"step-{step:09d}.png"
+    sheet(page, [video.frames for video in videos], list(prompts), COLUMNS)
+    tracker.image(step, "samples", page)
+    for number, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
+        path = video.save(folder / "samples" / f"step-{step:09d}-{number}.mp4")
+        tracker.video(step, f"sample {number}", path, prompt, page)
+
+
+def _psnr(error: Tensor) -> float:
+    return -10 * (error / 4).log10().item()
