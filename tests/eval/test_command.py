@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from videodit.checkpoint.store import save_tensors
+from videodit.cli import evaluate
+from videodit.config import conf_dir
+from videodit.data.render import render
+from videodit.data.toy import evaluation_prompts
+from videodit.errors import InputError
+from videodit.eval.attributes import Judge, vocabulary
+from videodit.eval.report import PROMPTS_SEED
+
+
+def config(**changes) -> DictConfig:
+    return OmegaConf.merge(OmegaConf.load(conf_dir() / "evaluate.yaml"), changes)
+
+
+def judge() -> Judge:
+    torch.manual_seed(0)
+    return Judge(words=vocabulary(), width=8, maps=1, features=4).eval()
+
+
+def save(path: Path, tensors: dict, architecture: str = "judge") -> Path:
+    save_tensors(path, tensors, {"architecture": architecture, "arguments": judge().arguments})
+    return path
+
+
+class FakePipe:
+    """Renders what is asked for; its VAE loses nothing."""
+
+    def __init__(self) -> None:
+        vae = SimpleNamespace(encode=lambda clip: clip, decode=lambda latents: latents + 0.01)
+        self.parts = SimpleNamespace(name="fake", fingerprints={"dit": "0"}, vae=vae, device="cpu")
+        self.defaults = {"steps": 30, "guidance": 3.0}
+        self.asked: list[dict] = []
+
+    def __call__(self, prompt: list[str], *, frames: int, height: int, width: int, fps: float, **rest) -> list:
+        self.asked.append(rest)
+        scenes = dict(pair for kind in ("ordinary", "two") for pair in evaluation_prompts(kind, 2, PROMPTS_SEED))
+        clips = render([scenes[one] for one in prompt], frames=frames, height=height, width=width, fps=fps)
+        return [SimpleNamespace(clip=clip) for clip in clips]
+
+
+def test_a_saved_judge_reads_the_same(tmp_path: Path) -> None:
+    loaded = evaluate.load_judge(save(tmp_path / "judge.safetensors", judge().state_dict()))
+    clips = torch.rand(2, 3, 3, 24, 24)
+    for label, scores in judge()(clips).items():
+        assert torch.equal(loaded(clips)[label], scores)
+
+
+def test_a_judge_is_loaded_strictly(tmp_path: Path) -> None:
+    state, path = judge().state_dict(), tmp_path / "judge.safetensors"
+    name = next(iter(state))
+    for tensors in ({**state, "extra": torch.zeros(1)}, {key: value for key, value in state.items() if key != name}):
+        with pytest.raises(InputError, match="judge.safetensors.*missing tensors"):
+            evaluate.load_judge(save(path, tensors))
+    with pytest.raises(InputError, match="expected"):
+        evaluate.load_judge(save(path, {**state, name: torch.zeros(1)}))
+    with pytest.raises(InputError, match="holds no judge"):
+        evaluate.load_judge(save(path, state, architecture="dit"))
+
+
+def test_the_command_writes_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = FakePipe()
+    monkeypatch.setattr(evaluate, "load", lambda model, device: pipe)
+    monkeypatch.setattr("videodit.eval.report.REFERENCES", 4)
+    path = save(tmp_path / "judge.safetensors", judge().state_dict())
+    small = {"count": 2, "shapes": 1, "clips": 1, "steps": 2, "prompts": ["ordinary", "two"]}
+    evaluate.run(config(out=str(tmp_path / "out"), judge=str(path), **small))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"] == "fake" and report["request"] == {"steps": 2, "guidance": 3.0}
+    assert set(report["prompts"]) == {"ordinary", "two"} and len(report["shapes"]) == len(report["reconstruction"]) == 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "ordinary.png", "two.png"}
+    assert pipe.asked[0] == {"seed": 0, "steps": 2}
+    assert "ceiling" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"count": 0}, {"prompts": ["rhyming"]}, {"shapes": -1}, {"batch": "many"}, {"out": __file__}]
+)
+def test_bad_settings_are_refused_before_anything_is_loaded(changes: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        evaluate.run(config(**changes))

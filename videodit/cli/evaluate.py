@@ -1,0 +1,107 @@
+"""`videodit evaluate`: how well a model of the toy world follows prompts, and how well its VAE reconstructs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from videodit.checkpoint.store import fingerprint, give, load_tensors
+from videodit.config import assets_dir
+from videodit.errors import InputError
+from videodit.eval.attributes import Judge
+from videodit.eval.page import page
+from videodit.eval.report import (
+    KINDS_OF_PROMPT,
+    ORDINARY,
+    SHAPES,
+    Ask,
+    by_shape,
+    follow,
+    reconstruction,
+    summary,
+    write_json,
+)
+from videodit.generate import Pipe, load
+from videodit.track.progress import Progress
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CLIPS_SEED = 3_000_000  # of the scenes that go through the VAE; training uses small seeds
+
+
+def run(cfg: DictConfig) -> None:
+    """Evaluate `cfg.model`, write the report into the folder `cfg.out`, print its numbers."""
+    check(cfg)
+    path = Path(cfg.judge) if cfg.judge else assets_dir() / "judge.safetensors"
+    judge, pipe, out = load_judge(path), load(cfg.model, device=cfg.device or None), Path(cfg.out)
+    report: dict[str, Any] = {
+        "model": pipe.parts.name,
+        "weights": pipe.parts.fingerprints,
+        "judge": fingerprint(path),
+        "request": pipe.defaults | request(cfg),
+        "seed": cfg.seed,
+    }
+    report |= measure(cfg, pipe, judge, out)
+    write_json(out / "report.json", report)
+    print("\n".join(summary(report)))
+    print(f"written: {out / 'report.json'} and a page of clips for each kind of prompt")
+
+
+def measure(cfg: DictConfig, pipe: Pipe, judge: Judge, out: Path) -> dict[str, Any]:
+    """The sections of the report that `cfg` asks for; writes the pages of clips on the way."""
+    sections: dict[str, Any] = {}
+    if cfg.clips:
+        device = pipe.parts.device
+        sections["reconstruction"] = reconstruction(
+            pipe.parts.vae, SHAPES, count=cfg.clips, seed=CLIPS_SEED, batch=cfg.batch, device=device
+        )
+    sections["prompts"] = {}
+    for kind in cfg.prompts:
+        with asking(cfg, cfg.count, f"{kind} prompts", 1) as ask:
+            sections["prompts"][kind], shown = follow(pipe, judge, kind, ORDINARY, ask)
+        page(out / f"{kind}.png", shown[: cfg.page], columns=2)
+        write_json(out / "report.json", sections)  # what is known so far, should the rest be cut off
+    if cfg.shapes:
+        with asking(cfg, cfg.shapes, "shapes", len(SHAPES)) as ask:
+            sections["shapes"] = by_shape(pipe, judge, ask)
+    return sections
+
+
+@contextmanager
+def asking(cfg: DictConfig, count: int, label: str, rounds: int) -> Iterator[Ask]:
+    """How to ask for clips, with a progress bar that follows."""
+    with Progress(total=count * rounds, label=label) as progress:
+        yield Ask(count, cfg.seed, cfg.batch, request(cfg), lambda done, total: progress.update(done))
+
+
+def request(cfg: DictConfig) -> dict[str, Any]:
+    """What the command line says about sampling; the model's own settings stand for the rest."""
+    return {key: cfg[key] for key in ("steps", "guidance", "sampler") if cfg[key] is not None}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise InputError, naming the key, for what cannot be evaluated."""
+    for key, least in (("count", 1), ("shapes", 0), ("clips", 0), ("page", 1), ("batch", 1), ("seed", 0)):
+        if not isinstance(cfg[key], int) or cfg[key] < least:
+            raise InputError(f"{key}={cfg[key]}: must be a whole number, {least} or more")
+    for kind in cfg.prompts:
+        if kind not in KINDS_OF_PROMPT:
+            raise InputError(f"prompts: unknown kind {kind!r}, they are {', '.join(KINDS_OF_PROMPT)}")
+    if Path(cfg.out).is_file():
+        raise InputError(f"out={cfg.out}: is a file; give the name of a folder")
+
+
+def load_judge(path: Path) -> Judge:
+    """The judge in a file that tools/train_judge.py wrote, in float32. Raises InputError for anything else."""
+    tensors, header = load_tensors(path)
+    if header.get("architecture") != "judge":
+        raise InputError(f"{path} holds no judge")
+    with torch.device("meta"):
+        judge = Judge(**header["arguments"])
+    give(judge, tensors, source=path, dtype=torch.float32)
+    return judge.eval()
