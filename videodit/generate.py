@@ -19,7 +19,7 @@ import videodit
 from videodit.checkpoint.pretrained import Components, open_pipeline
 from videodit.data.resize import PRESETS, parse_size, resize, retime
 from videodit.data.sample import to_frames
-from videodit.data.video import write
+from videodit.data.video import replacing, write
 from videodit.errors import InputError
 from videodit.flow.guidance import classifier_free
 from videodit.flow.path import PATHS, rectified
@@ -65,7 +65,8 @@ class Video:
         path = Path(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
         write(path, self.frames, self.fps, metadata={"comment": record})
-        path.with_suffix(".json").write_text(record + "\n")
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(record + "\n", encoding="utf-8")
         return path
 
 
@@ -94,6 +95,8 @@ class Pipe:
     def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Video]:
         """Requests of any sizes -> videos, denoised as one pack."""
         parts, device = self.parts, self.parts.device
+        if len({(one.sampler, one.steps) for one in requests}) != 1:
+            raise InputError("requests made together need one sampler and one number of steps")
         prompts = self.encode([one.prompt for one in requests])
         negatives = self.encode([one.negative for one in requests])
 

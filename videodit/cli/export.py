@@ -1,0 +1,31 @@
+"""`videodit export`: write a model as a folder that `model=` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from videodit.checkpoint.pretrained import FILES, find_pipeline
+from videodit.checkpoint.store import load_model, read_json, save_model, write_json
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def run(cfg: DictConfig) -> None:
+    """Copy a model's networks to `cfg.out` in the dtype asked for."""
+    if cfg.dtype not in DTYPES:
+        raise InputError(f"dtype={cfg.dtype}: it is one of {', '.join(DTYPES)}")
+    source, out = find_pipeline(cfg.model), Path(cfg.out)
+    if out.is_file():
+        raise InputError(f"out={out}: it is a file; name a folder")
+    for part in ("dit", "text", "vae"):
+        save_model(out / FILES[part], load_model(source / FILES[part], dtype=DTYPES[cfg.dtype]))
+        print(out / FILES[part])
+    (out / FILES["tokenizer"]).write_bytes((source / FILES["tokenizer"]).read_bytes())
+    write_json(out / "pipeline.json", read_json(source / "pipeline.json"))

@@ -1,0 +1,139 @@
+"""`videodit generate`: requests from the command line, from a file or from a recorded video, to mp4 files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.data.sheet import sheet
+from videodit.data.video import probe
+from videodit.errors import InputError
+from videodit.generate import Pipe, Request, Video, load
+from videodit.track.progress import Progress
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+KEYS = (
+    *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
+    *("seed", "steps", "guidance", "sampler"),
+)
+COLUMNS = 9  # frames of a clip on a contact sheet
+
+
+def run(cfg: DictConfig) -> None:
+    """Make the videos that `cfg` asks for."""
+    if sum(bool(cfg[key]) for key in ("prompt", "prompts", "recipe")) > 1:
+        raise InputError("give one of prompt, prompts and recipe")
+    out = Path(cfg.out)
+    if not cfg.prompts:
+        check_file(out)
+    asked = read_requests(Path(cfg.prompts)) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
+    if cfg.prompts and out.suffix == ".mp4":
+        raise InputError(f"out={out}: many videos need a folder")
+    pipe = load(cfg.model, device=cfg.device or None)
+    requests = [pipe.request(**keys) for keys in asked]
+    if cfg.recipe:
+        check_weights(pipe, Path(cfg.recipe))
+    tell(pipe, requests)
+    paths = [out / f"{number:04d}.mp4" for number in range(len(requests))] if cfg.prompts else [out]
+    rows = []
+    for batch in batches(list(zip(requests, paths, strict=True)), cfg.batch):
+        for (_, path), video in zip(batch, make(pipe, [request for request, _ in batch]), strict=True):
+            print(video.save(path))
+            rows += [video.frames] if cfg.sheet else []
+    if cfg.sheet:
+        sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
+        print(cfg.sheet)
+
+
+def make(pipe: Pipe, requests: list[Request]) -> list[Video]:
+    """One pack of requests, with a progress bar."""
+    with Progress(total=requests[0].steps, label="denoise") as progress:
+        return pipe.run(requests, lambda step, steps: progress.update(step))
+
+
+def from_keys(cfg: DictConfig) -> dict[str, Any]:
+    """The request of the command line; what was not given is left out."""
+    if not cfg.prompt.strip():
+        raise InputError('prompt: it is empty; say what the video shows: videodit generate "a red ball rolls right"')
+    return {"prompt": cfg.prompt} | {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
+
+
+def from_recipe(cfg: DictConfig) -> dict[str, Any]:
+    """The request that a video was made from."""
+    record = read_record(Path(cfg.recipe))
+    if record["model"] != cfg.model:
+        print(f"recipe: made with model={record['model']}, now {cfg.model}", file=sys.stderr)
+    return {key: record[key] for key in Request.__dataclass_fields__}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record inside a video. Raises InputError when there is none."""
+    try:
+        record = json.loads(probe(path).metadata.get("comment", ""))
+        return record if record["model"] and record["weights"] else {}
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it") from None
+
+
+def read_requests(path: Path) -> list[dict[str, Any]]:
+    """Requests from a .jsonl file. Raises InputError naming file and line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompts={path}: cannot be read ({error})") from None
+    requests = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
+        if not isinstance(request, dict) or not isinstance(request.get("prompt"), str):
+            raise InputError(f'{path}, line {number}: expected an object such as {{"prompt": "a red ball"}}')
+        if unknown := sorted(request.keys() - {"prompt", *KEYS}):
+            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}")
+        requests.append(request)
+    if not requests:
+        raise InputError(f"{path}: there is no request in it")
+    return requests
+
+
+def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Request, Path]]]:
+    """Runs of requests that one pack can hold: one sampler and number of steps, at most `size` together."""
+    groups = [list(run) for _, run in groupby(pairs, key=lambda pair: (pair[0].sampler, pair[0].steps))]
+    return [group[i : i + size] for group in groups for i in range(0, len(group), max(1, size))]
+
+
+def check_file(out: Path) -> None:
+    """Refuse, before any work, an `out` that no video can be written to."""
+    if out.is_dir():
+        raise InputError(f"out={out}: it is a folder; name a .mp4 file")
+    if out.suffix.lower() != ".mp4":
+        raise InputError(f"out={out}: videos are written as .mp4")
+
+
+def check_weights(pipe: Pipe, recipe: Path) -> None:
+    """Refuse to remake a video with other weights than its own."""
+    recorded = read_record(recipe)["weights"]
+    if recorded != pipe.parts.fingerprints:
+        other = [part for part, digest in pipe.parts.fingerprints.items() if recorded.get(part) != digest]
+        raise InputError(f"{recipe}: made with other weights ({', '.join(other)}) than model={pipe.parts.name} has")
+
+
+def tell(pipe: Pipe, requests: list[Request]) -> None:
+    """Say what the model will do differently from what the words or numbers suggest."""
+    words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
+    if words:
+        print(f"words the model does not know: {', '.join(sorted(words))}", file=sys.stderr)
+    for request in requests:
+        native = pipe.native(request)
+        if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
+            print(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")
