@@ -66,7 +66,7 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None) -> Comp
     return Components(
         name=model,
         pipeline=pipeline,
-        tokenizer=Tokenizer(folder / FILES["tokenizer"]),
+        tokenizer=Tokenizer(path=folder / FILES["tokenizer"]),
         device=torch.device(device),
         fingerprints={part: fingerprint(folder / FILES[part]) for part in networks},
         **networks,

@@ -171,10 +171,10 @@ def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, vae_file: Path) -> Latent
 def words(cfg: DictConfig, cache: LatentCache, path: Path) -> Tokenizer:
     """The run's tokenizer: the one it has, that of `cfg.init`, or one learned from the captions."""
     if path.exists():
-        return Tokenizer(path)
+        return Tokenizer(path=path)
     if cfg.init:
         path.write_bytes((find_pipeline(cfg.init) / FILES["tokenizer"]).read_bytes())
-        return Tokenizer(path)
+        return Tokenizer(path=path)
     return train_tokenizer([entry.caption for entry in cache.entries], path, vocabulary=cfg.text.vocabulary)
 
 

@@ -42,7 +42,7 @@ class Attention(nn.Module):
     `qk_norm`: "full" normalises across all heads, "head" within each.
     """
 
-    def __init__(self, dim: int, *, heads: int, qk_norm: str) -> None:
+    def __init__(self, *, dim: int, heads: int, qk_norm: str) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(dim, dim)
@@ -73,14 +73,14 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """(L,N) -> (L,N)."""
 
-    def __init__(self, dim: int, *, heads: int, ffn: int, qk_norm: str, cross_norm: bool, time: str) -> None:
+    def __init__(self, *, dim: int, heads: int, ffn: int, qk_norm: str, cross_norm: bool, time: str) -> None:
         super().__init__()
-        self.modulation = Modulation(dim, mode=time)
+        self.modulation = Modulation(dim=dim, mode=time)
         affine = not self.modulation.active
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
-        self.attention = Attention(dim, heads=heads, qk_norm=qk_norm)
+        self.attention = Attention(dim=dim, heads=heads, qk_norm=qk_norm)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6) if cross_norm else nn.Identity()
-        self.cross = Attention(dim, heads=heads, qk_norm=qk_norm)
+        self.cross = Attention(dim=dim, heads=heads, qk_norm=qk_norm)
         self.norm3 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
         self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(approximate="tanh"), nn.Linear(ffn, dim))
 
@@ -132,10 +132,11 @@ class DiT(nn.Module):
         volume = patch[0] * patch[1] * patch[2]
         self.embed = nn.Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
-        self.time_embed = TimeEmbed(dim, frequency_dim=frequency_dim)
+        self.time_embed = TimeEmbed(dim=dim, frequency_dim=frequency_dim)
         self.time_proj = nn.Linear(dim, 6 * dim) if time == "adaln_single" else None
         self.blocks = nn.ModuleList(
-            Block(dim, heads=heads, ffn=ffn, qk_norm=qk_norm, cross_norm=cross_norm, time=time) for _ in range(layers)
+            Block(dim=dim, heads=heads, ffn=ffn, qk_norm=qk_norm, cross_norm=cross_norm, time=time)
+            for _ in range(layers)
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.table_out = nn.Parameter(torch.zeros(2, dim))

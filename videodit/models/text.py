@@ -61,7 +61,7 @@ class SmallT5(nn.Module):
 class Tokenizer:
     """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *, path: Path) -> None:
         from tokenizers import Tokenizer as Backend
 
         try:
@@ -99,4 +99,4 @@ def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> 
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     path.parent.mkdir(parents=True, exist_ok=True)
     backend.save(str(path))
-    return Tokenizer(path)
+    return Tokenizer(path=path)

@@ -26,7 +26,7 @@ from videodit.shapes import Triple
 class ChannelNorm(nn.Module):
     """RMS norm over channels: x / |x| * sqrt(C) * gamma. (B,C,...) -> the same."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, *, channels: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels))
 
@@ -39,14 +39,14 @@ class ChannelNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice, around a shortcut. (B,C,T,H,W) -> (B,C',T,H,W)."""
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, *, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(channels)
-        self.conv1 = CausalConv3d(channels, out_channels, kernel=(3, 3, 3))
-        self.norm2 = ChannelNorm(out_channels)
-        self.conv2 = CausalConv3d(out_channels, out_channels, kernel=(3, 3, 3))
+        self.norm1 = ChannelNorm(channels=channels)
+        self.conv1 = CausalConv3d(channels=channels, out_channels=out_channels, kernel=(3, 3, 3))
+        self.norm2 = ChannelNorm(channels=out_channels)
+        self.conv2 = CausalConv3d(channels=out_channels, out_channels=out_channels, kernel=(3, 3, 3))
         same = channels == out_channels
-        self.shortcut = None if same else CausalConv3d(channels, out_channels, kernel=(1, 1, 1))
+        self.shortcut = None if same else CausalConv3d(channels=channels, out_channels=out_channels, kernel=(1, 1, 1))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)), stream)
@@ -57,9 +57,9 @@ class ResidualBlock(nn.Module):
 class FrameAttention(nn.Module):
     """Single-head self-attention within each frame. (B,C,T,H,W) -> the same."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
+        self.norm = ChannelNorm(channels=channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
@@ -75,11 +75,11 @@ class FrameAttention(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention within frames, residual block, at the coarsest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.before = ResidualBlock(channels, channels)
-        self.attention = FrameAttention(channels)
-        self.after = ResidualBlock(channels, channels)
+        self.before = ResidualBlock(channels=channels, out_channels=channels)
+        self.attention = FrameAttention(channels=channels)
+        self.after = ResidualBlock(channels=channels, out_channels=channels)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         return self.after(self.attention(self.before(x, stream), stream), stream)
@@ -127,11 +127,11 @@ class Scale:
 class DownLevel(nn.Module):
     """Residual blocks at one resolution, then down to the next unless it is the last."""
 
-    def __init__(self, channels: int, out_channels: int, *, blocks: int, scale: Scale) -> None:
+    def __init__(self, *, channels: int, out_channels: int, blocks: int, scale: Scale) -> None:
         super().__init__()
         self.scale, self.out_channels = scale, out_channels
         self.blocks = _residual_blocks(channels, out_channels, blocks)
-        down = CausalDown(out_channels, spatial=scale.spatial, temporal=scale.temporal)
+        down = CausalDown(channels=out_channels, spatial=scale.spatial, temporal=scale.temporal)
         self.down = down if scale.changes else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -146,14 +146,14 @@ class DownLevel(nn.Module):
 class UpLevel(nn.Module):
     """Residual blocks at one resolution, then up to the next unless it is the last."""
 
-    def __init__(self, channels: int, out_channels: int, *, blocks: int, scale: Scale) -> None:
+    def __init__(self, *, channels: int, out_channels: int, blocks: int, scale: Scale) -> None:
         super().__init__()
         self.scale, self.out_channels = scale, out_channels
         self.blocks = _residual_blocks(channels, out_channels, blocks)
         # The plain kind halves the channels as it doubles the resolution; with a shortcut both paths keep them.
         after = out_channels if scale.shortcut else out_channels // 2
-        up = CausalUp(out_channels, after, spatial=scale.spatial, temporal=scale.temporal) if scale.changes else None
-        self.up = up
+        up = {"channels": out_channels, "out_channels": after, "spatial": scale.spatial, "temporal": scale.temporal}
+        self.up = CausalUp(**up) if scale.changes else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         h = x
@@ -167,7 +167,7 @@ class UpLevel(nn.Module):
 
 def _residual_blocks(channels: int, out_channels: int, count: int) -> nn.ModuleList:
     sizes = [channels, *[out_channels] * count]
-    return nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(sizes))
+    return nn.ModuleList(ResidualBlock(channels=a, out_channels=b) for a, b in pairwise(sizes))
 
 
 class Encoder(nn.Module):
@@ -185,13 +185,14 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [base * m for m in (1, *multipliers)]
-        self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
+        self.conv_in = CausalConv3d(channels=channels, out_channels=sizes[0], kernel=(3, 3, 3))
         self.levels = nn.ModuleList(
-            DownLevel(a, b, blocks=blocks, scale=scale) for (a, b), scale in zip(pairwise(sizes), scales, strict=True)
+            DownLevel(channels=a, out_channels=b, blocks=blocks, scale=scale)
+            for (a, b), scale in zip(pairwise(sizes), scales, strict=True)
         )
-        self.middle = Middle(sizes[-1])
-        self.norm_out = ChannelNorm(sizes[-1])
-        self.conv_out = CausalConv3d(sizes[-1], out_channels, kernel=(3, 3, 3))
+        self.middle = Middle(channels=sizes[-1])
+        self.norm_out = ChannelNorm(channels=sizes[-1])
+        self.conv_out = CausalConv3d(channels=sizes[-1], out_channels=out_channels, kernel=(3, 3, 3))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(x, stream)
@@ -216,15 +217,15 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [base * m for m in (multipliers[-1], *reversed(multipliers))]
-        self.conv_in = CausalConv3d(channels, sizes[0], kernel=(3, 3, 3))
-        self.middle = Middle(sizes[0])
+        self.conv_in = CausalConv3d(channels=channels, out_channels=sizes[0], kernel=(3, 3, 3))
+        self.middle = Middle(channels=sizes[0])
         levels = []
         for i, ((a, b), scale) in enumerate(zip(pairwise(sizes), [*scales[-2::-1], scales[-1]], strict=True)):
             a = a // 2 if i > 0 and not scale.shortcut else a
-            levels.append(UpLevel(a, b, blocks=blocks + 1, scale=scale))
+            levels.append(UpLevel(channels=a, out_channels=b, blocks=blocks + 1, scale=scale))
         self.levels = nn.ModuleList(levels)
-        self.norm_out = ChannelNorm(sizes[-1])
-        self.conv_out = CausalConv3d(sizes[-1], out_channels, kernel=(3, 3, 3))
+        self.norm_out = ChannelNorm(channels=sizes[-1])
+        self.conv_out = CausalConv3d(channels=sizes[-1], out_channels=out_channels, kernel=(3, 3, 3))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.middle(self.conv_in(x, stream), stream)
@@ -271,12 +272,14 @@ class VideoVAE(nn.Module):
         space = patch * 2 ** sum(spatial)
         self.stride: Triple = (2 ** sum(temporal), space, space)
         self.encoder = Encoder(channels=pixels, out_channels=2 * latent_channels, base=base, **shared)
-        self.quant = CausalConv3d(2 * latent_channels, 2 * latent_channels, kernel=(1, 1, 1))
-        self.unquant = CausalConv3d(latent_channels, latent_channels, kernel=(1, 1, 1))
+        self.quant = CausalConv3d(channels=2 * latent_channels, out_channels=2 * latent_channels, kernel=(1, 1, 1))
+        self.unquant = CausalConv3d(channels=latent_channels, out_channels=latent_channels, kernel=(1, 1, 1))
         self.decoder = Decoder(channels=latent_channels, out_channels=pixels, base=decoder_base, **shared)
-        block = 3 * prod(self.stride)
-        self.linear_in = CausalConv3d(block, latent_channels, kernel=(1, 1, 1)) if linear else None
-        self.linear_out = CausalConv3d(latent_channels, block, kernel=(1, 1, 1)) if linear else None
+        self.linear_in = self.linear_out = None
+        if linear:
+            block = 3 * prod(self.stride)
+            self.linear_in = CausalConv3d(channels=block, out_channels=latent_channels, kernel=(1, 1, 1))
+            self.linear_out = CausalConv3d(channels=latent_channels, out_channels=block, kernel=(1, 1, 1))
         # The statistics of the training set's posterior means: "latents" are always (mean - these.mean) / these.std.
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))

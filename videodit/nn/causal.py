@@ -39,7 +39,7 @@ class Stream:
 class CausalConv3d(nn.Conv3d):
     """Conv3d that pads space on both sides and time only with the past. (B,C,T,H,W) -> (B,C',T,H,W)."""
 
-    def __init__(self, channels: int, out_channels: int, *, kernel: tuple[int, int, int]) -> None:
+    def __init__(self, *, channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
         super().__init__(channels, out_channels, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -58,7 +58,7 @@ class CausalDown(nn.Module):
     The clip's first frame skips the temporal convolution but is the past that the next frames see.
     """
 
-    def __init__(self, channels: int, *, spatial: bool, temporal: bool) -> None:
+    def __init__(self, *, channels: int, spatial: bool, temporal: bool) -> None:
         super().__init__()
         self.space = nn.Conv2d(channels, channels, 3, stride=2) if spatial else None
         self.time = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
@@ -80,11 +80,12 @@ class CausalUp(nn.Module):
     The clip's first frame passes the temporal convolution untouched and unseen by the frames after it.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, spatial: bool, temporal: bool) -> None:
+    def __init__(self, *, channels: int, out_channels: int, spatial: bool, temporal: bool) -> None:
         super().__init__()
         self.scale = (1, 2, 2) if spatial else (1, 1, 1)
         self.space = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.time = CausalConv3d(channels, 2 * channels, kernel=(3, 1, 1)) if temporal else None
+        time = CausalConv3d(channels=channels, out_channels=2 * channels, kernel=(3, 1, 1)) if temporal else None
+        self.time = time
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time is not None:

@@ -23,7 +23,7 @@ def sinusoid(t: Tensor, dim: int) -> Tensor:
 class TimeEmbed(nn.Module):
     """Times (B,) in [0,1] -> (B,dim): sinusoid, linear, SiLU, linear (Peebles & Xie 2022, arXiv:2212.09748)."""
 
-    def __init__(self, dim: int, *, frequency_dim: int) -> None:
+    def __init__(self, *, dim: int, frequency_dim: int) -> None:
         super().__init__()
         self.frequency_dim = frequency_dim
         self.linear1 = nn.Linear(frequency_dim, dim)

@@ -35,7 +35,7 @@ class TimePerToken:
 class Modulation(nn.Module):
     """Time -> shift, scale, gate of the attention and of the feed-forward; None where the mode has none."""
 
-    def __init__(self, dim: int, *, mode: str) -> None:
+    def __init__(self, *, dim: int, mode: str) -> None:
         super().__init__()
         self.active = mode.startswith("adaln")
         self.gates = mode in ("adaln_single", "adaln_zero")
