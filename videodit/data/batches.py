@@ -7,9 +7,9 @@ A batches object is a map-style dataset from step to batch; torch's DataLoader r
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -109,7 +109,8 @@ class PackBatches(Dataset):
 
     The VAE is causal, so the first latent frames of a clip are the latents of its first frames: a clip is used as an
     image with probability `image`, whole with probability `whole`, else cut to a random number of latent frames.
-    An epoch shows every clip once; its packs are filled in a shuffled order.
+    An epoch shows every clip once; its packs are filled in a shuffled order. Raises InputError where `patch` does not
+    divide some latents.
     """
 
     def __init__(
@@ -117,61 +118,67 @@ class PackBatches(Dataset):
     ) -> None:
         self.cache, self.tokens, self.patch, self.seed = cache, tokens, patch, seed
         self.image, self.whole = image, whole
-        self.epoch_plan = lru_cache(maxsize=2)(self._plan)
+        grids = [cache.shape(index).grid(patch) for index in range(len(cache))]
+        self.units = np.array([grid.frames for grid in grids], dtype=int)  # of time: patch[0] latent frames each
+        self.places = np.array([grid.height * grid.width for grid in grids], dtype=int)  # tokens a unit of time
+        self.starts = [0]  # the first step of each epoch, as far as known
+        self._planned: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
     @property
     def count(self) -> int:
         """Packs of the first epoch."""
-        return len(self.epoch_plan(0))
+        return len(self.plan(0))
 
     def __getitem__(self, step: int) -> LatentBatch:
-        epoch = 0
-        while step >= len(self.epoch_plan(epoch)):
-            step -= len(self.epoch_plan(epoch))
-            epoch += 1
+        epoch, place = self.find(step)
         batch = LatentBatch([], [], [])
         # Equal sizes side by side: kernels serve such a run of clips in one call.
-        for index, frames in sorted(self.epoch_plan(epoch)[step], key=self._size):
+        for index, frames in sorted(self.plan(epoch)[place], key=self._size):
             latents, caption = self.cache[index]
             batch.latents.append(latents[:, :frames].float())
             batch.captions.append(caption)
             batch.indices.append(index)
         return batch
 
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k != "epoch_plan"}
+    def find(self, step: int) -> tuple[int, int]:
+        """The epoch of a step, and which of its packs the step takes."""
+        if not len(self.cache):
+            raise IndexError("there are no latents to pack")
+        while self.starts[-1] <= step:
+            self.starts.append(self.starts[-1] + len(self.plan(len(self.starts) - 1)))
+        epoch = bisect_right(self.starts, step) - 1
+        return epoch, step - self.starts[epoch]
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self.epoch_plan = lru_cache(maxsize=2)(self._plan)
-
-    def _plan(self, epoch: int) -> list[list[tuple[int, int]]]:
+    def plan(self, epoch: int) -> list[list[tuple[int, int]]]:
         """The packs of an epoch: (index, latent frames) of each clip. Clips larger than the budget go alone."""
+        if self._planned[0] != epoch:  # steps come in order, so one epoch is enough to keep
+            self._planned = (epoch, list(self._fill(epoch)))
+        return self._planned[1]
+
+    def _fill(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.default_rng(derive_seed(self.seed, "packs", epoch))
-        packs, pack, used = [], [], 0
-        for index in rng.permutation(len(self.cache)).tolist():
-            shape = self.cache.shape(index)
-            frames = self._frames(shape.frames, float(rng.random()), float(rng.random()))
-            count = LatentShape(frames, shape.height, shape.width).grid(self.patch).count
+        order = rng.permutation(len(self.cache))
+        units = self._cut(self.units[order], *rng.random((len(order), 2)).T)
+        frames, counts = units * self.patch[0], units * self.places[order]
+        pack, used = [], 0
+        for index, length, count in zip(order.tolist(), frames.tolist(), counts.tolist(), strict=True):
             if pack and used + count > self.tokens:
-                packs.append(pack)
+                yield pack
                 pack, used = [], 0
-            pack.append((index, frames))
+            pack.append((index, length))
             used += count
-        return [*packs, pack]
+        if pack:
+            yield pack
+
+    def _cut(self, units: np.ndarray, kind: np.ndarray, cut: np.ndarray) -> np.ndarray:
+        """How much of clips of so many units of time is used, by two numbers in [0,1) for each."""
+        part = np.where(kind < self.image + self.whole, units, 1 + (cut * units).astype(int))
+        return np.where(kind < self.image, 1, part)
 
     def _size(self, cut: tuple[int, int]) -> tuple[int, int, int]:
         index, frames = cut
         shape = self.cache.shape(index)
         return frames, shape.height, shape.width
-
-    def _frames(self, available: int, kind: float, cut: float) -> int:
-        if kind < self.image:
-            return self.patch[0]
-        if kind < self.image + self.whole:
-            return available
-        units = available // self.patch[0]
-        return self.patch[0] * (1 + int(cut * units))
 
 
 def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sample]], list[tuple[str, str]]]:
