@@ -42,16 +42,16 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Read JSON. Raises InputError naming the file when it is missing or malformed."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
@@ -97,7 +97,7 @@ def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     try:
         with torch.device("meta"):
             module = build(header["architecture"], **header["arguments"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} describes no architecture of this version: {error}") from None
     give(module, tensors, source=path, dtype=dtype)
     return module.eval()

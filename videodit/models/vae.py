@@ -330,6 +330,7 @@ class VideoVAE(nn.Module):
         centre = blocks.mean(dim=0)
         variances, components = torch.linalg.eigh(torch.cov(blocks.T))
         variances, components = variances.flip(0)[: self.latent_channels], components.flip(1)[:, : self.latent_channels]
+        variances = variances.clamp_min(1e-8)  # few or plain clips have fewer components than there are channels
         scale = variances**-0.25
         scale = scale / (scale**2 * variances).mean().sqrt()
         project, restore = (components * scale).T, components / scale

@@ -1,0 +1,138 @@
+"""Cached latents: encoded once, found by key alone, whole shards or none."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.compare import noise
+from videodit.checkpoint import store
+from videodit.checkpoint.latents import LatentCache, fill, latent_key
+from videodit.errors import InputError
+from videodit.shapes import LatentShape
+
+SIZES = [(1, 2, 3), (2, 2, 2), (3, 1, 4), (1, 4, 4), (2, 3, 1)]
+
+
+class Encoder:
+    """Makes up latents for the indices it is asked for, remembers them, and breaks at one of them if told so."""
+
+    def __init__(self, *, breaks_at: int | None = None, unreadable: tuple[int, ...] = ()) -> None:
+        self.asked: list[int] = []
+        self.breaks_at, self.unreadable = breaks_at, unreadable
+
+    def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+        for index in sorted(indices, key=lambda i: i % 3):  # in an order of its own
+            if index == self.breaks_at:
+                raise RuntimeError("killed")
+            self.asked.append(index)
+            if index not in self.unreadable:
+                yield index, latents(index), f"caption {index}"
+
+
+def latents(index: int) -> Tensor:
+    return noise(4, *SIZES[index % len(SIZES)], seed=index)
+
+
+def wanted(count: int, *, vae: str = "vae") -> list[tuple[str, int]]:
+    return [(latent_key(f"clip {i}", vae), i) for i in range(count)]
+
+
+def check(cache: LatentCache, indices: list[int]) -> None:
+    assert len(cache) == len(indices)
+    for place, index in enumerate(indices):
+        stored, caption = cache[place]
+        assert torch.equal(stored, latents(index).half()) and stored.dtype == torch.float16
+        assert caption == f"caption {index}"
+        assert cache.shape(place) == LatentShape(*latents(index).shape[1:])
+
+
+@pytest.mark.parametrize("shard", [1, 3, 100])
+def test_all_is_found_in_the_order_of_the_keys(tmp_path: Path, shard: int) -> None:
+    pairs = wanted(10)
+    fill(tmp_path, pairs, Encoder(), shard=shard)
+    assert len(list(tmp_path.iterdir())) == -(-10 // shard)
+    keys = [key for key, _ in pairs]
+    check(LatentCache(tmp_path, keys=keys), list(range(10)))
+    check(LatentCache(tmp_path, keys=keys[::-1]), list(range(10))[::-1])
+    check(LatentCache(tmp_path, keys=[keys[3], keys[3], "unheard of", keys[7]]), [3, 3, 7])
+    assert len(LatentCache(tmp_path)) == 10
+
+
+def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(4), Encoder(), shard=2)
+    again = Encoder()
+    fill(tmp_path, wanted(4), again, shard=2)
+    assert again.asked == []
+    fill(tmp_path, wanted(7), again, shard=2)
+    assert sorted(again.asked) == [4, 5, 6]
+    check(LatentCache(tmp_path, keys=[key for key, _ in wanted(7)]), list(range(7)))
+
+
+def test_another_vae_or_clip_is_not_found(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(3), Encoder(), shard=8)
+    assert len(LatentCache(tmp_path, keys=[key for key, _ in wanted(3, vae="trained on")])) == 0
+    assert len(LatentCache(tmp_path, keys=[latent_key("clip 0 changed", "vae"), latent_key("clip 0", "vae")])) == 1
+    assert len({latent_key(clip, vae) for clip in "abc" for vae in "abc"}) == 9
+    fill(tmp_path, wanted(3, vae="trained on"), Encoder(), shard=8)
+    assert len(LatentCache(tmp_path)) == 6
+
+
+def test_a_run_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        fill(tmp_path, wanted(9), Encoder(breaks_at=7), shard=3)
+    whole = sorted(path.name for path in tmp_path.iterdir())
+    assert len(whole) == 2 and all(name.endswith(".safetensors") for name in whole)
+    again = Encoder()
+    fill(tmp_path, wanted(9), again, shard=3)
+    assert sorted(again.asked) == [6, 7, 8]
+    check(LatentCache(tmp_path, keys=[key for key, _ in wanted(9)]), list(range(9)))
+
+
+def test_a_full_disk_keeps_the_shards_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = store.save_file
+
+    def save(tensors: dict, path: Path, metadata: dict) -> None:
+        if list(tmp_path.glob("shard-*")):
+            raise OSError("No space left on device")
+        original(tensors, path, metadata)
+
+    monkeypatch.setattr(store, "save_file", save)
+    with pytest.raises(InputError, match="shard-.*No space left"):
+        fill(tmp_path, wanted(6), Encoder(), shard=3)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(LatentCache(tmp_path)) == 3
+
+
+def test_clips_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(5), Encoder(unreadable=(1, 4)), shard=2)
+    check(LatentCache(tmp_path, keys=[key for key, _ in wanted(5)]), [0, 2, 3])
+    again = Encoder()
+    fill(tmp_path, wanted(5), again, shard=2)
+    assert sorted(again.asked) == [1, 4]
+
+
+def test_workers_get_it_pickled(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(5), Encoder(), shard=2)
+    cache = LatentCache(tmp_path, keys=[key for key, _ in wanted(5)])
+    check(cache, list(range(5)))  # its files are open now
+    check(pickle.loads(pickle.dumps(cache)), list(range(5)))
+
+
+def test_an_empty_or_absent_folder_holds_nothing(tmp_path: Path) -> None:
+    assert len(LatentCache(tmp_path)) == len(LatentCache(tmp_path / "absent", keys=["a"])) == 0
+
+
+def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(3), Encoder(), shard=8)
+    (shard,) = tmp_path.iterdir()
+    content = shard.read_bytes()
+    for broken in (content[:-7], content[:5], b"", content.replace(b'\\"clips\\"', b'\\"clops\\"')):
+        shard.write_bytes(broken)
+        with pytest.raises(InputError, match=f"{shard.name} is not a readable shard of latents.*delete it"):
+            LatentCache(tmp_path)

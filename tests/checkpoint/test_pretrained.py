@@ -1,0 +1,89 @@
+"""From a model's name to its networks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import CAPTIONS, PIPELINE, tiny_pipeline
+from videodit.checkpoint import pretrained
+from videodit.checkpoint.pretrained import FILES, find_pipeline, open_pipeline
+from videodit.checkpoint.store import fingerprint, load_tensors
+from videodit.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pipeline(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def assets(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Bundled weights: one model, named tiny. The current folder is another, empty one."""
+    shutil.copytree(original, tmp_path / "assets" / "tiny")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(pretrained, "assets_dir", lambda: tmp_path / "assets")
+    return tmp_path / "assets"
+
+
+def test_a_name_a_folder_and_a_run_folder(assets: Path, original: Path) -> None:
+    assert find_pipeline("tiny") == assets / "tiny"
+    assert find_pipeline(str(original)) == original
+    shutil.copytree(original, "runs/mine/model")
+    assert find_pipeline("runs/mine") == Path("runs/mine/model")
+    assert find_pipeline("./runs/mine") == Path("runs/mine/model")
+
+
+def test_a_bundled_name_comes_before_a_folder(assets: Path, original: Path) -> None:
+    shutil.copytree(original, "tiny")
+    assert find_pipeline("tiny") == assets / "tiny"
+    assert find_pipeline("./tiny") == Path("tiny")
+
+
+@pytest.mark.parametrize("model", ["large", "../assets/none", "here", "/nowhere", ".", "a\\b"])
+def test_a_name_that_is_nothing_says_what_there_is(assets: Path, model: str) -> None:
+    with pytest.raises(InputError) as error:
+        find_pipeline(model)
+    assert str(error.value).startswith(f"model={model}: neither a bundled model (tiny) nor a folder")
+
+
+def test_every_network_comes_whole(original: Path) -> None:
+    parts = open_pipeline(str(original), device="cpu", dtype=None)
+    assert parts.pipeline == PIPELINE and parts.device == torch.device("cpu")
+    assert len(parts.tokenizer([CAPTIONS[0]])[0]) == len(CAPTIONS[0].split()) + 1
+    for name in ("dit", "text", "vae"):
+        network, path = getattr(parts, name), original / FILES[name]
+        stored, header = load_tensors(path)
+        assert network.spec == header
+        assert all(torch.equal(stored[key], tensor) for key, tensor in network.state_dict().items())
+        assert not network.training and not any(p.requires_grad for p in network.parameters())
+        assert parts.fingerprints[name] == fingerprint(path)
+
+
+def test_another_type(original: Path) -> None:
+    parts = open_pipeline(str(original), device="cpu", dtype=torch.bfloat16)
+    for network in (parts.dit, parts.text, parts.vae):
+        assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", FILES.values())
+def test_a_file_that_is_missing_or_broken_is_named(original: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(original, folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    with pytest.raises(InputError, match=name):
+        open_pipeline(str(folder), device="cpu", dtype=None)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{folder} lacks {name}"):
+        open_pipeline(str(folder), device="cpu", dtype=None)
+
+
+def test_a_broken_description_is_named(original: Path, tmp_path: Path) -> None:
+    shutil.copytree(original, tmp_path / "model")
+    (tmp_path / "model" / "pipeline.json").write_text("{")
+    with pytest.raises(InputError, match="pipeline.json is not valid JSON"):
+        open_pipeline(str(tmp_path / "model"), device="cpu", dtype=None)
