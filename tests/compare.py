@@ -1,0 +1,35 @@
+"""What "equal" means (rule 13), and random networks in which nothing is zero or one by initialisation."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """max|a - b| / max(1, max|b|)."""
+    assert a.shape == b.shape
+    return ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
+
+
+def assert_equal(a: Tensor, b: Tensor, *, tolerance: float = 1e-5) -> None:
+    """Rule 13. In fp64 give 1e-9, unless the network pins a part to fp32."""
+    assert distance(a, b) <= tolerance, f"they differ by {distance(a, b):.1e}"
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers that depend on shape and seed alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def shaken(module: Module, *, std: float = 0.2, seed: int = 0) -> Module:
+    """The module, every parameter moved by normal noise, ready to be compared."""
+    random = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter += std * torch.randn(parameter.shape, generator=random).to(parameter)
+    return module.eval()

@@ -1,0 +1,109 @@
+"""Text: words to ids, ids to states; a prompt's states do not depend on what it is packed with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.compare import assert_equal, distance, shaken
+from videodit.errors import InputError
+from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
+
+CAPTIONS = ["A large red ball rolls right.", "a small BLUE cube spins, slowly", "the red cube"]
+LENGTHS = (6, 1, 30, 2, 13)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return train_tokenizer(CAPTIONS, tmp_path_factory.mktemp("words") / "new" / "tokenizer.json", vocabulary=64)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["bias shared", "bias a layer"])
+def encoder(request: pytest.FixtureRequest) -> SmallT5:
+    torch.manual_seed(0)
+    encoder = SmallT5(vocabulary=50, dim=24, layers=2, heads=2, head_dim=8, ffn=32, bias_per_layer=request.param)
+    return shaken(encoder)
+
+
+# ---- the tokenizer ----
+
+
+def test_prompts_lie_end_to_end_each_closed(tokenizer: Tokenizer) -> None:
+    end = tokenizer._backend.token_to_id("</s>")
+    ids, lengths = tokenizer(["the red cube", "", "Ball!"])
+    assert lengths == (4, 1, 3)  # Ball, !, </s>
+    assert ids.dtype == torch.long and len(ids) == sum(lengths)
+    assert [part[-1].item() for part in ids.split(lengths)] == [end] * 3
+    assert (ids == end).sum() == 3
+    assert torch.equal(ids.split(lengths)[0], tokenizer(["the red cube"])[0])
+    assert ids.max() < len(tokenizer)
+
+
+def test_case_does_not_matter(tokenizer: Tokenizer) -> None:
+    assert torch.equal(tokenizer(["a Small bluE CUBE"])[0], tokenizer(["a small blue cube"])[0])
+
+
+def test_unknown_words_are_named_as_written(tokenizer: Tokenizer) -> None:
+    assert tokenizer.unknown_words("a large red ball") == []
+    assert tokenizer.unknown_words("") == []
+    assert tokenizer.unknown_words("a Zebra rolls, über the red ball; zebra") == ["Zebra", "über", ";", "zebra"]
+    ids, _ = tokenizer(["a zebra"])
+    assert (ids == tokenizer.unknown).sum() == 1
+
+
+def test_training_depends_on_the_captions_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    again = train_tokenizer(CAPTIONS, tmp_path / "tokenizer.json", vocabulary=64)
+    assert again.path.read_bytes() == tokenizer.path.read_bytes()
+    words = {word for caption in CAPTIONS for word in re.findall(r"\w+|[.,]", caption.lower())}
+    assert len(again) == len({*words, "<pad>", "</s>", "<unk>"})
+    assert len(train_tokenizer(CAPTIONS, tmp_path / "few.json", vocabulary=8)) == 8
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "words.json"
+    for content in (None, "", '{"version": "1.0"}'):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(InputError, match="words.json is not a tokenizer file"):
+            Tokenizer(path=path)
+
+
+# ---- the encoder ----
+
+
+def test_a_pack_equals_its_prompts_alone(encoder: SmallT5) -> None:
+    ids = torch.randint(3, 50, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+    packed = encoder(ids, LENGTHS)
+    alone = torch.cat([encoder(part, (len(part),)).states for part in ids.split(LENGTHS)])
+    assert packed.lengths == LENGTHS and packed.states.shape == (sum(LENGTHS), encoder.dim)
+    assert alone.std() > 0.5
+    assert_equal(packed.states, alone)
+    expected = torch.autograd.grad(alone.pow(2).sum(), list(encoder.parameters()))
+    for a, b in zip(torch.autograd.grad(packed.states.pow(2).sum(), list(encoder.parameters())), expected, strict=True):
+        assert_equal(a, b)
+
+
+def test_order_and_words_matter(encoder: SmallT5) -> None:
+    ids = torch.tensor([5, 6, 7, 8])
+    states = encoder(ids, (4,)).states
+    assert distance(encoder(ids.flip(0), (4,)).states.flip(0), states) > 1e-2
+    assert distance(encoder(torch.tensor([9, 6, 7, 8]), (4,)).states[1:], states[1:]) > 1e-2
+
+
+def test_dropout_is_off_in_training(encoder: SmallT5) -> None:
+    ids = torch.arange(3, 20)
+    states = encoder(ids, (17,)).states
+    assert torch.equal(encoder.train()(ids, (17,)).states, states)
+    encoder.eval()
+
+
+def test_bf16_weights(encoder: SmallT5) -> None:
+    """The mask's large numbers stay finite and shut in any type."""
+    ids = torch.arange(3, 20)
+    truth = encoder(ids, (9, 8)).states
+    encoder.to(torch.bfloat16)
+    assert_equal(encoder(ids, (9, 8)).states.float(), truth, tolerance=0.1)
+    encoder.to(torch.float32)
