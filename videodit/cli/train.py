@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.pretrained import FILES, Components, find_pipeline
-from videodit.checkpoint.store import fingerprint, load_model, write_json
+from videodit.checkpoint.store import atomic, fingerprint, load_model, read_json, write_json
 from videodit.cli import compose
 from videodit.config import conf_dir
-from videodit.data.batches import CropBatches, PackBatches, load
+from videodit.data.batches import CropBatches, PackBatches, fetch, load
 from videodit.errors import InputError
 from videodit.generate import Pipe
 from videodit.models.text import Tokenizer, train_tokenizer
@@ -29,41 +28,48 @@ from videodit.train.dit_step import FlowObjective
 from videodit.train.ema import EMA
 from videodit.train.encode import encode_datasets
 from videodit.train.loop import Objective, Run, Settings
-from videodit.train.machine import matmul_rate, training_dtype
+from videodit.train.machine import PRECISIONS, matmul_rate, pick_device, pick_precision
 from videodit.train.optim import warmup_decay
 from videodit.train.samples import dit_samples, vae_samples
 from videodit.train.state import Checkpoints
 from videodit.train.vae_step import VAEObjective
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
+WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "samples", "skipped.jsonl", "tensorboard",
+           "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
 
 def run(cfg: DictConfig) -> None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
-    for overrides in cfg.after:
-        run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
-    folder = Path(cfg.run_dir)
-    if cfg.fresh and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     stages = {"vae": train_vae, "dit": train_dit}
     if cfg.stage not in stages:
         raise InputError(f"stage={cfg.stage}: it is vae or dit")
-    stages[cfg.stage](cfg, folder, pick_device(cfg.device))
+    Settings(**cfg.loop, matmul_rate=0.0)  # mistakes are told before anything is done
+    if cfg.precision != "auto":
+        pick_precision(cfg.precision, torch.device("cpu"))
+    folder, device = Path(cfg.run_dir), pick_device(cfg.device)
+    if cfg.fresh:
+        start_over(folder)
+    for overrides in cfg.after:
+        run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
+    folder.mkdir(parents=True, exist_ok=True)
+    stages[cfg.stage](cfg, folder, device)
 
 
 def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     """A VAE on crops of the clips."""
-    datasets = [instantiate(node) for node in cfg.data.train]
+    datasets = [make(node) for node in cfg.data.train]
     torch.manual_seed(cfg.seed)
     vae = initial(cfg, "vae").to(device)
     clips = first_clips(datasets[0], CALIBRATION)
     if vae.linear_in is not None and not cfg.init:
         vae.start_linear(clips)
-    objective = VAEObjective(vae, **cfg.vae_loss, shared_std=cfg.shared_std, clips=clips, seed=cfg.seed)
-    crops = instantiate(cfg.crops, _convert_="all")
-    batches = CropBatches(datasets, **crops, seed=cfg.seed)
-    heldout = first_clips(instantiate(cfg.data.heldout[0]), 16)
+    objective = VAEObjective(vae=vae, **cfg.vae_loss, shared_std=cfg.shared_std, clips=clips, seed=cfg.seed)
+    batches = CropBatches(datasets=datasets, **make(cfg.crops), seed=cfg.seed)
+    heldout = first_clips(make(cfg.data.heldout[0]), 16)
     tracker = make_tracker(cfg)
     fit(cfg, folder, objective, batches, tracker, partial(vae_samples, vae, heldout, folder, tracker))
 
@@ -71,20 +77,22 @@ def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
 def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     """A DiT and its text encoder on cached latents."""
     vae_file = find_vae(cfg.vae_from)
-    vae: VideoVAE = load_model(vae_file).to(device)
+    vae = open_vae(vae_file).to(device)
     cache, heldout = (cached(cfg, cfg.data[split], vae, vae_file) for split in ("train", "heldout"))
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    tokenizer = words(cfg, cache, folder / FILES["tokenizer"])
+    tokenizer = words(cfg, cache, folder)
     torch.manual_seed(cfg.seed)
     dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
-    if len(tokenizer) > cfg.text.vocabulary:
-        raise InputError(f"text.vocabulary={cfg.text.vocabulary}: the captions have {len(tokenizer)} tokens")
-    flow = instantiate(cfg.flow, _convert_="all")
+    if len(tokenizer) > (room := text.spec["arguments"]["vocabulary"]):
+        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
+    if vae.latent_channels != (channels := dit.spec["arguments"]["channels"]):
+        raise InputError(f"vae_from={cfg.vae_from}: its latents have {vae.latent_channels} channels, not {channels}")
+    flow = make(cfg.flow)
     pipeline = {
         "flow": {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction},
-        **{key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("shift", "area")},
-        "defaults": OmegaConf.to_container(cfg.request, resolve=True),
+        **{key: plain(cfg[key]) for key in ("shift", "area")},
+        "defaults": plain(cfg.request),
     }
     objective = FlowObjective(
         dit=dit,
@@ -97,11 +105,13 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
         pipeline=pipeline,
         frozen={FILES["vae"]: vae_file, FILES["tokenizer"]: tokenizer.path},
     )
-    batches = PackBatches(cache, patch=dit.patch, **cfg.packs, seed=cfg.seed)
-    parts = Components(cfg.name, pipeline, dit, text, tokenizer, vae, device, {"vae": fingerprint(vae_file)})
+    batches = PackBatches(cache=cache, patch=dit.patch, **cfg.packs, seed=cfg.seed)
+    pipe = Pipe(Components(cfg.name, pipeline, dit, text, tokenizer, vae, device, {"vae": fingerprint(vae_file)}))
+    prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
     tracker = make_tracker(cfg)
-    sample = partial(dit_samples, Pipe(parts), list(cfg.samples.prompts), cfg.samples.seed, folder, tracker)
-    fixed = PackBatches(heldout, patch=dit.patch, tokens=cfg.packs.tokens, image=0.0, whole=1.0, seed=cfg.seed)
+    sample = partial(dit_samples, pipe, prompts, cfg.samples.seed, folder, tracker)
+    whole = {**cfg.packs, "image": 0.0, "whole": 1.0}
+    fixed = PackBatches(cache=heldout, patch=dit.patch, **whole, seed=cfg.seed)
     measure = partial(objective.heldout, fixed, tracker)
 
     def at_interval(step: int) -> None:
@@ -115,18 +125,23 @@ def fit(
     cfg: DictConfig,
     folder: Path,
     objective: Objective,
-    batches: torch.utils.data.Dataset,
+    batches: Dataset,
     tracker: Tracker,
-    sample: Any,
+    sample: Callable[[int], None],
 ) -> None:
     """Run the loop."""
     device = next(objective.module.parameters()).device
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
-    rate = matmul_rate(device, torch.float32)
-    config = OmegaConf.to_container(cfg, resolve=True)
+    checkpoints = checkpoints_of(cfg, folder)
+    config = settled(plain(cfg), folder / "config.json", device, resuming=bool(checkpoints.files()))
     write_json(folder / "config.json", config)
+    rate = matmul_rate(device, torch.float32)
     count = sum(p.numel() for p in objective.module.parameters())
-    print(f"{folder}: {count / 1e6:.2f} million parameters, {rate / 1e9:.0f} GFLOP/s fp32 matmul", file=sys.stderr)
+    print(
+        f"{folder}: {count / 1e6:.2f} million parameters, {config['precision']}, "
+        f"{rate / 1e9:.0f} GFLOP/s fp32 matmul",
+        file=sys.stderr,
+    )
 
     def stream(start: int, stop: int) -> Iterator:
         return load(batches, start=start, stop=stop, workers=cfg.workers)
@@ -135,31 +150,66 @@ def fit(
         folder=folder,
         objective=objective,
         batches=stream,
-        optimizer=instantiate(cfg.optim.make)(objective.module, curve=curve),
-        ema=EMA(objective.module, decay=cfg.ema),
-        checkpoints=Checkpoints(folder / "checkpoints", keep=cfg.keep),
+        optimizer=make(cfg.optim.make)(objective.module, curve=curve),
+        ema=EMA(module=objective.module, decay=cfg.ema),
+        checkpoints=checkpoints,
         tracker=tracker,
         settings=Settings(**cfg.loop, matmul_rate=rate),
-        precision=training_dtype(cfg.precision, device),
+        precision=PRECISIONS[config["precision"]],
         config=config,
         sample=sample,
     ).fit()
 
 
+def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
+    """The config with what `auto` came to. Resuming keeps the precision that the run has (`path` is its config.json).
+
+    What else differs from the run's config is told on stderr: it may be meant, such as more steps.
+    """
+    config = {key: value for key, value in config.items() if key != "fresh"}  # of this start, not of the run
+    before = dict(read_json(path) if resuming and path.exists() else config)
+    if config["precision"] == "auto":
+        config["precision"] = pick_precision(before["precision"], device)
+    if before["precision"] == "auto":
+        before["precision"] = config["precision"]
+    for line in differences(before, config):
+        print(f"resuming with another config: {line}", file=sys.stderr)
+    return config
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """ "key: before -> now" for every value that differs between two nested configs; None where there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now} - {"fresh"}):
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield f"{key}: {before} -> {now}"
+
+
+def start_over(folder: Path) -> None:
+    """Delete what a run wrote into its folder, and nothing else that may lie there."""
+    for name in WRITTEN:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def initial(cfg: DictConfig, part: str) -> nn.Module:
     """A network as the config describes it, or the one of `cfg.init`."""
     if not cfg.init:
-        return instantiate(cfg[part], _convert_="all")
+        return make(cfg[part])
+    if part == "vae":
+        return open_vae(find_vae(cfg.init)).train()
     name = {"model": "dit"}.get(part, part)
-    if name == "vae":
-        return load_model(find_vae(cfg.init)).train()
     return load_model(find_pipeline(cfg.init) / FILES[name], dtype=torch.float32).train()
 
 
 def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, vae_file: Path) -> LatentCache:
     """Latents of data sets, encoded where the cache lacks them."""
     return encode_datasets(
-        [instantiate(node) for node in nodes],
+        [make(node) for node in nodes],
         vae,
         vae_fingerprint=fingerprint(vae_file),
         folder=Path(cfg.cache),
@@ -168,14 +218,17 @@ def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, vae_file: Path) -> Latent
     )
 
 
-def words(cfg: DictConfig, cache: LatentCache, path: Path) -> Tokenizer:
-    """The run's tokenizer: the one it has, that of `cfg.init`, or one learned from the captions."""
-    if path.exists():
-        return Tokenizer(path=path)
-    if cfg.init:
-        path.write_bytes((find_pipeline(cfg.init) / FILES["tokenizer"]).read_bytes())
-        return Tokenizer(path=path)
-    return train_tokenizer([entry.caption for entry in cache.entries], path, vocabulary=cfg.text.vocabulary)
+def words(cfg: DictConfig, cache: LatentCache, folder: Path) -> Tokenizer:
+    """The tokenizer: of the run that is resumed, of `cfg.init`, or learned from the captions."""
+    path = folder / FILES["tokenizer"]
+    if not (checkpoints_of(cfg, folder).files() and path.exists()):
+        with atomic(path) as temporary:
+            if cfg.init:
+                temporary.write_bytes((find_pipeline(cfg.init) / FILES["tokenizer"]).read_bytes())
+            else:
+                captions = [entry.caption for entry in cache.entries]
+                train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
+    return Tokenizer(path=path)
 
 
 def find_vae(model: str) -> Path:
@@ -183,29 +236,49 @@ def find_vae(model: str) -> Path:
     for path in (Path(model), Path(model) / FILES["vae"], Path(model) / "model" / FILES["vae"]):
         if path.is_file():
             return path
-    return find_pipeline(model) / FILES["vae"]
+    try:
+        return find_pipeline(model) / FILES["vae"]
+    except InputError:
+        raise InputError(f"there is no VAE in {model}: name a bundled model, a run's folder or a file") from None
+
+
+def open_vae(path: Path) -> VideoVAE:
+    """The VAE of a file."""
+    vae = load_model(path)
+    if not isinstance(vae, VideoVAE):
+        raise InputError(f"{path} is not a VAE")
+    return vae
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
-    """The first readable clips of a data set."""
-    from videodit.data.batches import fetch
-
-    samples, _ = fetch(dataset, range(min(count, len(dataset))))
+    """The first clips of a data set, less what cannot be read."""
+    samples, skipped = fetch(dataset, range(min(count, len(dataset))))
+    for path, reason in skipped:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
     if not samples:
         raise InputError("data: none of its clips can be read")
     return [sample.clip for _, sample in samples]
 
 
+def checkpoints_of(cfg: DictConfig, folder: Path) -> Checkpoints:
+    """The run's checkpoints."""
+    return Checkpoints(folder=folder / "checkpoints", keep=cfg.keep)
+
+
+def make(node: DictConfig) -> Any:
+    """The object that a config node describes."""
+    from hydra.utils import instantiate
+
+    return instantiate(node, _convert_="all")
+
+
+def plain(node: DictConfig) -> Any:
+    """A config node as plain Python, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True)
+
+
 def make_tracker(cfg: DictConfig) -> Tracker:
     """All trackers of the config as one."""
-    return Composite(trackers=[instantiate(node) for node in cfg.tracker.trackers])
-
-
-def pick_device(device: str) -> torch.device:
-    """The device a config asks for; "auto" is the GPU if there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device={device}: it is auto, cpu or cuda") from None
+    return Composite(trackers=[make(node) for node in cfg.tracker.trackers])

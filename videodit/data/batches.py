@@ -82,11 +82,12 @@ class Crop:
 class CropBatches(Dataset):
     """Random crops for the VAE: each step draws a data set and one of `crops`, `per_clip` of them from every clip.
 
-    It takes as many crops as fit into `pixels`, the sum of their frames * height * width.
+    It takes as many crops as fit into `pixels`, the sum of their frames * height * width. Where a clip of the step is
+    smaller than the crop, all crops of the step are as much smaller.
     """
 
     def __init__(
-        self, datasets: Sequence[Clips], *, crops: Sequence[Crop], pixels: int, per_clip: int, seed: int
+        self, *, datasets: Sequence[Clips], crops: Sequence[Crop], pixels: int, per_clip: int, seed: int
     ) -> None:
         self.datasets, self.crops, self.pixels, self.per_clip, self.seed = datasets, crops, pixels, per_clip, seed
 
@@ -98,10 +99,10 @@ class CropBatches(Dataset):
         dataset = self.datasets[rng.integers(len(self.datasets))]
         indices = rng.integers(len(dataset), size=-(-count // self.per_clip))
         samples, skipped = fetch(dataset, indices.tolist())
-        crops = [_crop(sample.clip, crop, rng) for _, sample in samples for _ in range(self.per_clip)]
-        crops = [c for c in crops if c.shape[1:] == (crop.frames, crop.height, crop.width)][:count]
-        empty = torch.zeros(0, 3, crop.frames, crop.height, crop.width)
-        return ClipBatch(torch.stack(crops) if crops else empty, skipped)
+        wanted = (crop.frames, crop.height, crop.width)
+        shape = tuple(map(min, zip(wanted, *(sample.clip.shape[1:] for _, sample in samples), strict=True)))
+        crops = [_crop(sample.clip, shape, rng) for _, sample in samples for _ in range(self.per_clip)]
+        return ClipBatch(torch.stack(crops[:count]) if crops else torch.zeros(0, 3, *shape), skipped)
 
 
 class PackBatches(Dataset):
@@ -114,7 +115,7 @@ class PackBatches(Dataset):
     """
 
     def __init__(
-        self, cache: Latents, *, tokens: int, patch: Triple, image: float, whole: float, seed: int
+        self, *, cache: Latents, tokens: int, patch: Triple, image: float, whole: float, seed: int
     ) -> None:
         self.cache, self.tokens, self.patch, self.seed = cache, tokens, patch, seed
         self.image, self.whole = image, whole
@@ -200,9 +201,9 @@ def load(batches: Dataset, *, start: int, stop: int, workers: int) -> Iterator:
     return iter(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers, **ahead))
 
 
-def _crop(clip: Tensor, crop: Crop, rng: np.random.Generator) -> Tensor:
-    """A random window of (3,T,H,W); smaller than asked for where the clip is smaller."""
-    for dim, size in zip((1, 2, 3), (crop.frames, crop.height, crop.width), strict=True):
+def _crop(clip: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    """A random window of this (frames, height, width) from (3,T,H,W)."""
+    for dim, size in enumerate(shape, start=1):
         spare = clip.shape[dim] - size
         if spare > 0:
             clip = clip.narrow(dim, int(rng.integers(spare + 1)), size)

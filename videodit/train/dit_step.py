@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videodit.checkpoint.store import save_model, write_json
+from videodit.checkpoint.store import atomic, fingerprint, save_model, write_json
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
 from videodit.flow.path import Path as FlowPath
-from videodit.flow.times import logit_normal, shift, shift_for_tokens
+from videodit.flow.times import logit_normal, shift, shift_for_tokens, uniform
 from videodit.models.dit import DiT
 from videodit.models.pack import patchify
 from videodit.models.text import SmallT5, Tokenizer
@@ -35,9 +35,9 @@ class TrainingTimes:
     base_tokens: int
     base_shift: float
 
-    def __call__(self, normal: Tensor, uniform: Tensor, counts: Sequence[int]) -> Tensor:
-        """Standard normals and uniforms (B,), token counts of B clips -> times (B,) fp64."""
-        t = logit_normal(normal, mean=self.mean, std=self.std) if self.std else uniform.double()
+    def __call__(self, normal: Tensor, even: Tensor, counts: Sequence[int]) -> Tensor:
+        """Standard normals and uniform numbers (B,), token counts of B clips -> times (B,) fp64."""
+        t = logit_normal(normal, mean=self.mean, std=self.std) if self.std else uniform(even)
         shifts = [shift_for_tokens(n, base_tokens=self.base_tokens, base_shift=self.base_shift) for n in counts]
         return shift(t, torch.tensor(shifts, dtype=torch.float64))
 
@@ -50,7 +50,7 @@ class FlowObjective:
         path: between data and noise.
         times: how times are drawn.
         drop: share of the captions replaced by the empty one, for classifier-free guidance.
-        seed: of noise, times and dropped captions, each a function of (seed, step, place in the batch).
+        seed: of noise, times and dropped captions, each a function of (seed, number of the batch, index of the clip).
         pipeline: what `pipeline.json` says beside the weights.
         frozen: files to copy beside them (the VAE, the tokenizer).
     """
@@ -72,10 +72,10 @@ class FlowObjective:
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
         self.module = nn.ModuleDict({"dit": dit, "text": text})
 
-    def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a batch, and the mean loss in each quarter of time."""
+    def loss(self, batch: LatentBatch, number: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of batch number `number`, and the mean loss in each quarter of time."""
         device = self.dit.head.weight.device
-        noise, draws = self.draw(batch.latents, step)
+        noise, draws = self.draw(batch, number)
         x0 = patchify(batch.latents, self.dit.patch)
         t = self.times(draws[:, 0], draws[:, 1], x0.lengths)
         per_token = t.repeat_interleave(torch.tensor(x0.lengths))[:, None]
@@ -91,11 +91,11 @@ class FlowObjective:
         error = (out.float() - target.to(device)).square().mean(dim=1)
         return error.mean(), self.by_time(error.detach(), t, x0.lengths)
 
-    def draw(self, latents: Sequence[Tensor], step: int) -> tuple[list[Tensor], Tensor]:
-        """Noise like the latents, and for each clip a normal and two uniforms (B,3), of this step."""
+    def draw(self, batch: LatentBatch, number: int) -> tuple[list[Tensor], Tensor]:
+        """Noise like the latents, and for each clip a normal and two uniforms (B,3)."""
         noise, draws = [], []
-        for place, x in enumerate(latents):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, step, place))
+        for index, x in zip(batch.indices, batch.latents, strict=True):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, number, index))
             noise.append(torch.randn(x.shape, generator=generator))
             draws.append(torch.cat([torch.randn(1, generator=generator), torch.rand(2, generator=generator)]))
         return noise, torch.stack(draws)
@@ -131,6 +131,8 @@ class FlowObjective:
             state = {key.removeprefix(f"{name}."): v for key, v in averages.items() if key.startswith(f"{name}.")}
             save_model(folder / f"{name}.safetensors", part, state=state)
         for name, source in self.frozen.items():
-            if not (folder / name).exists():
-                (folder / name).write_bytes(source.read_bytes())
+            target = folder / name
+            if not target.exists() or fingerprint(target) != fingerprint(source):
+                with atomic(target) as temporary:
+                    temporary.write_bytes(source.read_bytes())
         write_json(folder / "pipeline.json", self.pipeline)

@@ -12,20 +12,19 @@ class EMA:
     Early on, while that is longer than the run so far, over a tenth of the run.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
+    def __init__(self, *, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = module
         self.averages = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.moving = [name for name, _ in module.named_parameters()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step number `step` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        parameters = {name for name, _ in self.module.named_parameters()}
         state = self.module.state_dict()
-        moving = [name for name in state if name in parameters]
-        torch._foreach_lerp_([self.averages[n] for n in moving], [state[n] for n in moving], weight)
-        for name in state.keys() - parameters:
+        torch._foreach_lerp_([self.averages[n] for n in self.moving], [state[n] for n in self.moving], weight)
+        for name in state.keys() - self.moving:
             self.averages[name].copy_(state[name])
 
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -57,9 +57,9 @@ class _Encoder:
             for path, reason in skipped:
                 print(f"skipped {path}: {reason}", file=sys.stderr)
             for _, part in groupby(samples, key=lambda pair: pair[1].clip.shape):
-                indices, alike = zip(*part, strict=True)
-                clips = torch.stack([sample.clip for sample in alike]).to(self.vae.mean.device)
-                for index, sample, latents in zip(indices, alike, self.vae.encode(clips).cpu(), strict=True):
+                alike = list(part)
+                clips = torch.stack([sample.clip for _, sample in alike]).to(self.vae.mean.device)
+                for (index, sample), latents in zip(alike, self.vae.encode(clips).cpu(), strict=True):
                     yield index, latents, sample.caption
             self.done += len(samples) + len(skipped)
             self.progress.update(self.done)

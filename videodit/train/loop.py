@@ -2,19 +2,19 @@
 
     for each step:  batches -> objective.loss -> backward -> clip -> optimizer -> EMA -> tracker -> checkpoint
 
-Everything random is a function of (seed, step, sample), so a run killed at any moment and started again gives the same
-losses and weights as one that was never killed (compare NVlabs/edm2's loop).
+Everything random is a function of (seed, batch number, sample), so a run killed at any moment and started again gives
+the same losses and weights as one that was never killed (compare NVlabs/edm2's loop).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from videodit.errors import InputError
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
+from videodit.train.meter import Means, Meter
 from videodit.train.optim import Optimizer
 from videodit.train.state import Checkpoints
 
@@ -34,8 +35,8 @@ class Objective(Protocol):
 
     module: nn.Module
 
-    def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch and numbers worth tracking."""
+    def loss(self, batch: Any, number: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of batch number `number` of the run, which seeds what is random in it; numbers worth tracking."""
 
     def size(self, batch: Any) -> dict[str, float]:
         """How much work a batch is: {"clips": …, "tokens": …, "flops": …}; empty batches have 0 clips."""
@@ -46,7 +47,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of the loop.
+    """Numbers of the loop. Raises InputError, naming the key, for one that makes no sense.
 
     steps: how many in all. accumulate: batches a step. clip_norm: gradient norm above which gradients are scaled down.
     max_bad: consecutive steps with a non-finite loss or gradient after which the run stops.
@@ -61,6 +62,14 @@ class Settings:
     save_every: int
     sample_every: int
     matmul_rate: float
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "max_bad", "log_every", "save_every", "sample_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"loop.{name}={value}: must be a whole number, at least 1")
+        if not isinstance(self.clip_norm, int | float) or not self.clip_norm > 0:
+            raise InputError(f"loop.clip_norm={self.clip_norm}: must be a number above 0")
 
 
 class Run:
@@ -87,55 +96,62 @@ class Run:
         self.precision, self.config, self.sample = precision, config, sample
         self.step = self.bad = self.bad_total = self.skipped = 0
         self.seen = {"clips": 0.0, "tokens": 0.0}
+        self.told: set[str] = set()
 
     def fit(self) -> None:
         """Train until `settings.steps`, from the newest checkpoint if there is one."""
         self.resume()
-        self.tracker.start(self.config, self.step)
-        todo = self.batches(self.step * self.settings.accumulate, self.settings.steps * self.settings.accumulate)
-        meter = Meter(self.settings.matmul_rate)
-        try:
-            with Progress(total=self.settings.steps, start=self.step, label=self.folder.name) as progress:
-                while self.step < self.settings.steps:
-                    waited = time.perf_counter()
-                    micro = [next(todo) for _ in range(self.settings.accumulate)]
-                    meter.waited += time.perf_counter() - waited
-                    values = self.advance(micro)
-                    meter.add(self.total_size(micro), values)
-                    shown = meter.shown()
-                    if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
-                        self.tracker.scalars(self.step, meter.flush() | {"skipped clips": float(self.skipped)})
-                    progress.update(self.step, **shown)
+        steps, accumulate = self.settings.steps, self.settings.accumulate
+        batches = self.batches(self.step * accumulate, steps * accumulate)
+        meter = Meter(matmul_rate=self.settings.matmul_rate)
+        with self.tracker, Progress(total=steps, start=self.step, label=self.folder.name) as progress:
+            self.tracker.start(self.config, self.step)
+            while self.step < steps:
+                with meter.waiting():
+                    micro = list(islice(batches, accumulate))
+                meter.add(*self.advance(micro))
+                progress.update(self.step, **meter.shown())
+                if self.step % self.settings.log_every == 0 or self.step == steps:
+                    counts = {"skipped clips": float(self.skipped), "skipped updates": float(self.bad_total)}
+                    self.tracker.scalars(self.step, meter.flush() | counts)
+                with meter.paused():
                     self.at_intervals()
-        finally:
-            self.tracker.finish()
 
-    def advance(self, micro: list[Any]) -> dict[str, float]:
-        """One optimizer step over the micro-batches; a non-finite loss or gradient skips the update."""
+    def advance(self, micro: list[Any]) -> tuple[dict[str, float], dict[str, float]]:
+        """One step over micro-batches, which together count as one batch -> how much work it was, and its numbers."""
         self.report_skipped(micro)
-        micro = [batch for batch in micro if self.objective.size(batch)["clips"]]
-        weights = [self.objective.size(batch)["tokens"] for batch in micro]
-        values: dict[str, float] = {}
-        for batch, weight in zip(micro, weights, strict=True):
-            amp = torch.autocast(_device(self.objective.module).type, self.precision)
-            with amp if self.precision != torch.float32 else contextlib.nullcontext():
-                loss, numbers = self.objective.loss(batch, self.step)
-            (loss * (weight / sum(weights))).backward()
-            for name, value in {"loss": loss.item(), **numbers}.items():
-                values[name] = values.get(name, 0.0) + value * weight / sum(weights)
-        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip_norm).item()
-        if math.isfinite(norm) and math.isfinite(values.get("loss", 0.0)):
-            factor = self.optimizer.step(self.step)
-            self.ema.update(self.step)
-            values |= {"gradient norm": norm, "lr factor": factor}
-            self.bad = 0
-        else:
-            self.count_bad(values.get("loss", math.nan), norm)
-        self.optimizer.zero_grad()
+        sizes = [self.objective.size(batch) for batch in micro]
+        work = {name: sum(size[name] for size in sizes) for name in sizes[0]}
+        numbers = Means()
+        for place, (batch, size) in enumerate(zip(micro, sizes, strict=True)):
+            if size["clips"]:
+                with self.autocast():
+                    loss, values = self.objective.loss(batch, self.step * self.settings.accumulate + place)
+                (loss * (size["tokens"] / work["tokens"])).backward()
+                numbers.add({"loss": loss.item(), **values}, size["tokens"])
+        values = self.update(numbers.all()) if work["clips"] else {}
         self.step += 1
         for name in self.seen:
-            self.seen[name] += sum(self.objective.size(batch)[name] for batch in micro)
+            self.seen[name] += work[name]
+        return work, values
+
+    def update(self, values: dict[str, float]) -> dict[str, float]:
+        """Change the weights, unless the loss or the gradient is not finite: then that is counted. -> the numbers."""
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip_norm).item()
+        if math.isfinite(norm) and math.isfinite(values["loss"]):
+            values |= {"gradient norm": norm, "lr factor": self.optimizer.step(self.step)}
+            self.ema.update(self.step)
+            self.bad = 0
+        else:
+            self.count_bad(values["loss"], norm)
+            values = {}
+        self.optimizer.zero_grad()
         return values
+
+    def autocast(self) -> AbstractContextManager:
+        """Where the loss is computed."""
+        device = next(self.objective.module.parameters()).device
+        return nullcontext() if self.precision == torch.float32 else torch.autocast(device.type, self.precision)
 
     def at_intervals(self) -> None:
         """Save and sample where it is time."""
@@ -158,11 +174,17 @@ class Run:
         self.objective.publish(self.folder / "model", self.ema.averages)
 
     def resume(self) -> None:
-        """Take over the newest checkpoint of the folder, if any."""
+        """Take over the newest checkpoint of the folder, if any. Raises InputError if it is of another model."""
         found = self.checkpoints.latest()
         if found is None:
             return
         parts, info = found
+        ours = {name: value.shape for name, value in self.objective.module.state_dict().items()}
+        if ours != {name: value.shape for name, value in parts["model"].items()}:
+            raise InputError(
+                f"{self.checkpoints.folder} is of another model than this one: fresh=true starts over, "
+                "another name= or run_dir= keeps both"
+            )
         self.objective.module.load_state_dict(parts["model"])
         self.ema.load(parts["ema"])
         self.optimizer.load(parts.get("optim", {}))
@@ -180,57 +202,11 @@ class Run:
             )
 
     def report_skipped(self, micro: list[Any]) -> None:
-        """Count clips that could not be read, and keep their paths and reasons in skipped.jsonl."""
+        """Count clips that could not be read. Each is told once, and stands in skipped.jsonl with the reason."""
         for path, reason in (entry for batch in micro for entry in batch.skipped):
             self.skipped += 1
-            print(f"skipped {path}: {reason}", file=sys.stderr)
-            with (self.folder / "skipped.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
-
-    def total_size(self, micro: list[Any]) -> dict[str, float]:
-        """Work of all micro-batches of a step."""
-        sizes = [self.objective.size(batch) for batch in micro]
-        return {name: sum(size[name] for size in sizes) for name in sizes[0]}
-
-
-class Meter:
-    """Means of numbers and rates since the last flush."""
-
-    def __init__(self, matmul_rate: float) -> None:
-        self.matmul_rate = matmul_rate
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin a new interval."""
-        self.started, self.waited, self.count = time.perf_counter(), 0.0, 0
-        self.sums: dict[str, float] = {}
-        self.work: dict[str, float] = {}
-
-    def add(self, size: dict[str, float], values: dict[str, float]) -> None:
-        """Take in one step."""
-        self.count += 1
-        for sums, new in ((self.sums, values), (self.work, size)):
-            for name, value in new.items():
-                sums[name] = sums.get(name, 0.0) + value
-
-    def rates(self) -> dict[str, float]:
-        """Clips/s, tokens/s, share of the machine's matmul rate, share of the time spent waiting for data."""
-        seconds = time.perf_counter() - self.started
-        rates = {f"{name}/s": self.work.get(name, 0.0) / seconds for name in ("clips", "tokens")}
-        if self.matmul_rate:
-            rates["matmul share"] = self.work.get("flops", 0.0) / seconds / self.matmul_rate
-        return rates | {"data wait": self.waited / seconds}
-
-    def shown(self) -> dict[str, float]:
-        """What the progress bar shows."""
-        return {"loss": self.sums.get("loss", 0.0) / max(1, self.count), **self.rates()}
-
-    def flush(self) -> dict[str, float]:
-        """Means and rates of the interval, which ends here."""
-        values = {name: value / self.count for name, value in self.sums.items()} | self.rates()
-        self.reset()
-        return values
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+            if path not in self.told:
+                self.told.add(path)
+                print(f"skipped {path}: {reason}", file=sys.stderr)
+                with (self.folder / "skipped.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import MappingProxyType
 
 import torch
+
+from videodit.errors import InputError
+
+PRECISIONS = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16})
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.2) -> float:
@@ -18,9 +23,21 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1024, s
     return best
 
 
-def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of `precision`: "fp32", "bf16", or "auto", bf16 where its matmuls are at least 1.5 times as fast."""
+def pick_precision(precision: str, device: torch.device) -> str:
+    """A name in PRECISIONS. "auto" is bf16 where its matmuls are at least 1.5 times as fast, else fp32."""
     if precision == "auto":
         faster = matmul_rate(device, torch.bfloat16) > 1.5 * matmul_rate(device, torch.float32)
-        precision = "bf16" if faster else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        return "bf16" if faster else "fp32"
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision}: it is auto, {' or '.join(PRECISIONS)}")
+    return precision
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of this name, made sure of; "auto" is the GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # the second from a build without CUDA
+        raise InputError(f"device={device}: this machine has no such device; auto takes what there is") from None

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from videodit.errors import InputError
+
 Curve = Callable[[int], float]  # step -> factor on the learning rate
+
+# What the state of a parameter consists of.
+ENTRIES = MappingProxyType(
+    {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
+)
 
 
 class Optimizer:
     """One or two torch optimizers over named parameters, their lr curve, and their state as named tensors."""
 
-    def __init__(self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], curve: Curve) -> None:
+    def __init__(self, *, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], curve: Curve) -> None:
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.optimizers = list(optimizers)
         self.curve = curve
@@ -56,7 +64,7 @@ class Optimizer:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over a state saved earlier."""
+        """Take over a state saved earlier. Raises InputError where it is of another kind of optimizer."""
         values: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             name, _, entry = key.rpartition(":")
@@ -64,8 +72,16 @@ class Optimizer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if (name := self.names[id(parameter)]) in values:
-                        optimizer.state[parameter] = {k: v.clone() for k, v in values[name].items()}
+                    name = self.names[id(parameter)]
+                    if name not in values:
+                        continue
+                    if values[name].keys() != ENTRIES[type(optimizer)]:
+                        raise InputError(
+                            f"the checkpoint's optimizer is not {type(optimizer).__name__} ({name}): resume with the "
+                            "optim= it was made with, or start over with fresh=true"
+                        )
+                    copies = {entry: v.to(parameter.device, copy=True) for entry, v in values[name].items()}
+                    optimizer.state[parameter] = copies
 
 
 def adamw(
@@ -73,19 +89,24 @@ def adamw(
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2017); matrices and kernels decay, vectors do not."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    return Optimizer(module, [_adamw(parameters, lr, betas, weight_decay)], curve)
+    return Optimizer(module=module, optimizers=[_adamw(parameters, lr, betas, weight_decay)], curve=curve)
 
 
 def muon(
     module: nn.Module, *, lr: float, muon_lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
 ) -> Optimizer:
-    """Muon for the matrices inside blocks (`muon_lr`, scaled to AdamW's update size), AdamW (`lr`) for the rest."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if _inside_block(name) and p.dim() == 2 and min(p.shape) > 8]
+    """Muon for the matrices inside blocks (`muon_lr`, scaled to AdamW's update size), AdamW (`lr`) for the rest.
+
+    Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone.
+    """
+    linears = [part for name, part in module.named_modules() if isinstance(part, nn.Linear) and _inside_block(name)]
+    matrices = [linear.weight for linear in linears if linear.weight.requires_grad]
     chosen = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in chosen]
+    rest = _adamw([p for p in module.parameters() if p.requires_grad and id(p) not in chosen], lr, betas, weight_decay)
+    if not matrices:
+        return Optimizer(module=module, optimizers=[rest], curve=curve)
     blocks = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizer(module, [blocks, _adamw(rest, lr, betas, weight_decay)], curve)
+    return Optimizer(module=module, optimizers=[blocks, rest], curve=curve)
 
 
 def warmup_decay(*, warmup: int, steps: int, decay: int, floor: float) -> Curve:

@@ -34,6 +34,8 @@ def vae_samples(vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: T
 
 def dit_samples(pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, tracker: Tracker, step: int) -> None:
     """A video a prompt, as mp4, and all of them on one sheet."""
+    if not prompts:
+        return
     videos = pipe(list(prompts), seed=seed)
     page = folder / "samples" / f"step-{step:09d}.png"
     sheet(page, [video.frames for video in videos], list(prompts), COLUMNS)

@@ -8,14 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.errors import InputError
 
 
 class Checkpoints:
     """The checkpoints of one run, newest last; all but the last `keep` are deleted."""
 
-    def __init__(self, folder: str | Path, *, keep: int) -> None:
-        self.folder = Path(folder)
-        self.keep = keep
+    def __init__(self, *, folder: str | Path, keep: int) -> None:
+        if not isinstance(keep, int) or keep < 1:
+            raise InputError(f"keep={keep}: how many checkpoints are kept, at least 1")
+        self.folder, self.keep = Path(folder), keep
 
     def files(self) -> list[Path]:
         """The checkpoint files, by step."""
@@ -34,7 +36,10 @@ class Checkpoints:
         """Parts and info of the newest checkpoint, or None. Raises InputError naming the file if it is unreadable."""
         if not self.files():
             return None
-        flat, info = load_tensors(self.files()[-1])
+        try:
+            flat, info = load_tensors(self.files()[-1])
+        except InputError as error:
+            raise InputError(f"{error}; delete it to go on from the checkpoint before") from error
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in flat.items():
             part, _, name = key.partition("/")

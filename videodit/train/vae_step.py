@@ -22,7 +22,7 @@ class VAEObjective:
     """Reconstruction + kl * KL(posterior || N(0,1)) (Kingma & Welling 2013, arXiv:1312.6114).
 
     Args:
-        module: the VAE.
+        vae: what is trained.
         kl: weight of the mean KL of a latent value, beside the mean squared error of a pixel value.
         noise: standard deviation that the posterior starts with.
         learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
@@ -34,8 +34,8 @@ class VAEObjective:
 
     def __init__(
         self,
-        module: VideoVAE,
         *,
+        vae: VideoVAE,
         kl: float,
         noise: float,
         learn_noise: bool,
@@ -43,17 +43,17 @@ class VAEObjective:
         clips: Sequence[Tensor],
         seed: int,
     ) -> None:
-        self.module, self.kl, self.noise, self.learn_noise, self.seed = module, kl, noise, learn_noise, seed
+        self.module, self.kl, self.noise, self.learn_noise, self.seed = vae, kl, noise, learn_noise, seed
         self.shared_std, self.clips = shared_std, clips
 
-    def loss(self, batch: ClipBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of crops (B,3,T,H,W), and its parts."""
+    def loss(self, batch: ClipBatch, number: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of batch number `number`, and its parts."""
         device = self.module.mean.device
         clips = batch.clips.to(device)
         mean, logvar = (x.float() for x in self.module.posterior(clips))
         if not self.learn_noise:
             logvar = torch.full_like(mean, self.noise).square().log()
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", step))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", number))
         noise = torch.randn(mean.shape, generator=generator).to(device)
         restored = self.module.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
         error = (restored - clips).square().mean()
@@ -71,7 +71,7 @@ class VAEObjective:
 
     def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
         """Write vae.safetensors, with the statistics of its latents."""
-        vae = build(**{"architecture": self.module.spec["architecture"], **self.module.spec["arguments"]})
+        vae = build(self.module.spec["architecture"], **self.module.spec["arguments"]).to(self.module.mean.device)
         vae.load_state_dict(averages)
         calibrate(vae, self.clips, shared=self.shared_std)
         save_model(folder / "vae.safetensors", vae)
