@@ -132,12 +132,36 @@ def test_unknown_choices_are_refused(wrong: dict) -> None:
 def test_it_starts_as_zero_and_every_block_as_the_identity(time: str) -> None:
     torch.manual_seed(0)
     model = DiT(**{**ARGUMENTS, "time": time}).double().requires_grad_(False)
-    assert not model(*together(inputs())).any()
+    pack, t, text = together(inputs())
+    assert not model(pack, t, text).any()
     torch.nn.init.normal_(model.head.weight)
-    whole = model(*together(inputs()))
-    assert whole.any()
-    del model.blocks[:]
-    assert_equal(model(*together(inputs())), whole, tolerance=1e-9)
+    shift = scale = model.time_embed(t).repeat_interleave(torch.tensor(pack.lengths), dim=0)
+    expected = model.head(model.norm_out(model.embed(pack.tokens)) * (1 + scale) + shift)
+    assert_equal(model(pack, t, text), expected, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("time", ["adaln_single", "adaln_zero", "adaln", "cross"])
+def test_only_differences_of_positions_matter(time: str) -> None:
+    model = make(time).requires_grad_(False)
+    pack, t, text = together(inputs())
+    moved = Pack(pack.tokens, pack.positions + torch.tensor([3, 1, 7]), pack.lengths)
+    assert_equal(model(moved, t, text), model(pack, t, text))
+
+
+def test_time_in_context_is_one_more_token_that_no_position_turns() -> None:
+    model = make("in_context").requires_grad_(False)
+    seen = {}
+
+    def look(block: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.update(x=args[0], rope=kwargs["rope"], lengths=kwargs["lengths"].q)
+
+    model.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+    pack, t, text = together(inputs())
+    model(pack, t, text)
+    assert seen["lengths"] == tuple(n + 1 for n in pack.lengths)
+    last = torch.tensor(seen["lengths"]).cumsum(0) - 1
+    assert torch.equal(seen["x"][last], model.time_embed(t))
+    assert torch.equal(seen["rope"][last], torch.ones_like(seen["rope"][last]))
 
 
 @pytest.mark.parametrize("time", TIME_MODES)
