@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.store import HEADER, save_tensors
 from videodit.errors import InputError
+from videodit.models.vae import VideoVAE
 from videodit.shapes import LatentShape
 
 
@@ -31,6 +32,15 @@ class Entry:
     name: str
     shape: LatentShape
     caption: str
+
+
+def encoder_fingerprint(vae: VideoVAE) -> str:
+    """A hash of all that latents depend on: a VAE whose decoder is trained further keeps it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        if not name.startswith(("decoder.", "unquant.", "linear_out.")):
+            digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def latent_key(clip_fingerprint: str, vae_fingerprint: str) -> str:

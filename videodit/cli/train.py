@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,9 +65,13 @@ def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     torch.manual_seed(cfg.seed)
     vae = initial(cfg, "vae").to(device)
     clips = first_clips(datasets[0], CALIBRATION)
-    if vae.linear_in is not None and not cfg.init:
-        vae.start_linear(clips)
-    objective = VAEObjective(vae=vae, **cfg.vae_loss, shared_std=cfg.shared_std, clips=clips, seed=cfg.seed)
+    if not cfg.init:
+        vae.start_noise(cfg.vae_loss.noise)
+        if vae.linear_in is not None:
+            vae.start_linear(clips)
+    critic = make(cfg.critic).to(device) if cfg.critic else None
+    shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
+    objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
     batches = CropBatches(datasets=datasets, **make(cfg.crops), seed=cfg.seed)
     heldout = first_clips(make(cfg.data.heldout[0]), 16)
     tracker = make_tracker(cfg)
@@ -78,7 +82,7 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     """A DiT and its text encoder on cached latents."""
     vae_file = find_vae(cfg.vae_from)
     vae = open_vae(vae_file).to(device)
-    cache, heldout = (cached(cfg, cfg.data[split], vae, vae_file) for split in ("train", "heldout"))
+    cache, heldout = (cached(cfg, cfg.data[split], vae) for split in ("train", "heldout"))
     if not len(cache):
         raise InputError("data: there is no clip to train on")
     tokenizer = words(cfg, cache, folder)
@@ -131,6 +135,7 @@ def fit(
 ) -> None:
     """Run the loop."""
     device = next(objective.module.parameters()).device
+    freeze(objective.module, cfg.freeze)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
     checkpoints = checkpoints_of(cfg, folder)
     config = settled(plain(cfg), folder / "config.json", device, resuming=bool(checkpoints.files()))
@@ -159,6 +164,16 @@ def fit(
         config=config,
         sample=sample,
     ).fit()
+
+
+def freeze(module: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude parts of a module, named as in its attributes, from training."""
+    for name in parts:
+        try:
+            module.get_submodule(name).requires_grad_(False)
+        except AttributeError:
+            names = ", ".join(child for child, _ in module.named_children())
+            raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
 
 
 def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
@@ -206,12 +221,11 @@ def initial(cfg: DictConfig, part: str) -> nn.Module:
     return load_model(find_pipeline(cfg.init) / FILES[name], dtype=torch.float32).train()
 
 
-def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, vae_file: Path) -> LatentCache:
+def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE) -> LatentCache:
     """Latents of data sets, encoded where the cache lacks them."""
     return encode_datasets(
         [make(node) for node in nodes],
         vae,
-        vae_fingerprint=fingerprint(vae_file),
         folder=Path(cfg.cache),
         batch=32,
         workers=cfg.workers,

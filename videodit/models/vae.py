@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import log, prod
 
 import torch
 import torch.nn.functional as F
@@ -317,6 +317,12 @@ class VideoVAE(nn.Module):
         if first:
             clip = torch.cat([clip[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1), clip], dim=2)
         return fold(clip, self.stride, 3 * prod(self.stride))
+
+    @torch.no_grad()
+    def start_noise(self, std: float) -> None:
+        """Start with a posterior of this standard deviation everywhere."""
+        nn.init.zeros_(self.quant.weight[self.latent_channels :])
+        self.quant.bias[self.latent_channels :] = 2 * log(std)
 
     @torch.no_grad()
     def start_linear(self, clips: Sequence[Tensor]) -> None:

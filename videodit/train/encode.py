@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videodit.checkpoint.latents import LatentCache, fill, latent_key
+from videodit.checkpoint.latents import LatentCache, encoder_fingerprint, fill, latent_key
 from videodit.data.batches import Clips, fetch, load
 from videodit.data.sample import Sample
 from videodit.models.vae import VideoVAE
@@ -25,15 +25,15 @@ SHARD = 2048  # clips a file: what a kill in the middle can cost
 
 @torch.no_grad()
 def encode_datasets(
-    datasets: Sequence[Clips], vae: VideoVAE, *, vae_fingerprint: str, folder: Path, batch: int, workers: int
+    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, batch: int, workers: int
 ) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
     Clips that cannot be read are reported on stderr and left out.
     """
-    keys = []
+    keys, made_by = [], encoder_fingerprint(vae)
     for dataset in datasets:
-        wanted = [(latent_key(dataset.fingerprint(i), vae_fingerprint), i) for i in range(len(dataset))]
+        wanted = [(latent_key(dataset.fingerprint(i), made_by), i) for i in range(len(dataset))]
         keys += [key for key, _ in wanted]
         known = LatentCache(folder).known
         missing = [pair for pair in wanted if pair[0] not in known]

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import ClipBatch, derive_seed
 from videodit.models.build import build
+from videodit.models.critic import PatchCritic, critic_losses
 from videodit.models.vae import VideoVAE
 from videodit.train.encode import calibrate
 
@@ -28,6 +29,8 @@ class VAEObjective:
         learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
             matters more to the picture takes a larger scale, and fine detail stays small: easier for a DiT.
         shared_std: normalise all latent channels by one deviation (see `calibrate`).
+        adversarial, perceptual: weights of what the critic adds, if there is one (models/critic.py).
+        critic: trained against the VAE, in the same step.
         clips: each (3,T,H,W), to take the latents' statistics from.
         seed: of the posterior's samples.
     """
@@ -39,39 +42,49 @@ class VAEObjective:
         kl: float,
         noise: float,
         learn_noise: bool,
+        adversarial: float,
+        perceptual: float,
+        critic: PatchCritic | None,
         shared_std: bool,
         clips: Sequence[Tensor],
         seed: int,
     ) -> None:
-        self.module, self.kl, self.noise, self.learn_noise, self.seed = vae, kl, noise, learn_noise, seed
+        self.vae, self.kl, self.noise, self.learn_noise, self.seed = vae, kl, noise, learn_noise, seed
+        self.adversarial, self.perceptual, self.critic = adversarial, perceptual, critic
         self.shared_std, self.clips = shared_std, clips
+        self.module = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
 
     def loss(self, batch: ClipBatch, number: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of batch number `number`, and its parts."""
-        device = self.module.mean.device
-        clips = batch.clips.to(device)
-        mean, logvar = (x.float() for x in self.module.posterior(clips))
+        clips = batch.clips.to(self.vae.mean.device)
+        mean, logvar = (x.float() for x in self.vae.posterior(clips))
         if not self.learn_noise:
             logvar = torch.full_like(mean, self.noise).square().log()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", number))
-        noise = torch.randn(mean.shape, generator=generator).to(device)
-        restored = self.module.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
+        noise = torch.randn(mean.shape, generator=generator).to(clips.device)
+        restored = self.vae.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
         error = (restored - clips).square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        psnr = -10 * (error.detach() / 4).log10()
-        power = mean.detach().square().mean()
-        return error + self.kl * kl, {"psnr": psnr.item(), "kl": kl.item(), "power": power.item()}
+        parts = {"psnr": -10 * (error / 4).log10(), "kl": kl, "power": mean.square().mean()}
+        total = error + self.kl * kl
+        if self.critic is not None:
+            adversarial, perceptual, critic = critic_losses(self.critic, restored, clips)
+            total = total + self.adversarial * adversarial + self.perceptual * perceptual + critic
+            parts |= {"adversarial": adversarial, "perceptual": perceptual, "critic": critic}
+        return total, {name: part.item() for name, part in parts.items()}
 
     def size(self, batch: ClipBatch) -> dict[str, float]:
         """Clips; latent positions as tokens."""
         count, _, frames, height, width = batch.clips.shape
-        time, rows, columns = self.module.stride
+        time, rows, columns = self.vae.stride
         positions = (1 + (frames - 1) // time) * (height // rows) * (width // columns)
         return {"clips": float(count), "tokens": float(count * positions)}
 
     def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
-        """Write vae.safetensors, with the statistics of its latents."""
-        vae = build(self.module.spec["architecture"], **self.module.spec["arguments"]).to(self.module.mean.device)
-        vae.load_state_dict(averages)
-        calibrate(vae, self.clips, shared=self.shared_std)
+        """Write vae.safetensors, with the statistics of its latents, which change only while the encoder does."""
+        vae = build(self.vae.spec["architecture"], **self.vae.spec["arguments"]).to(self.vae.mean.device)
+        prefix = "" if self.critic is None else "vae."
+        vae.load_state_dict({k.removeprefix(prefix): v for k, v in averages.items() if k.startswith(prefix)})
+        if any(parameter.requires_grad for parameter in self.vae.encoder.parameters()):
+            calibrate(vae, self.clips, shared=self.shared_std)
         save_model(folder / "vae.safetensors", vae)
