@@ -69,7 +69,7 @@ def scores(judge: Judge, count: int) -> dict[str, dict[str, float]]:
     for bodies in (1, 2):
         for frames, height, width in VALIDATION if bodies == 1 else VALIDATION[:1]:
             shape = VideoShape(frames, height, width)
-            result = validate(judge, shape, count=count, seed=HELD_OUT, split="any", bodies=bodies)
+            result = validate(judge, shape, clips=count, seed=HELD_OUT, split="any", bodies=bodies)
             table[f"{shape}, bodies {bodies}"] = result.accuracy
             print(shape, bodies, {label: round(100 * value, 2) for label, value in result.accuracy.items()}, flush=True)
             print("   ", [(*pair, times) for pair, times in result.confusions.most_common(12)])

@@ -71,7 +71,7 @@ def test_spoiled_clips_stay_near_and_a_third_is_untouched() -> None:
 def test_training_is_repeatable_and_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videodit.eval.train_judge.SHAPES", ((VideoShape(2, 32, 32), 1.0),))
     monkeypatch.setattr("videodit.eval.train_judge.CLIP_PIXELS", 2 * 32 * 32)
-    again = lambda seed, index, split: scene(seed, index % 4, split=split)  # noqa: E731
+    again = lambda seed, index, split: scene(seed, index % 16, split=split)  # noqa: E731
     monkeypatch.setattr("videodit.eval.train_judge.scene", again)
 
     def run(steps: int) -> list[float]:
@@ -89,7 +89,7 @@ def test_training_is_repeatable_and_lowers_the_loss(monkeypatch: pytest.MonkeyPa
 
 
 def test_validation_counts_each_confusion_once() -> None:
-    result = validate(small_judge(), VideoShape(3, 32, 32), count=6, seed=9, split="train", bodies=1)
+    result = validate(small_judge(), VideoShape(3, 32, 32), clips=6, seed=9, split="train", bodies=1)
     shares = dict(result.accuracy)
     assert shares.pop("all") == 1 - len(result.mistakes) / 6
     assert set(shares) == {"kind 1", "colour 1", "size 1", "motion 1", "ground", "camera", "bodies"}

@@ -16,6 +16,8 @@ from videodit.data.toy import evaluation_prompts
 from videodit.errors import InputError
 from videodit.eval.attributes import Judge, vocabulary
 from videodit.eval.report import PROMPTS_SEED
+from videodit.flow.path import RectifiedFlow
+from videodit.shapes import LatentShape
 
 
 def config(**changes) -> DictConfig:
@@ -39,7 +41,23 @@ class FakePipe:
         vae = SimpleNamespace(encode=lambda clip: clip, decode=lambda latents: latents + 0.01)
         self.parts = SimpleNamespace(name="fake", fingerprints={"dit": "0"}, vae=vae, device="cpu")
         self.defaults = {"steps": 30, "guidance": 3.0}
+        self.path = RectifiedFlow(prediction="velocity")
         self.asked: list[dict] = []
+
+    def noise(self, seed: int, shape: LatentShape) -> torch.Tensor:
+        return torch.full((3, shape.frames, shape.height, shape.width), 2.0)
+
+    def encode(self, prompts: list[str]) -> list[str]:
+        return list(prompts)
+
+    def network(self, shapes: list, prompts: list, negatives: list) -> tuple:
+        """Knows that the noise is 2 everywhere, so at time t it is wrong about nothing but an offset of t."""
+
+        def predict(x: list, t: torch.Tensor) -> list:
+            clean = [(one - time * 2.0) / (1 - time) for one, time in zip(x, t, strict=True)]
+            return [2.0 - one + time for one, time in zip(clean, t, strict=True)]
+
+        return predict, None
 
     def __call__(self, prompt: list[str], *, frames: int, height: int, width: int, fps: float, **rest) -> list:
         self.asked.append(rest)
@@ -74,9 +92,10 @@ def test_the_command_writes_everything(
     monkeypatch.setattr(evaluate, "load", lambda model, device: pipe)
     monkeypatch.setattr("videodit.eval.report.REFERENCES", 4)
     path = save(tmp_path / "judge.safetensors", judge().state_dict())
-    small = {"count": 2, "shapes": 1, "clips": 1, "steps": 2, "prompts": ["ordinary", "two"]}
+    small = {"count": 2, "shapes": 1, "clips": 1, "losses": 4, "steps": 2, "prompts": ["ordinary", "two"]}
     evaluate.run(config(out=str(tmp_path / "out"), judge=str(path), **small))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["loss"] for row in report["loss"]] == pytest.approx([0.125**2, 0.375**2, 0.625**2, 0.875**2], rel=1e-3)
     assert report["model"] == "fake" and report["request"] == {"steps": 2, "guidance": 3.0}
     assert set(report["prompts"]) == {"ordinary", "two"} and len(report["shapes"]) == len(report["reconstruction"]) == 6
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "ordinary.png", "two.png"}

@@ -11,26 +11,32 @@ import torch
 
 from videodit.checkpoint.store import fingerprint, give, load_tensors
 from videodit.config import assets_dir
+from videodit.data.toy import evaluation_prompts
 from videodit.errors import InputError
 from videodit.eval.attributes import Judge
 from videodit.eval.page import page
 from videodit.eval.report import (
     KINDS_OF_PROMPT,
     ORDINARY,
+    PROMPTS_SEED,
     SHAPES,
     Ask,
     by_shape,
+    by_time,
     follow,
     reconstruction,
+    render_all,
     summary,
     write_json,
 )
 from videodit.generate import Pipe, load
+from videodit.shapes import LatentShape
 from videodit.track.progress import Progress
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+BINS = 10  # of time, for the held-out loss
 CLIPS_SEED = 3_000_000  # of the scenes that go through the VAE; training uses small seeds
 
 
@@ -60,6 +66,8 @@ def measure(cfg: DictConfig, pipe: Pipe, judge: Judge, out: Path) -> dict[str, A
         sections["reconstruction"] = reconstruction(
             pipe.parts.vae, SHAPES, count=cfg.clips, seed=CLIPS_SEED, batch=cfg.batch, device=device
         )
+    if cfg.losses:
+        sections["loss"] = by_time(*held_out_losses(pipe, cfg.losses, cfg.batch), BINS)
     sections["prompts"] = {}
     for kind in cfg.prompts:
         with asking(cfg, cfg.count, f"{kind} prompts", 1) as ask:
@@ -70,6 +78,26 @@ def measure(cfg: DictConfig, pipe: Pipe, judge: Judge, out: Path) -> dict[str, A
         with asking(cfg, cfg.shapes, "shapes", len(SHAPES)) as ask:
             sections["shapes"] = by_shape(pipe, judge, ask)
     return sections
+
+
+@torch.no_grad()
+def held_out_losses(pipe: Pipe, count: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training loss on rendered clips of the ordinary prompts' scenes, which no training sees: times spread evenly
+    over (0,1) and the mean squared error of each clip at its time, (N,) each."""
+    times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    pairs, losses = evaluation_prompts("ordinary", count, PROMPTS_SEED), []
+    for part in torch.arange(count).split(batch):
+        clips = render_all([pairs[i][1] for i in part], ORDINARY).to(pipe.parts.device)
+        latents = list(pipe.parts.vae.encode(clips))
+        shapes = [LatentShape(*x.shape[1:]) for x in latents]
+        noise = [pipe.noise(int(i), shape).to(x) for i, shape, x in zip(part, shapes, latents, strict=True)]
+        points = list(zip(latents, noise, times[part], strict=True))
+        prompts, negatives = (pipe.encode(texts) for texts in ([pairs[i][0] for i in part], [""] * len(part)))
+        predict, _ = pipe.network(shapes, prompts, negatives)
+        predicted = predict([pipe.path.add_noise(*point) for point in points], times[part])
+        wanted = [pipe.path.target(*point) for point in points]
+        losses += [(x.float() - y).square().mean().cpu() for x, y in zip(predicted, wanted, strict=True)]
+    return times, torch.stack(losses)
 
 
 @contextmanager
@@ -86,7 +114,8 @@ def request(cfg: DictConfig) -> dict[str, Any]:
 
 def check(cfg: DictConfig) -> None:
     """Raise InputError, naming the key, for what cannot be evaluated."""
-    for key, least in (("count", 1), ("shapes", 0), ("clips", 0), ("page", 1), ("batch", 1), ("seed", 0)):
+    for key in ("count", "shapes", "clips", "losses", "page", "batch", "seed"):
+        least = 1 if key in ("count", "page", "batch") else 0
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise InputError(f"{key}={cfg[key]}: must be a whole number, {least} or more")
     for kind in cfg.prompts:

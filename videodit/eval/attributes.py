@@ -1,10 +1,10 @@
 """A judge of the toy world: a small network that reads kind, colour, size, motion, ground and camera off a clip.
 
-Every frame is looked at on its own with a glance at its neighbours; an attention map per body, the leftmost first,
-follows it through the clip; a short convolution over time then reads what the followed body does. Any size and length.
+Every frame is looked at with a glance at its neighbours; attention maps follow the bodies, the leftmost first, and the
+scene through the clip; convolutions over time then read what they do. Any size and length.
 
 Letters: B clips, T frames, H height, W width, h w the coarse map (1/8 of H W), C channels, S slots (bodies, left to
-right in frame 1), N attention maps a slot, D features.
+right in frame 1, and the scene), N attention maps a slot, D features.
 """
 
 from __future__ import annotations
@@ -89,11 +89,10 @@ class Judge(nn.Module):
             ]
         )
         channels = 2 * width + PLACE
-        self.maps = nn.Linear(channels, SLOTS * maps)
+        self.maps = nn.Linear(channels, (SLOTS + 1) * maps)
         self.follow = _OverTime(maps * (channels + 1) + 4 * width, features)
-        self.overall = _OverTime(4 * width, features)
+        self.overall = _OverTime((SLOTS + 1) * maps * (channels + 1) + 4 * width, features)
         self.heads = nn.ModuleDict({name: nn.Linear(features, len(choices)) for name, choices in self.words.items()})
-        self.pair = nn.Linear(SLOTS * features, features)
         self._look_at_what_is_vivid(maps)
 
     @torch.no_grad()
@@ -111,17 +110,14 @@ class Judge(nn.Module):
         "features" (B,2·D) of the leftmost body and of the whole. Labels that a clip of T frames cannot show, or of a
         second body that is not there, are given all the same."""
         bodies, overall = self.describe(clips)
-        logits = {}
+        logits = {name: self.heads[name](overall) for name in OF_A_SCENE}
         for place, body in enumerate(bodies, 1):
             logits |= {f"{name} {place}": self.heads[name](body) for name in OF_A_BODY}
-        both = F.silu(self.pair(torch.cat(bodies, 1)))
-        logits |= {name: self.heads[name](overall) for name in ("ground", "camera")}
-        logits |= {name: self.heads[name](both) for name in ("bodies", "depth")}
         return logits | {"features": torch.cat([bodies[0], overall], 1)}
 
     def describe(self, clips: Tensor) -> tuple[list[Tensor], Tensor]:
         """Clips (B,3,T,H,W) → per slot (B,D), and of the whole clip (B,D)."""
-        batch, _, frames, height, width = clips.shape
+        frames = clips.shape[2]
         x = rearrange(clips, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         for layer in self.trunk:
             x = layer(x, frames)
@@ -132,9 +128,9 @@ class Judge(nn.Module):
         attended = einsum(x, scores.softmax(2), "b t p c, b t p n -> b t n c")
         mass = scores.logsumexp(2) - math.log(scores.shape[2])  # how much of the frame is like that
         attended = torch.cat([attended, rearrange(mass, "b t n -> b t n 1")], -1)
-        attended = rearrange(attended, "b t (s n) c -> b t s (n c)", s=SLOTS)
-        bodies = [self.follow(torch.cat([attended[:, :, slot], whole], -1)) for slot in range(SLOTS)]
-        return bodies, self.overall(whole)
+        *slots, scene = rearrange(attended, "b t (s n) c -> s b t (n c)", s=SLOTS + 1)
+        bodies = [self.follow(torch.cat([slot, whole], -1)) for slot in slots]
+        return bodies, self.overall(torch.cat([*slots, scene, whole], -1))
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ def reconstruction(
         decibels, similarity = [], []
         for start in range(0, count, batch):
             scenes = [scene(seed, index, split="any") for index in range(start, min(start + batch, count))]
-            clips = _render(scenes, shape).to(device)
+            clips = render_all(scenes, shape).to(device)
             back = vae.decode(vae.encode(clips)).clamp(-1, 1)
             decibels.append(psnr(back, clips))
             similarity.append(ssim(back, clips).mean(1))
@@ -189,27 +189,27 @@ def summary(value: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _distances(judge: Judge, kind: str, shape: VideoShape, made: Tensor, real: Tensor) -> Section:
-    """How far the features (N,D) of generated clips, and of as many rendered ones, are from those of REFERENCES more.
-
-    Nothing for other shapes than ORDINARY: there the scores say enough.
-    """
+    """How far the features (N,D) of generated clips, and of as many rendered ones, are from those of REFERENCES more,
+    each feature in units of its deviation there. Nothing for shapes other than ORDINARY: their scores say enough."""
     if shape != ORDINARY or len(made) < 2:
         return {}
     others = [drawn for _, drawn in evaluation_prompts(kind, REFERENCES, PROMPTS_SEED + 1)]
     references = _read_rendered(judge, others, shape)[1]
+    unit = references.std(0).clamp(min=1e-3 * references.std())  # a feature that hardly varies must not decide
     return {
-        DISTANCE: frechet(made, references).item(),
-        f"{DISTANCE}, rendered": frechet(real, references).item(),
+        DISTANCE: frechet(made / unit, references / unit).item(),
+        f"{DISTANCE}, rendered": frechet(real / unit, references / unit).item(),
     }
 
 
 def _read_rendered(judge: Judge, scenes: Sequence[Scene], shape: VideoShape) -> tuple[list[dict[str, str]], Tensor]:
     """What the judge reads off rendered clips of the scenes, and its features."""
-    parts = [read(judge, _render(scenes[start : start + LOT], shape)) for start in range(0, len(scenes), LOT)]
+    parts = [read(judge, render_all(scenes[start : start + LOT], shape)) for start in range(0, len(scenes), LOT)]
     return [words for part, _ in parts for words in part], torch.cat([features for _, features in parts])
 
 
-def _render(scenes: Sequence[Scene], shape: VideoShape) -> Tensor:
+def render_all(scenes: Sequence[Scene], shape: VideoShape) -> Tensor:
+    """Clips (B,3,T,H,W) of the scenes in a shape, at FPS."""
     return render(scenes, frames=shape.frames, height=shape.height, width=shape.width, fps=FPS)
 
 

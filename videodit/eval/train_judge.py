@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import torch
 from einops import rearrange
@@ -25,6 +26,7 @@ LABELS = (
 )
 MIRRORED = {"rolls left": "rolls right", "pans left": "pans right", DEPTHS[0]: DEPTHS[2]}
 FPS = 8.0
+STRIDE = 10_000  # indices of scenes that belong to a step
 MOVED, FROZEN = 3, 0.06  # pixels, share of the clips
 ABSENT = -1  # the label of what a clip does not show
 
@@ -59,16 +61,14 @@ def train_judge(
     shares = torch.tensor([share for _, share in SHAPES])
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     average = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(0.995))
-    drawn = 0
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / 100, 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
         shape = SHAPES[int(torch.multinomial(shares, 1, generator=generator))][0]
         if step < STILLS * steps:
             shape = VideoShape(1, shape.height, shape.width)
-        count = max(1, min(4 * batch, batch * CLIP_PIXELS // (shape.frames * shape.height * shape.width)))
-        scenes = [scene(seed, drawn + index, split="any") for index in range(count)]
-        drawn += count
+        size = max(1, min(4 * batch, batch * CLIP_PIXELS // (shape.frames * shape.height * shape.width)))
+        scenes = list(islice(_scenes(seed, step), size))
         clips, labels = vary(_render(scenes, shape), scenes, generator)
         logits = judge.train()(spoil(clips, generator))
         losses = {label: _loss(logits[label], labels[label]) for label in shown(labels, shape.frames)}
@@ -87,16 +87,16 @@ def spoil(clips: Tensor, generator: torch.Generator) -> Tensor:
 
     A third of the clips stays as it is. The result may leave [-1,1] a little.
     """
-    count = len(clips)
+    batch = len(clips)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand((count, *shape, 1, 1, 1), generator=generator)
+        return low + (high - low) * torch.rand((batch, *shape, 1, 1, 1), generator=generator)
 
     offsets = torch.arange(-2, 3)
     kernel = torch.softmax(-(offsets**2) / (2 * draw(0.3, 0.9)[:, 0, 0] ** 2), -1)  # (B,5)
     kernel = rearrange(kernel, "b i -> b 1 i 1") * rearrange(kernel, "b i -> b 1 1 i")
     flat = rearrange(clips, "b c t h w -> (c t) b h w")
-    flat = F.conv2d(F.pad(flat, (2, 2, 2, 2), mode="replicate"), kernel, groups=count)
+    flat = F.conv2d(F.pad(flat, (2, 2, 2, 2), mode="replicate"), kernel, groups=batch)
     spoiled = rearrange(flat, "(c t) b h w -> b c t h w", c=3)
     smear = draw(0, 0.2, 1)
     before = torch.cat([spoiled[:, :, :1], spoiled[:, :, :-1]], 2)
@@ -107,11 +107,11 @@ def spoil(clips: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(draw(0, 1, 1) < 0.33, clips, spoiled)
 
 
-def validate(judge: Judge, shape: VideoShape, *, count: int, seed: int, split: str, bodies: int | None) -> Validation:
-    """Score the judge on `count` rendered clips of scenes (seed, 0 ... count - 1)."""
-    scenes = [scene(seed, index, split=split, bodies=bodies) for index in range(count)]
+def validate(judge: Judge, shape: VideoShape, *, clips: int, seed: int, split: str, bodies: int | None) -> Validation:
+    """Score the judge on `clips` rendered clips of scenes (seed, 0 ...)."""
+    scenes = [scene(seed, index, split=split, bodies=bodies) for index in range(clips)]
     right, mistakes, confusions = Counter(), [], Counter()
-    for start in range(0, count, 50):
+    for start in range(0, clips, 50):
         part = scenes[start : start + 50]
         seen, _ = read(judge, _render(part, shape))
         for place, (drawn, words) in enumerate(zip(part, seen, strict=True)):
@@ -121,7 +121,7 @@ def validate(judge: Judge, shape: VideoShape, *, count: int, seed: int, split: s
             confusions.update((head(label), wanted[label], words[label]) for label in wrong)
             if wrong:
                 mistakes.append((start + place, {label: (wanted[label], words[label]) for label in wrong}))
-    return Validation({label: hits / count for label, hits in right.items()}, confusions, mistakes)
+    return Validation({label: hits / clips for label, hits in right.items()}, confusions, mistakes)
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,13 @@ class Validation:
     accuracy: dict[str, float]
     confusions: Counter[tuple[str, str, str]]
     mistakes: list[tuple[int, dict[str, tuple[str, str]]]]
+
+
+def _scenes(seed: int, step: int) -> Iterator[Scene]:
+    """Scenes of a step, without end: as the world draws them, but in every third the camera moves."""
+    drawn = (scene(seed, step * STRIDE + index, split="any") for index in count())
+    for place in count():
+        yield next(one for one in drawn if place % 3 or one.camera != "still")
 
 
 def _render(scenes: Sequence[Scene], shape: VideoShape) -> Tensor:
