@@ -87,3 +87,10 @@ def test_a_broken_description_is_named(original: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / "pipeline.json").write_text("{")
     with pytest.raises(InputError, match="pipeline.json is not valid JSON"):
         open_pipeline(str(tmp_path / "model"), device="cpu", dtype=None)
+
+
+def test_a_network_under_another_ones_name_is_told(tmp_path: Path) -> None:
+    folder = tiny_pipeline(tmp_path)
+    (folder / "dit.safetensors").write_bytes((folder / "text.safetensors").read_bytes())
+    with pytest.raises(InputError, match="dit.safetensors: it holds another architecture"):
+        open_pipeline(str(folder), device="cpu", dtype=None)

@@ -59,10 +59,11 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None) -> Comp
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
     dtype = dtype or torch.float32
-    networks = {
-        part: load_model(folder / FILES[part], dtype=dtype).to(device).requires_grad_(False)
-        for part in ("dit", "text", "vae")
-    }
+    networks = {}
+    for part, kind in (("dit", DiT), ("text", SmallT5), ("vae", VideoVAE)):
+        networks[part] = load_model(folder / FILES[part], dtype=dtype).to(device).requires_grad_(False)
+        if not isinstance(networks[part], kind):
+            raise InputError(f"{folder / FILES[part]}: it holds another architecture than its name says")
     return Components(
         name=model,
         pipeline=pipeline,
