@@ -252,7 +252,8 @@ def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]
 
 
 def _dotted(content: Any, prefix: str) -> Iterable[str]:
-    for key, value in content.items() if isinstance(content, dict) else ():
+    entries = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
+    for key, value in entries:
         yield f"{prefix}{key}"
         yield from _dotted(value, f"{prefix}{key}.")
 
