@@ -145,6 +145,13 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_run_needs_a_folder(tmp_path: Path, prepared: list[str], capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        assert main(["train", *prepared, BRIEF, f"run_dir={tmp_path / name}"]) == 2
+        assert "file" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_vae_is_not_any_file_of_weights(tmp_path: Path, prepared: list[str], capsys: Any) -> None:
     from videodit.checkpoint.store import save_model
 

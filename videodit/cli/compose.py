@@ -128,6 +128,8 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], Non
         hydra.main(version_base=_HYDRA_VERSION, config_path=str(conf), config_name=command)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, conf, command, line.overrides) from None
+    except (FileExistsError, NotADirectoryError) as error:  # the launcher made no folder for the run
+        raise InputError(f"run_dir: {error.filename} is not a folder") from None
     except SystemExit:
         if failure:
             raise failure[0] from failure[0].__cause__
