@@ -36,7 +36,7 @@ Lengths = tuple[int, ...]
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss.
 SHORT_KEYS = 64
-# In bfloat16 the fused kernel's backward takes 3 to 4 times as long as the plain one's (at 80 keys).
+# In bfloat16 the fused kernel takes 3 to 4 times as long, forward and backward (at 80 keys, 48 clips).
 SHORT_KEYS_BF16 = 320
 
 
