@@ -26,7 +26,7 @@ def clips() -> list[Tensor]:
 
 
 NO_CRITIC = {"adversarial": 0.0, "perceptual": 0.0, "critic": None}
-OBJECTIVE = partial(VAEObjective, kl=1e-3, noise=0.1, learn_noise=False, shared_std=True, seed=0, **NO_CRITIC)
+OBJECTIVE = partial(VAEObjective, absolute=0.1, kl=1e-3, noise=0.1, learn_noise=False, shared_std=True, seed=0, **NO_CRITIC)
 
 
 def test_the_loss_is_error_plus_kl_in_closed_form(clips: list[Tensor]) -> None:

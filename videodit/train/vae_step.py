@@ -22,8 +22,12 @@ from videodit.train.encode import calibrate
 class VAEObjective:
     """Reconstruction + kl * KL(posterior || N(0,1)) (Kingma & Welling 2013, arXiv:1312.6114).
 
+    Reconstruction is the mean squared error of a pixel value, plus by choice the mean absolute error: the first is what
+    PSNR measures, the second keeps plain areas clean, which SSIM rewards.
+
     Args:
         vae: what is trained.
+        absolute: weight of the mean absolute error.
         kl: weight of the mean KL of a latent value, beside the mean squared error of a pixel value.
         noise: standard deviation that the posterior starts with.
         learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
@@ -39,6 +43,7 @@ class VAEObjective:
         self,
         *,
         vae: VideoVAE,
+        absolute: float,
         kl: float,
         noise: float,
         learn_noise: bool,
@@ -49,6 +54,7 @@ class VAEObjective:
         clips: Sequence[Tensor],
         seed: int,
     ) -> None:
+        self.absolute = absolute
         self.vae, self.kl, self.noise, self.learn_noise, self.seed = vae, kl, noise, learn_noise, seed
         self.adversarial, self.perceptual, self.critic = adversarial, perceptual, critic
         self.shared_std, self.clips = shared_std, clips
@@ -66,7 +72,7 @@ class VAEObjective:
         error = (restored - clips).square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         parts = {"psnr": -10 * (error / 4).log10(), "kl": kl, "power": mean.square().mean()}
-        total = error + self.kl * kl
+        total = error + self.absolute * (restored - clips).abs().mean() + self.kl * kl
         if self.critic is not None:
             adversarial, perceptual, critic = critic_losses(self.critic, restored, clips)
             total = total + self.adversarial * adversarial + self.perceptual * perceptual + critic
