@@ -10,6 +10,7 @@ import torch
 
 from tests.compare import assert_equal, distance, shaken
 from videodit.errors import InputError
+from videodit.models import text
 from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
 
 CAPTIONS = ["A large red ball rolls right.", "a small BLUE cube spins, slowly", "the red cube"]
@@ -74,7 +75,10 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
 # ---- the encoder ----
 
 
-def test_a_pack_equals_its_prompts_alone(encoder: SmallT5) -> None:
+@pytest.mark.parametrize("together", [1, max(LENGTHS), 10_000])
+def test_a_pack_equals_its_prompts_alone(encoder: SmallT5, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one sequence or in several."""
+    monkeypatch.setattr(text, "TOGETHER", together)
     ids = torch.randint(3, 50, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
     packed = encoder(ids, LENGTHS)
     alone = torch.cat([encoder(part, (len(part),)).states for part in ids.split(LENGTHS)])

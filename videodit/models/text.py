@@ -2,13 +2,14 @@
 
     B prompts, S tokens in all, E text width
 
-The network is transformers' own T5 or umT5 encoder. The prompts of a batch pass as one sequence under a block-diagonal
-mask: relative position biases depend on distances only, so each prompt gets the states it would get alone.
+The network is transformers' own T5 or umT5 encoder. Prompts pass side by side as one sequence under a block-diagonal
+mask: relative position biases depend on distances only, so each prompt gets the states it would get alone. That
+attention is dense, so many prompts pass as several sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from videodit.errors import InputError
 from videodit.models.pack import Text
+
+TOGETHER = 128  # tokens of the prompts that pass as one sequence: less is lost to the mask than to more passes
 
 
 class SmallT5(nn.Module):
@@ -51,11 +54,28 @@ class SmallT5(nn.Module):
 
     def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
         """Token ids (S,) of B prompts with these lengths -> their states."""
+        groups = list(_groups(lengths))
+        parts = ids.split([sum(group) for group in groups])
+        states = torch.cat([self._together(part, group) for part, group in zip(parts, groups, strict=True)])
+        return Text(states, lengths)
+
+    def _together(self, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """Token ids (S,) -> states (S,E), in one sequence."""
         owner = torch.repeat_interleave(torch.tensor(lengths, device=ids.device), output_size=len(ids))
         same = owner[:, None] == owner[None, :]
         mask = torch.zeros(same.shape, device=ids.device).masked_fill_(~same, torch.finfo(torch.float32).min)
-        states = self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
-        return Text(states, lengths)
+        return self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
+
+
+def _groups(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Neighbouring prompts of TOGETHER tokens or less; longer prompts go alone."""
+    group: tuple[int, ...] = ()
+    for length in lengths:
+        if group and sum(group) + length > TOGETHER:
+            yield group
+            group = ()
+        group = (*group, length)
+    yield group
 
 
 class Tokenizer:
