@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from videodit.errors import InputError
 from videodit.models.pack import Text
 
-TOGETHER = 128  # tokens of the prompts that pass as one sequence: less is lost to the mask than to more passes
+TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
 
 
 class SmallT5(nn.Module):

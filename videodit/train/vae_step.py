@@ -23,7 +23,7 @@ class VAEObjective:
     """Reconstruction + kl * KL(posterior || N(0,1)) (Kingma & Welling 2013, arXiv:1312.6114).
 
     Reconstruction is the mean squared error of a pixel value, plus by choice the mean absolute error: the first is what
-    PSNR measures, the second keeps plain areas clean, which SSIM rewards.
+    PSNR measures, beside it the second gives small errors more weight.
 
     Args:
         vae: what is trained.
@@ -54,8 +54,8 @@ class VAEObjective:
         clips: Sequence[Tensor],
         seed: int,
     ) -> None:
-        self.absolute = absolute
-        self.vae, self.kl, self.noise, self.learn_noise, self.seed = vae, kl, noise, learn_noise, seed
+        self.vae, self.noise, self.learn_noise, self.seed = vae, noise, learn_noise, seed
+        self.absolute, self.kl = absolute, kl
         self.adversarial, self.perceptual, self.critic = adversarial, perceptual, critic
         self.shared_std, self.clips = shared_std, clips
         self.module = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
@@ -69,10 +69,11 @@ class VAEObjective:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", number))
         noise = torch.randn(mean.shape, generator=generator).to(clips.device)
         restored = self.vae.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
-        error = (restored - clips).square().mean()
+        left = restored - clips
+        error = left.square().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         parts = {"psnr": -10 * (error / 4).log10(), "kl": kl, "power": mean.square().mean()}
-        total = error + self.absolute * (restored - clips).abs().mean() + self.kl * kl
+        total = error + self.absolute * left.abs().mean() + self.kl * kl
         if self.critic is not None:
             adversarial, perceptual, critic = critic_losses(self.critic, restored, clips)
             total = total + self.adversarial * adversarial + self.perceptual * perceptual + critic
