@@ -20,6 +20,7 @@ from videodit.data.toy import ToyWorld
 from videodit.models.pack import Text, patchify
 from videodit.nn.kernels import KERNELS, attend, refusal
 from videodit.train.machine import matmul_rate
+from videodit.train.optim import Optimizer
 
 CPU = torch.device("cpu")
 
@@ -40,8 +41,10 @@ def row(name: str, *values: str) -> None:
     print(f"{name:<52}" + "".join(f"{value:>16}" for value in values), flush=True)
 
 
-def training(dit: torch.nn.Module, frames: tuple[int, ...], dtype: torch.dtype, text_dim: int) -> Callable[[], None]:
-    """One forward and backward of the DiT on 48 clips of these latent frames, and the tokens' targets."""
+def training(
+    dit: torch.nn.Module, frames: tuple[int, ...], dtype: torch.dtype, text_dim: int, optimizer: Optimizer | None
+) -> Callable[[], None]:
+    """One forward and backward of the DiT on 48 clips of these latent frames, and by choice the optimizer's update."""
     torch.manual_seed(0)
     latents = sorted((torch.randn(16, frames[i % len(frames)], 8, 8) for i in range(48)), key=lambda x: x.shape[1])
     pack, lengths = patchify(latents, dit.patch), tuple(9 + i % 11 for i in range(48))
@@ -53,6 +56,8 @@ def training(dit: torch.nn.Module, frames: tuple[int, ...], dtype: torch.dtype, 
         with amp:
             out = dit(pack, t, text)
         (out.float() - target).square().mean().backward()
+        if optimizer is not None:
+            optimizer.step(0)
         dit.zero_grad(set_to_none=True)
 
     step.clips = len(latents)
@@ -68,13 +73,16 @@ def main(seconds: float) -> None:
     dit, vae = (instantiate(cfg[part], _convert_="all") for part in ("model", "vae"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     row("training step of the toy DiT (forward, backward)", "clips/s", "GFLOP/s", "share of fp32")
+    muon = instantiate(cfg.optim.make, _convert_="all")(dit, curve=lambda step: 1.0)
     for dtype in (torch.float32, torch.bfloat16):
         for name, frames in (("17 frames", (5,)), ("1 to 17 frames mixed", (1, 3, 5, 5))):
-            rate = matmul_rate(CPU, torch.float32, seconds=1.0)
-            step = training(dit, frames, dtype, cfg.text.dim)
-            took = best(step, seconds)
-            speed = step.flops / took
-            row(f"  {name}, {dtype}", f"{step.clips / took:.1f}", f"{speed / 1e9:.0f}", f"{speed / rate:.2f}")
+            for optimizer, suffix in ((None, ""), (muon, ", Muon")):
+                rate = matmul_rate(CPU, torch.float32, seconds=1.0)
+                step = training(dit, frames, dtype, cfg.text.dim, optimizer)
+                took = best(step, seconds)
+                speed = step.flops / took
+                values = f"{step.clips / took:.1f}", f"{speed / 1e9:.0f}", f"{speed / rate:.2f}"
+                row(f"  {name}, {dtype}{suffix}", *values)
     row("\nattention, 48 clips x 80 tokens, 4 heads of 64", "ms forward")
     q, lengths = torch.randn(48 * 80, 4, 64), (80,) * 48
     with torch.no_grad():

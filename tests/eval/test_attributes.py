@@ -25,6 +25,18 @@ def test_the_judge_takes_any_shape_and_reads_known_words(shape: tuple[int, int, 
         assert all(word in vocabulary()[label.split()[0]] for label, word in one.items())
 
 
+@pytest.mark.parametrize("bodies", ["1", "2"])
+def test_a_mirror_image_reads_as_the_mirrored_words(bodies: str) -> None:
+    """Both images are looked at, so neither side of the frame is favoured."""
+    judge = small_judge()
+    torch.nn.init.constant_(judge.heads["bodies"].bias[judge.words["bodies"].index(bodies)], 1000.0)
+    clips = render([scene(0, index, split="any") for index in range(12)], frames=5, height=32, width=32)
+    (words, _), (turned, _) = read(judge, clips), read(judge, clips.flip(-1))
+    assert {one["bodies"] for one in words} == {bodies}
+    assert [mirrored(one) for one in words] == turned
+    assert turned != words
+
+
 def test_a_clip_is_read_alike_whatever_its_batch() -> None:
     judge, clips = small_judge(), torch.rand(3, 3, 5, 32, 32) * 2 - 1
     together, alone = judge(clips), judge(clips[1:2])

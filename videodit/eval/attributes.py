@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -26,8 +27,11 @@ OF_A_SCENE = ("ground", "camera", "bodies", "depth")
 ATTRIBUTES = ("kind", "colour", "size", "motion", "ground", "camera")  # what a one-body prompt is scored on
 MOVING = ("motion", "camera")  # what a single frame cannot show
 PLACE = 5  # numbers that say where a cell of the map is and how vivid
+OTHER_BODY = str.maketrans("12", "21")  # in a mirror the left one of two bodies is the right one
 T = TypeVar("T")
 DEPTHS = ("left one nearer", "level", "left one farther")  # of two bodies
+_MIRRORED = {"rolls left": "rolls right", "pans left": "pans right", DEPTHS[0]: DEPTHS[2]}
+MIRRORED = MappingProxyType(_MIRRORED | {there: here for here, there in _MIRRORED.items()})  # words that change places
 
 
 def vocabulary() -> dict[str, tuple[str, ...]]:
@@ -137,12 +141,24 @@ class Judge(nn.Module):
 def read(judge: Judge, clips: Tensor) -> tuple[list[dict[str, str]], Tensor]:
     """What the judge sees in (B,3,T,H,W): for each clip its words by label, and the features (B,2·D).
 
-    The words are those of every label, a second body's too, whatever the clip can show: see `shown`.
+    It looks at every clip and at its mirror image, and adds what it makes of both. The words are those of every label,
+    a second body's too, whatever the clip can show: see `shown`.
     """
-    logits = judge.eval()(clips)
+    logits, mirror = judge.eval()(clips), judge(clips.flip(-1))
     features = logits.pop("features")
-    best = {label: [judge.words[head(label)][i] for i in scores.argmax(1)] for label, scores in logits.items()}
+    scores = {label: scores.log_softmax(1) for label, scores in logits.items()}
+    turned = {label: mirror[label].log_softmax(1)[:, _mirrored_places(judge.words[head(label)])] for label in logits}
+    two = (scores["bodies"] + turned["bodies"]).argmax(1, keepdim=True) == judge.words["bodies"].index("2")
+    for label in scores:
+        other = label.translate(OTHER_BODY)
+        scores[label] = scores[label] + torch.where(two, turned[other], turned[label])
+    best = {label: [judge.words[head(label)][i] for i in both.argmax(1)] for label, both in scores.items()}
     return [{label: words[clip] for label, words in best.items()} for clip in range(len(clips))], features
+
+
+def _mirrored_places(words: Sequence[str]) -> list[int]:
+    """For each word the place of the one that says the same of the mirror image."""
+    return [words.index(MIRRORED.get(word, word)) for word in words]
 
 
 class _Look(nn.Module):

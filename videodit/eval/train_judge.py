@@ -17,14 +17,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videodit.data.render import render
 from videodit.data.toy import Scene, scene
-from videodit.eval.attributes import DEPTHS, SLOTS, Judge, head, read, shown, truth, vocabulary
+from videodit.eval.attributes import MIRRORED, OTHER_BODY, SLOTS, Judge, head, read, shown, truth, vocabulary
 from videodit.shapes import VideoShape
 
 LABELS = (
     *(f"{name} {place + 1}" for place in range(SLOTS) for name in ("kind", "colour", "size", "motion")),
     *("ground", "camera", "bodies", "depth"),
 )
-MIRRORED = {"rolls left": "rolls right", "pans left": "pans right", DEPTHS[0]: DEPTHS[2]}
 FPS = 8.0
 STRIDE = 10_000  # indices of scenes that belong to a step
 MOVED, FROZEN = 3, 0.06  # pixels, share of the clips
@@ -173,10 +172,8 @@ def _at_rest(words: Mapping[str, str]) -> dict[str, str]:
 
 def mirrored(words: Mapping[str, str]) -> dict[str, str]:
     """The words, by label, of the mirror image: left and right change places, and so do two bodies."""
-    swap = MIRRORED | {there: here for here, there in MIRRORED.items()}
-    other = {"1": "2", "2": "1"} if words["bodies"] == "2" else {"1": "1"}
-    renamed = {label: f"{head(label)} {other[label[-1]]}" if label[-1].isdigit() else label for label in words}
-    return {renamed[label]: swap.get(word, word) for label, word in words.items()}
+    swap = OTHER_BODY if words["bodies"] == "2" else {}
+    return {label.translate(swap): MIRRORED.get(word, word) for label, word in words.items()}
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
