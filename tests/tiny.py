@@ -36,7 +36,11 @@ DIT = {
     "text_dim": 16,
     "frequency_dim": 16,
     "time": "adaln_single",
+    "text_length": 0,
+    "norm": "layer",
     "qk_norm": "full",
+    "qk_eps": 1e-6,
+    "fractions": None,
     "cross_norm": True,
 }
 TEXT = {

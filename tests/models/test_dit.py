@@ -19,6 +19,7 @@ ARGUMENTS = {
     **{"channels": CHANNELS, "out_channels": CHANNELS, "patch": PATCH},
     **{"dim": 24, "layers": 2, "heads": 2, "ffn": 40, "text_dim": TEXT_DIM, "frequency_dim": 16},
     **{"time": "adaln_single", "qk_norm": "full", "cross_norm": True},
+    **{"text_length": 0, "norm": "layer", "qk_eps": 1e-6, "fractions": None},
 }
 PACKS = {  # latent sizes, text lengths
     "five sizes": (((1, 2, 2), (2, 4, 2), (3, 4, 6), (1, 8, 2), (2, 2, 6)), (3, 1, 9, 5, 2)),

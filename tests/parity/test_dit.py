@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from einops import rearrange
 from torch import Tensor
 
 from tests.compare import assert_equal, distance, noise, shaken
+from videodit.checkpoint.families import wan
+from videodit.checkpoint.keymap import translate
 from videodit.models.dit import DiT
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.shapes import LatentShape
@@ -20,39 +18,18 @@ CHANNELS, HEADS, HEAD_DIM, FFN, LAYERS, TEXT_DIM, FREQUENCIES, PATCH = 5, 2, 20,
 SHAPE = LatentShape(3, 4, 6)
 TIMES = ([999.0, 250.0], [1.0, 613.0])
 
-# Their names -> ours, the rules that apply in turn.
-NAMES = [
-    (r"^condition_embedder\.time_embedder\.linear_", "time_embed.linear"),
-    (r"^condition_embedder\.time_proj", "time_proj"),
-    (r"^condition_embedder\.text_embedder\.linear_1", "text_embed.0"),
-    (r"^condition_embedder\.text_embedder\.linear_2", "text_embed.2"),
-    (r"^patch_embedding", "embed"),
-    (r"^proj_out", "head"),
-    (r"^scale_shift_table", "table_out"),
-    (r"scale_shift_table", "modulation.table"),
-    (r"attn1", "attention"),
-    (r"attn2", "cross"),
-    (r"\.to_([qkv])", r".\1"),
-    (r"to_out\.0", "out"),
-    (r"ffn\.net\.0\.proj", "ffn.0"),
-    (r"ffn\.net\.2", "ffn.2"),
-]
+ARGUMENTS = {
+    **{"channels": CHANNELS, "out_channels": CHANNELS, "patch": PATCH, "dim": HEADS * HEAD_DIM, "layers": LAYERS},
+    **{"heads": HEADS, "ffn": FFN, "text_dim": TEXT_DIM, "text_length": 0, "frequency_dim": FREQUENCIES},
+    **{"time": "adaln_single", "norm": "layer", "qk_norm": "full", "qk_eps": 1e-6, "cross_norm": True},
+    "fractions": None,
+}
 
 
-def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    ours = {}
-    for name, tensor in state.items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        if name == "embed.weight":
-            tensor = tensor.flatten(1)
-        elif name.startswith("head."):  # a token's values are channel-last in their output
-            tensor = rearrange(tensor, "(p c) ... -> (c p) ...", c=CHANNELS)
-        elif "table" in name:
-            tensor = tensor.squeeze(0)
-        ours[name] = tensor
-    assert len(ours) == len(state)
-    return ours
+def ours_of(theirs: WanTransformer3DModel, model: DiT) -> dict[str, Tensor]:
+    """Its weights under our names."""
+    table = wan.dit_table("diffusers", ARGUMENTS)
+    return translate(theirs.state_dict(), table, model.state_dict().keys(), source="a random model")
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +52,8 @@ def theirs() -> WanTransformer3DModel:
 
 @pytest.fixture
 def ours(theirs: WanTransformer3DModel) -> DiT:
-    model = DiT(
-        channels=CHANNELS,
-        out_channels=CHANNELS,
-        patch=PATCH,
-        dim=HEADS * HEAD_DIM,
-        layers=LAYERS,
-        heads=HEADS,
-        ffn=FFN,
-        text_dim=TEXT_DIM,
-        frequency_dim=FREQUENCIES,
-        time="adaln_single",
-        qk_norm="full",
-        cross_norm=True,
-    ).requires_grad_(False)
-    model.load_state_dict(translate(theirs.state_dict()), strict=True)
+    model = DiT(**ARGUMENTS).requires_grad_(False)
+    model.load_state_dict(ours_of(theirs, model), strict=True)
     return model
 
 
@@ -103,11 +67,15 @@ def text() -> Tensor:
     return noise(2, 7, TEXT_DIM, seed=1)
 
 
-def run(model: DiT, clips: Tensor, times: Tensor, text: Tensor, *, kernel: str = "sdpa") -> Tensor:
+def run(
+    model: DiT, clips: Tensor, times: Tensor, text: Tensor, *, kernel: str = "sdpa", prepared: bool = False
+) -> Tensor:
     """Our model on a pack of these clips; their times run from 0 to 1000."""
     pack = patchify(list(clips), PATCH)
-    states = Text(text.flatten(0, 1), (text.shape[1],) * len(text))
-    tokens = model(pack, times.flatten().double() / 1000, states, kernel=kernel)
+    states, times = Text(text.flatten(0, 1), (text.shape[1],) * len(text)), times.flatten().double() / 1000
+    if prepared:
+        states = model.prepare(pack, times, states)
+    tokens = model(pack, times, states, kernel=kernel)
     return torch.stack(unpatchify(tokens, [SHAPE] * len(clips), PATCH))
 
 
@@ -131,6 +99,20 @@ def test_one_time_a_token(ours: DiT, theirs: WanTransformer3DModel, clips: Tenso
     assert distance(expected, theirs(clips, times[:, -1], text).sample) > 1e-2
 
 
+def test_prepared_and_with_zero_states(
+    ours: DiT, theirs: WanTransformer3DModel, clips: Tensor, text: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They see all of a padded text; we see one zero state that counts for many, and keys made once."""
+    times = torch.tensor(TIMES[0])
+    padded = torch.cat([text, text.new_zeros(len(text), 30, TEXT_DIM)], dim=1)
+    expected = theirs(clips, times, padded).sample
+    assert distance(run(ours, clips, times, text), expected) > 1e-3, "the zero states would not have mattered"
+    monkeypatch.setattr(ours, "text_length", text.shape[1] + 30)
+    for prepared in (False, True):
+        for kernel in ("sdpa", "reference", "flex"):
+            assert_equal(run(ours, clips, times, text, kernel=kernel, prepared=prepared), expected)
+
+
 def _exchanged(state: dict[str, Tensor], first: str, second: str) -> dict[str, Tensor]:
     return {name.replace(first, "*").replace(second, first).replace("*", second): x for name, x in state.items()}
 
@@ -139,7 +121,7 @@ def test_a_wrong_weight_shows(ours: DiT, theirs: WanTransformer3DModel, clips: T
     """The comparison can fail: each of these mistakes in the table of names gives other numbers."""
     times = torch.tensor(TIMES[0])
     expected = theirs(clips, times, text).sample
-    state = translate(theirs.state_dict())
+    state = ours_of(theirs, ours)
     head = {name: theirs.state_dict()[f"proj_out.{name[5:]}"] for name in ("head.weight", "head.bias")}
     table = state["blocks.0.modulation.table"]
     for wrong in (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from tests.compare import assert_equal, distance, noise, shaken
+from videodit.checkpoint.families import wan
+from videodit.checkpoint.keymap import translate
 from videodit.models.vae import VideoVAE
 
 MULTIPLIERS, TEMPORAL, BLOCKS, LATENTS = (1, 2, 4, 4), (False, True, True), 2, 4
@@ -20,39 +19,6 @@ KINDS = {
     "2.2": {"base_dim": 8, "decoder_base_dim": 12, "patch_size": 2, "in_channels": 12, "out_channels": 12},
 }
 SIZES = [(17, 64, 32), (1, 32, 48)]
-
-# Their names -> ours, the rules that apply in turn. Only the plain encoder's levels lie in one flat list.
-NAMES = [
-    (r"^quant_conv", "quant"),
-    (r"^post_quant_conv", "unquant"),
-    (r"mid_block\.resnets\.0", "middle.before"),
-    (r"mid_block\.resnets\.1", "middle.after"),
-    (r"mid_block\.attentions\.0", "middle.attention"),
-    (r"to_qkv", "qkv"),
-    (r"conv_shortcut", "shortcut"),
-    (r"(?:down|up)_blocks\.(\d+)\.resnets\.(\d+)", r"levels.\1.blocks.\2"),
-    (r"up_blocks\.(\d+)\.upsamplers\.0", r"levels.\1.up"),
-    (r"(?:down|up)_blocks\.(\d+)\.(down|up)sampler", r"levels.\1.\2"),
-    (r"down_blocks\.(\d+)", lambda found: _flat_level(int(found[1]))),
-    (r"time_conv", "time"),
-    (r"resample\.1", "space"),
-]
-
-
-def _flat_level(number: int) -> str:
-    level, part = divmod(number, BLOCKS + 1)
-    return f"levels.{level}.down" if part == BLOCKS else f"levels.{level}.blocks.{part}"
-
-
-def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    ours = {}
-    for name, tensor in state.items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = tensor.flatten() if name.endswith("gamma") else tensor
-    assert len(ours) == len(state)
-    return ours
-
 
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request: pytest.FixtureRequest) -> tuple[VideoVAE, AutoencoderKLWan]:
@@ -64,20 +30,13 @@ def pair(request: pytest.FixtureRequest) -> tuple[VideoVAE, AutoencoderKLWan]:
         **arguments, **shared, **STATISTICS, num_res_blocks=BLOCKS, is_residual=kind == "2.2"
     ).requires_grad_(False)
     shaken(theirs, std=0.05)
-    ours = VideoVAE(
-        latent_channels=LATENTS,
-        base=arguments["base_dim"],
-        decoder_base=arguments["decoder_base_dim"],
-        multipliers=MULTIPLIERS,
-        spatial=(True, True, True),
-        temporal=TEMPORAL,
-        blocks=BLOCKS,
-        shortcuts=kind == "2.2",
-        linear=False,
-        patch=arguments["patch_size"] or 1,
-    ).requires_grad_(False)
+    arguments = wan.vae_arguments(theirs.config, source="a random model")
+    ours = VideoVAE(**arguments).requires_grad_(False)
+    table, statistics = wan.vae_table("diffusers", arguments), ("mean", "std")
+    wanted = ours.state_dict().keys() - set(statistics)
     statistics = {name: torch.tensor(STATISTICS[f"latents_{name}"]) for name in ("mean", "std")}
-    ours.load_state_dict({**translate(theirs.state_dict()), **statistics}, strict=True)
+    state = translate(theirs.state_dict(), table, wanted, source="a random model")
+    ours.load_state_dict({**state, **statistics}, strict=True)
     return ours.eval(), theirs
 
 

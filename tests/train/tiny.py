@@ -61,7 +61,11 @@ def dit(seed: int = 0, time: str = "adaln_single") -> DiT:
         text_dim=TEXT_DIM,
         frequency_dim=16,
         time=time,
+        text_length=0,
+        norm="layer",
         qk_norm="full",
+        qk_eps=1e-6,
+        fractions=None,
         cross_norm=True,
     )
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.build import build
+from videodit.models.build import rebuild
 
 HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
 
@@ -96,7 +96,7 @@ def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     tensors, header = load_tensors(path, device=device)
     try:
         with torch.device("meta"):
-            module = build(header["architecture"], **header["arguments"])
+            module = rebuild(header["architecture"], header["arguments"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} describes no architecture of this version: {error}") from None
     give(module, tensors, source=path, dtype=dtype)

@@ -21,19 +21,36 @@ from videodit.models.pack import Pack, Text
 from videodit.nn.embed import TimeEmbed
 from videodit.nn.kernels import attend
 from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
-from videodit.nn.rope import axial_rope, rotate
+from videodit.nn.rope import axial_rope, fractional_rope, rotate
 
 # adaln_single: one projection of the time for all blocks plus a table a block (PixArt-alpha); adaln_zero and adaln: a
 # projection a block, with and without gates; cross: the time is one more text state; in_context: one more token.
 TIME_MODES = ("adaln_single", "adaln_zero", "adaln", "cross", "in_context")
+QK_NORMS = ("full", "head")
+NORMS = ("layer", "rms")
+
+Keys = tuple[Tensor, Tensor]  # keys and values, each (M,H,K)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many queries and keys each clip has."""
+    """How many queries and keys each clip has, and how many equal keys each key (M,) stands for; None: one each."""
 
     q: tuple[int, ...]
     k: tuple[int, ...]
+    copies: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that stays the same from step to step of a generation (`DiT.prepare`)."""
+
+    keys: list[Keys]  # of each block's cross-attention
+    lengths: Lengths
+    rope: Tensor
+    times: dict[float, int]  # time -> row
+    embedded: Tensor
+    shared: Tensor
 
 
 class Attention(nn.Module):
@@ -42,7 +59,7 @@ class Attention(nn.Module):
     `qk_norm`: "full" normalises across all heads, "head" within each.
     """
 
-    def __init__(self, *, dim: int, heads: int, qk_norm: str) -> None:
+    def __init__(self, *, dim: int, heads: int, qk_norm: str, qk_eps: float) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(dim, dim)
@@ -51,15 +68,21 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.per_head = qk_norm == "head"
         norm_dim = dim // heads if self.per_head else dim
-        self.norm_q = nn.RMSNorm(norm_dim, eps=1e-6)
-        self.norm_k = nn.RMSNorm(norm_dim, eps=1e-6)
+        self.norm_q = nn.RMSNorm(norm_dim, eps=qk_eps)
+        self.norm_k = nn.RMSNorm(norm_dim, eps=qk_eps)
 
-    def forward(self, x: Tensor, source: Tensor, lengths: Lengths, *, rope: Tensor | None, kernel: str) -> Tensor:
-        q, k, v = self._normed(self.norm_q, self.q(x)), self._normed(self.norm_k, self.k(source)), self.v(source)
-        v = v.unflatten(-1, (self.heads, -1))
+    def keys(self, source: Tensor) -> Keys:
+        """What the queries will look at, from source (M,N)."""
+        return self._normed(self.norm_k, self.k(source)), self.v(source).unflatten(-1, (self.heads, -1))
+
+    def forward(
+        self, x: Tensor, source: Tensor | Keys, lengths: Lengths, *, rope: Tensor | None, kernel: str
+    ) -> Tensor:
+        q = self._normed(self.norm_q, self.q(x))
+        k, v = self.keys(source) if isinstance(source, Tensor) else source
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        h = attend(q, k, v, lengths.q, lengths.k, kernel=kernel)
+        h = attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
         return self.out(h.flatten(1))
 
     def _normed(self, norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -73,19 +96,22 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """(L,N) -> (L,N)."""
 
-    def __init__(self, *, dim: int, heads: int, ffn: int, qk_norm: str, cross_norm: bool, time: str) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, ffn: int, norm: str, qk_norm: str, qk_eps: float, cross_norm: bool, time: str
+    ) -> None:
         super().__init__()
         self.modulation = Modulation(dim=dim, mode=time)
+        make = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[norm]
         affine = not self.modulation.active
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
-        self.attention = Attention(dim=dim, heads=heads, qk_norm=qk_norm)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6) if cross_norm else nn.Identity()
-        self.cross = Attention(dim=dim, heads=heads, qk_norm=qk_norm)
-        self.norm3 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=affine)
+        self.norm1 = make(dim, eps=1e-6, elementwise_affine=affine)
+        self.attention = Attention(dim=dim, heads=heads, qk_norm=qk_norm, qk_eps=qk_eps)
+        self.norm2 = make(dim, eps=1e-6) if cross_norm else nn.Identity()
+        self.cross = Attention(dim=dim, heads=heads, qk_norm=qk_norm, qk_eps=qk_eps)
+        self.norm3 = make(dim, eps=1e-6, elementwise_affine=affine)
         self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(approximate="tanh"), nn.Linear(ffn, dim))
 
     def forward(
-        self, x: Tensor, time: TimePerToken, text: Tensor, *, lengths: Lengths, rope: Tensor, kernel: str
+        self, x: Tensor, time: TimePerToken, text: Tensor | Keys, *, lengths: Lengths, rope: Tensor, kernel: str
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
         h = modulate(self.norm1(x), shift1, scale1)
@@ -100,10 +126,14 @@ class DiT(nn.Module):
         patch: latent frames, rows and columns of one token.
         dim, layers, heads, ffn: N, blocks, H, hidden width of the feed-forward.
         text_dim: E.
+        text_length: the states a clip attends to: those that a prompt lacks are zero; 0: a prompt's own and no others.
         frequency_dim: width of the time sinusoid.
         time: one of TIME_MODES.
-        qk_norm: "full" or "head".
-        cross_norm: a LayerNorm before cross-attention.
+        norm: "layer" or "rms", of the blocks' inputs.
+        qk_norm, qk_eps: "full" or "head", and its epsilon.
+        cross_norm: a norm with weights before cross-attention.
+        fractions: None for rotations by whole positions, the same in every head; else, for time, height and width, the
+            length of a token's step and the full extent, for `nn.rope.fractional_rope`.
     """
 
     def __init__(
@@ -117,50 +147,77 @@ class DiT(nn.Module):
         heads: int,
         ffn: int,
         text_dim: int,
+        text_length: int,
         frequency_dim: int,
         time: str,
+        norm: str,
         qk_norm: str,
+        qk_eps: float,
         cross_norm: bool,
+        fractions: Sequence[Sequence[float]] | None,
     ) -> None:
         super().__init__()
-        if time not in TIME_MODES:
-            raise InputError(f"time={time}: how time enters a block is one of {', '.join(TIME_MODES)}")
-        if qk_norm not in ("full", "head"):
-            raise InputError(f"qk_norm={qk_norm}: it is 'full' or 'head'")
+        for key, value, known in (("time", time, TIME_MODES), ("qk_norm", qk_norm, QK_NORMS), ("norm", norm, NORMS)):
+            if value not in known:
+                raise InputError(f"{key}={value}: it is one of {', '.join(known)}")
         self.patch = (patch[0], patch[1], patch[2])
         self.time_mode, self.dim, self.head_dim, self.ffn = time, dim, dim // heads, ffn
+        self.text_length, self.fractions = text_length, fractions
         volume = patch[0] * patch[1] * patch[2]
         self.embed = nn.Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embed = TimeEmbed(dim=dim, frequency_dim=frequency_dim)
         self.time_proj = nn.Linear(dim, 6 * dim) if time == "adaln_single" else None
-        self.blocks = nn.ModuleList(
-            Block(dim=dim, heads=heads, ffn=ffn, qk_norm=qk_norm, cross_norm=cross_norm, time=time)
-            for _ in range(layers)
-        )
+        norms = {"norm": norm, "qk_norm": qk_norm, "qk_eps": qk_eps, "cross_norm": cross_norm}
+        self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, ffn=ffn, time=time, **norms) for _ in range(layers))
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.table_out = nn.Parameter(torch.zeros(2, dim))
         self.head = nn.Linear(dim, out_channels * volume)
         self.initialise()
 
-    def forward(self, pack: Pack, t: Tensor, text: Text, *, kernel: str = "sdpa") -> Tensor:
+    def forward(self, pack: Pack, t: Tensor, text: Text | Prepared, *, kernel: str = "sdpa") -> Tensor:
         """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out)."""
         x = self.embed(pack.tokens)
-        states = self.text_embed(text.states)
-        rope = axial_rope(pack.positions, self.head_dim)
-        embedded = self.time_embed(t)
-        time = TimePerToken(embedded, self._shared(embedded), pack.lengths)
-        lengths = Lengths(pack.lengths, text.lengths)
+        if isinstance(text, Prepared):
+            rows = [text.times[value] for value in t.tolist()]
+            embedded, shared, rope = text.embedded[rows], text.shared[rows], text.rope
+            states, lengths = text.keys, text.lengths
+        else:
+            embedded = self.time_embed(t)
+            shared, rope = self._shared(embedded), self._rope(pack.positions)
+            states, lengths = self._text(text, pack.lengths)
+        time = TimePerToken(embedded, shared, pack.lengths)
         if self.time_mode == "cross":
             states, lengths = self._time_as_state(embedded, states, lengths)
         elif self.time_mode == "in_context":
             x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
-        for block in self.blocks:
-            x = block(x, time, states, lengths=lengths, rope=rope, kernel=kernel)
+        for number, block in enumerate(self.blocks):
+            source = states if isinstance(states, Tensor) else states[number]
+            x = block(x, time, source, lengths=lengths, rope=rope, kernel=kernel)
         if self.time_mode == "in_context":
             x = torch.cat([part[:-1] for part in x.split(lengths.q)])
         shift, scale = time.rows(self.table_out + embedded[:, None])
         return self.head(modulate(self.norm_out(x), shift, scale))
+
+    def prepare(self, pack: Pack, times: Tensor, text: Text) -> Prepared | Text:
+        """All that generation would compute anew each step, for packs of this layout and these times (n,).
+
+        forward takes the result for `text`, with one time a clip. Where the time is a state of its own, the text stays
+        as it is.
+        """
+        if self.time_mode == "cross":
+            return text
+        states, lengths = self._text(text, pack.lengths)
+        values = sorted(set(times.flatten().tolist()))
+        embedded = self.time_embed(torch.tensor(values, dtype=torch.float64, device=pack.tokens.device))
+        return Prepared(
+            keys=[block.cross.keys(states) for block in self.blocks],
+            lengths=lengths,
+            rope=self._rope(pack.positions),
+            times={value: row for row, value in enumerate(values)},
+            embedded=embedded,
+            shared=self._shared(embedded),
+        )
 
     def flops(self, tokens: int, states: int) -> float:
         """Floating-point operations of the matmuls of one forward pass over a clip with these tokens and states."""
@@ -195,6 +252,23 @@ class DiT(nn.Module):
                 nn.init.zeros_(block.ffn[2].weight)
         nn.init.zeros_(self.head.weight)
 
+    def _rope(self, positions: Tensor) -> Tensor:
+        if self.fractions is None:
+            return axial_rope(positions, self.head_dim)
+        return fractional_rope(positions, self.fractions, self.dim, self.head_dim)
+
+    def _text(self, text: Text, q_lengths: tuple[int, ...]) -> tuple[Tensor, Lengths]:
+        """Text states as the blocks take them. One zero state stands for all that a prompt lacks to text_length."""
+        lacking = [max(0, self.text_length - length) for length in text.lengths]
+        if not any(lacking):
+            return self.text_embed(text.states), Lengths(q_lengths, text.lengths)
+        blanks = [text.states.new_zeros(min(1, n), text.states.shape[1]) for n in lacking]
+        parts = [part for pair in zip(text.states.split(text.lengths), blanks, strict=True) for part in pair]
+        copies = [one for length, n in zip(text.lengths, lacking, strict=True) for one in [1] * length + [n] * (n > 0)]
+        k_lengths = tuple(length + (n > 0) for length, n in zip(text.lengths, lacking, strict=True))
+        weights = torch.tensor(copies, dtype=torch.float32, device=text.states.device)
+        return self.text_embed(torch.cat(parts)), Lengths(q_lengths, k_lengths, weights)
+
     def _shared(self, embedded: Tensor) -> Tensor:
         """The time as the blocks take it: projected once (B,6,N), or as it is (B,N)."""
         if self.time_proj is None:
@@ -203,8 +277,10 @@ class DiT(nn.Module):
 
     def _time_as_state(self, embedded: Tensor, states: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         _per_clip(embedded, lengths, "cross")
-        states = _append(states, embedded, lengths.k)
-        return states, Lengths(lengths.q, tuple(n + 1 for n in lengths.k))
+        copies = lengths.copies
+        if copies is not None:
+            copies = _append(copies, torch.ones_like(copies[: len(lengths.k)]), lengths.k)
+        return _append(states, embedded, lengths.k), Lengths(lengths.q, tuple(n + 1 for n in lengths.k), copies)
 
     def _time_as_token(
         self, embedded: Tensor, x: Tensor, rope: Tensor, lengths: Lengths
@@ -212,7 +288,7 @@ class DiT(nn.Module):
         _per_clip(embedded, lengths, "in_context")
         unrotated = torch.ones_like(rope[: len(lengths.q)])
         x, rope = _append(x, embedded, lengths.q), _append(rope, unrotated, lengths.q)
-        return x, rope, Lengths(tuple(n + 1 for n in lengths.q), lengths.k)
+        return x, rope, Lengths(tuple(n + 1 for n in lengths.q), lengths.k, lengths.copies)
 
 
 def _append(parts: Tensor, one: Tensor, lengths: tuple[int, ...]) -> Tensor:

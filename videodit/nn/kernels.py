@@ -40,12 +40,22 @@ SHORT_KEYS = 64
 SHORT_KEYS_BF16 = 320
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, *, kernel: str = "sdpa") -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_lengths: Lengths,
+    k_lengths: Lengths,
+    *,
+    copies: Tensor | None = None,
+    kernel: str = "sdpa",
+) -> Tensor:
     """Softmax attention with scale 1/sqrt(K) inside each clip of a pack.
 
     q is (Lq,H,K), k and v are (Lk,H,K), all of one dtype on one device; the lengths of the clips sum to Lq and Lk and
-    are at least 1. Returns (Lq,H,K). Raises InputError for a kernel that does not exist or cannot serve these tensors
-    (the message names those that can), ValueError for shapes that do not fit together.
+    are at least 1. Key i counts as `copies[i]` equal keys, of copies (Lk,). Returns (Lq,H,K). Raises InputError for a
+    kernel that does not exist or cannot serve these tensors (the message names those that can), ValueError for shapes
+    that do not fit together.
     """
     q_lengths, k_lengths = tuple(q_lengths), tuple(k_lengths)
     _check_shapes(q, k, v, q_lengths, k_lengths)
@@ -53,7 +63,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengt
     if reason is not None:
         able = ", ".join(name for name in KERNELS if refusal(name, q, k, v) is None)
         raise InputError(f"kernel={kernel}: {reason}; kernels that can: {able}")
-    return KERNELS[kernel](q, k, v, q_lengths, k_lengths)
+    channels = q.shape[-1]
+    if copies is not None:
+        q, k, v = _with_copies(q, k, v, copies)
+    out = KERNELS[kernel](q, k, v, q_lengths, k_lengths, channels**-0.5)
+    return out[..., :channels]
+
+
+def _with_copies(q: Tensor, k: Tensor, v: Tensor, copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eight more channels that add log(copies) to a key's scores: every kernel serves them.
+
+    The logarithm is cut into parts that half precision holds exactly enough together.
+    """
+    rest, parts = copies.log() * q.shape[-1] ** 0.5, []
+    for _ in range(3):
+        parts.append(rest.to(k.dtype))
+        rest = rest - parts[-1].to(rest.dtype)
+    bias = F.pad(torch.stack(parts, dim=1), (0, 5))[:, None].expand(-1, k.shape[1], -1)
+    ones = q.new_ones(*q.shape[:2], 8)
+    return torch.cat([q, ones], dim=-1), torch.cat([k, bias], dim=-1), F.pad(v, (0, 8))
 
 
 def refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -102,11 +130,11 @@ def _clip_of(lengths: Lengths) -> Tensor:
     return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def reference(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
     """The definition, in float32 or better whatever the dtype and autocast."""
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        scores = torch.einsum("qhc,khc->hqk", q.to(wide), k.to(wide)) * q.shape[-1] ** -0.5
+        scores = torch.einsum("qhc,khc->hqk", q.to(wide), k.to(wide)) * scale
         scores = scores.masked_fill(~block_mask(q_lengths, k_lengths).to(q.device), -torch.inf)
         return torch.einsum("hqk,khc->qhc", scores.softmax(-1), v.to(wide)).to(q.dtype)
 
@@ -128,20 +156,20 @@ def plan(q_lengths: Lengths, k_lengths: Lengths) -> tuple[Lengths, Lengths, tupl
     return q_runs, k_runs, tuple(calls)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
     """Torch's fused attention, one call for all clips alike; clips of one size side by side are never copied."""
     q_runs, k_runs, calls = plan(q_lengths, k_lengths)
     if len(q_runs) == 1:
-        return _batch(q, k, v, calls[0][1])
+        return _batch(q, k, v, calls[0][1], scale)
     parts = q.split(q_runs), k.split(k_runs), v.split(k_runs)
     out: dict[int, Tensor] = {}
     for runs, keys in calls:
         together = (torch.cat([x[r] for r in runs]) if len(runs) > 1 else x[runs[0]] for x in parts)
-        out.update(zip(runs, _batch(*together, keys).split([q_runs[r] for r in runs]), strict=True))
+        out.update(zip(runs, _batch(*together, keys, scale).split([q_runs[r] for r in runs]), strict=True))
     return torch.cat([out[r] for r in range(len(q_runs))])
 
 
-def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths) -> Tensor:
+def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths, scale: float) -> Tensor:
     """Attention of n clips of equally many queries. q (n·l,H,K), k and v (sum of keys,H,K) -> (n·l,H,K)."""
     most, mask = max(keys), None
     if min(keys) < most:
@@ -150,16 +178,17 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths) -> Tensor:
     q, k, v = (rearrange(x, "(n l) h c -> n h l c", n=len(keys)) for x in (q, k, v))
     exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
     if q.device.type == "cpu" and most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16):
-        out = _short(q, k, v, mask)
+        out = _short(q, k, v, mask, scale)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        mask = None if mask is None else mask[:, None, None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return rearrange(out, "n h l c -> (n l) h c")
 
 
-def _short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """The same with plain matmuls. q (n,H,l,K), k and v (n,H,m,K), mask (n,m) -> (n,H,l,K)."""
     n, heads = q.shape[:2]
-    k = k * q.shape[-1] ** -0.5  # not the queries: text is much shorter than a clip
+    k = k * scale  # not the queries: text is much shorter than a clip
     q, k, v = (rearrange(x, "n h l c -> (n h) l c") for x in (q, k, v))
     if mask is None:
         scores = torch.bmm(q, k.mT)
@@ -181,20 +210,21 @@ def _upload(values: Lengths, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def varlen(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
     """Torch's flash attention over offsets."""
     from torch.nn.attention.varlen import varlen_attn
 
     q_ends, k_ends = (_upload((0, *accumulate(lengths)), q.device) for lengths in (q_lengths, k_lengths))
-    return varlen_attn(q, k, v, q_ends, k_ends, max(q_lengths), max(k_lengths))
+    return varlen_attn(q, k, v, q_ends, k_ends, max(q_lengths), max(k_lengths), scale=scale)
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
     """Torch's flex_attention: compiled on CUDA; on a CPU its unfused form, forward only."""
     q, k, v = (rearrange(x, "l h c -> 1 h l c") for x in (q, k, v))
     if q.device.type != "cuda":  # there it refuses tensors that require gradients even under no_grad
         q, k, v = q.detach(), k.detach(), v.detach()
-    out = _flex_attention(q.device.type == "cuda")(q, k, v, block_mask=flex_mask(q_lengths, k_lengths, q.device))
+    mask = flex_mask(q_lengths, k_lengths, q.device)
+    out = _flex_attention(q.device.type == "cuda")(q, k, v, block_mask=mask, scale=scale)
     return rearrange(out, "1 h l c -> l h c")
 
 
@@ -229,12 +259,13 @@ def flex_mask(q_lengths: Lengths, k_lengths: Lengths, device: torch.device) -> B
     return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=block, mask_mod=same, seq_lengths=sizes)
 
 
-def xformers(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
+def xformers(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
     """memory_efficient_attention; what it was not built for (a GPU, a size of heads) is an InputError."""
     from xformers.ops import memory_efficient_attention
 
     try:
-        return memory_efficient_attention(q[None], k[None], v[None], xformers_mask(q_lengths, k_lengths, q.device))[0]
+        mask = xformers_mask(q_lengths, k_lengths, q.device)
+        return memory_efficient_attention(q[None], k[None], v[None], mask, scale=scale)[0]
     except NotImplementedError as error:
         raise InputError(f"kernel=xformers: {str(error).splitlines()[0]} Use sdpa.") from error
 
@@ -246,6 +277,6 @@ def xformers_mask(q_lengths: Lengths, k_lengths: Lengths, device: torch.device) 
     return BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=device)
 
 
-KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Lengths, Lengths], Tensor]] = {
+KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Lengths, Lengths, float], Tensor]] = {
     function.__name__: function for function in (sdpa, reference, varlen, flex, xformers)
 }

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,23 @@ def axial_rope(positions: Tensor, head_dim: int) -> Tensor:
         angles.append(positions[:, axis, None].double() * THETA**-exponents)
     angle = torch.cat(angles, dim=1)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
+
+
+def fractional_rope(positions: Tensor, fractions: Sequence[Sequence[float]], dim: int, head_dim: int) -> Tensor:
+    """Positions (L,3), for each axis (a step's length, the full extent) -> the table of rotations (L,H,K/2), complex64.
+
+    One set of frequencies, from pi/2 to THETA*pi/2, runs over the whole width `dim` and is then cut into heads; the
+    axes take turns (arXiv:2501.00103). In float32 on purpose: the fastest angles are known to no more than 1e-3, and
+    the networks were trained with the rounded ones.
+    """
+    exponents = torch.linspace(0.0, 1.0, dim // 6, dtype=torch.float32, device=positions.device)
+    frequencies = THETA**exponents * math.pi / 2.0
+    step, extent = torch.tensor(fractions, dtype=torch.float32, device=positions.device).T
+    place = positions.float() * step / extent
+    angle = (frequencies * (place[..., None] * 2 - 1)).transpose(1, 2).flatten(1)  # (L, dim/6 frequencies x 3 axes)
+    still = angle.new_zeros(len(angle), dim // 2 - angle.shape[1])
+    angle = torch.cat([still, angle], dim=1).unflatten(1, (-1, head_dim // 2))
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
