@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ import torch
 from torch import Tensor
 
 import videodit
-from videodit.checkpoint.pretrained import Components, open_pipeline
+from videodit.checkpoint.find import open_pipeline
+from videodit.checkpoint.pretrained import Components
 from videodit.data.resize import PRESETS, parse_size, resize, retime
 from videodit.data.sample import to_frames
 from videodit.data.video import replacing, write
 from videodit.errors import InputError
-from videodit.flow.guidance import classifier_free
-from videodit.flow.path import PATHS, rectified
-from videodit.flow.samplers import SAMPLERS, sampler
+from videodit.flow.guidance import by_time, classifier_free
+from videodit.flow.path import PATHS, Velocity, rectified
+from videodit.flow.samplers import SAMPLERS, sampler, visits
 from videodit.flow.schedules import linear
 from videodit.flow.times import shift_for_tokens
+from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
-from videodit.shapes import LatentShape, VideoShape
+from videodit.shapes import LatentShape, Triple, VideoShape
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -45,7 +48,7 @@ class Request:
     fit: str
     seed: int
     steps: int
-    guidance: float
+    guidance: float | tuple[float, ...]  # one for each expert if there are several, the one for the most noise first
     sampler: str
 
 
@@ -94,57 +97,72 @@ class Pipe:
     @torch.no_grad()
     def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Video]:
         """Requests of any sizes -> videos, denoised as one pack."""
-        parts, device = self.parts, self.parts.device
         if len({(one.sampler, one.steps) for one in requests}) != 1:
             raise InputError("requests made together need one sampler and one number of steps")
-        prompts = self.encode([one.prompt for one in requests])
-        negatives = self.encode([one.negative for one in requests])
+        texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
 
         shapes = [self.native(one) for one in requests]
-        latent_shapes = [shape.latent(parts.vae.stride) for shape in shapes]
-        noise = [
-            self.noise(one.seed, shape).to(device) for one, shape in zip(requests, latent_shapes, strict=True)
-        ]
-        times = [linear(one.steps, self.shift(shape)) for one, shape in zip(requests, latent_shapes, strict=True)]
+        latent_shapes = [shape.latent(self.parts.sizes("vae").stride) for shape in shapes]
+        pairs = list(zip(requests, latent_shapes, strict=True))
+        noise = [self.noise(one.seed, shape).to(self.parts.device) for one, shape in pairs]
+        times = [linear(one.steps, self.shift(shape)) for one, shape in pairs]
 
-        conditional, paired = self.network(latent_shapes, prompts, negatives)
-        scales = torch.tensor([one.guidance for one in requests], dtype=torch.float64)
-        guided = classifier_free(conditional, paired, lambda t: scales)
+        visited = visits(requests[0].sampler, times)
+        experts = [
+            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests])
+            for number, name in enumerate(self.parts.experts)
+        ]
+        guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
         report = None if progress is None else lambda step, steps, x: progress(step, steps)
         latents = sampler(requests[0].sampler)(velocity, noise, times, report)
 
-        clips = [torch.cat(list(parts.vae.decode_chunks(x[None], 4)), dim=2)[0] for x in latents]
+        clips = [torch.cat(list(self.parts.vae.decode_chunks(x[None], 4)), dim=2)[0] for x in latents]
         return [self.finish(clip, one) for clip, one in zip(clips, requests, strict=True)]
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts -> text states, no padding."""
+        """B prompts -> text states, in one pass, no padding."""
         ids, lengths = self.parts.tokenizer(prompts)
         return self.parts.text(ids.to(self.parts.device), lengths)
 
     def noise(self, seed: int, shape: LatentShape) -> Tensor:
         """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
-        size = (1, self.parts.vae.latent_channels, shape.frames, shape.height, shape.width)
+        size = (1, self.parts.sizes("vae").latent_channels, shape.frames, shape.height, shape.width)
         return torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed))[0]
 
     def shift(self, shape: LatentShape) -> float:
         """How far the schedule leans to the noise for latents of this shape."""
-        return shift_for_tokens(shape.grid(self.parts.dit.patch).count, **self.parts.pipeline["shift"])
+        shift = self.parts.pipeline["shift"]
+        return shift if isinstance(shift, float) else shift_for_tokens(shape.grid(self.patch).count, **shift)
 
-    def network(self, shapes: Sequence[LatentShape], prompts: Text, negatives: Text) -> tuple[Callable, Callable]:
-        """The DiT as functions of (x, t): under the prompts, and under both prompts and negatives in one pack."""
-        dit = self.parts.dit
-        both = Text(torch.cat([prompts.states, negatives.states]), prompts.lengths + negatives.lengths)
+    @property
+    def patch(self) -> Triple:
+        """Latent frames, rows and columns of a token."""
+        return self.parts.sizes("dit").patch
 
-        def predict(x: list[Tensor], t: Tensor, text: Text) -> list[Tensor]:
-            tokens = dit(patchify(x, dit.patch), t.to(self.parts.device), text)
-            return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], dit.patch)
+    def expert(self, name: str, texts: Text, times: Tensor, scales: list[float]) -> Velocity:
+        """A DiT under the first half of the texts, guided away from the second: both in one pack."""
+        paired, conditional = self.network(name, texts, times), self.network(name, _first_half(texts), times)
 
-        def paired(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            out = predict(x + x, torch.cat([t, t]), both)
+        def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            out = paired(x + x, torch.cat([t, t]))
             return out[: len(x)], out[len(x) :]
 
-        return lambda x, t: predict(x, t, prompts), paired
+        return classifier_free(conditional, both, lambda t: torch.tensor(scales, dtype=torch.float64))
+
+    def network(self, name: str, texts: Text, times: Tensor) -> Velocity:
+        """A DiT under these texts as a function of (x, t); what stays the same at all these times is computed once."""
+        ready: list[Prepared | Text] = []
+
+        def predict(x: list[Tensor], t: Tensor) -> list[Tensor]:
+            dit = self.parts.network(name)
+            pack = patchify([one.to(dit.embed.weight.dtype) for one in x], self.patch)
+            if not ready:
+                ready.append(dit.prepare(pack, times, texts))
+            tokens = dit(pack, t.to(self.parts.device), ready[0])
+            return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
+
+        return predict
 
     def native(self, request: Request) -> VideoShape:
         """The shape to denoise at: the asked duration at the model's own rate, the asked shape at a size it knows."""
@@ -153,7 +171,7 @@ class Pipe:
         zoom = (min(max(area, low), high) / area) ** 0.5
         frames = 1 if request.frames == 1 else max(1, round(request.frames / request.fps * native_fps))
         wanted = VideoShape(frames, max(1, round(request.height * zoom)), max(1, round(request.width * zoom)))
-        return wanted.nearest(self.parts.vae.stride, self.parts.dit.patch)
+        return wanted.nearest(self.parts.sizes("vae").stride, self.patch)
 
     def finish(self, clip: Tensor, request: Request) -> Video:
         """Exactly the size, rate and number of frames asked for, with the record."""
@@ -194,6 +212,7 @@ class Pipe:
             given["height"] = given.get("height", self.defaults["height"])
             given["width"] = round(given["height"] * _ratio(aspect))
         request = Request(**{"prompt": prompt, "negative": "", "fit": "crop", "seed": 0, **self.defaults, **given})
+        request = replace(request, guidance=_guidance(request.guidance, len(self.parts.experts)))
         if seconds is not None:
             if not seconds > 0:
                 raise InputError(f"seconds={seconds}: must be above 0")
@@ -202,10 +221,35 @@ class Pipe:
         return request
 
 
-def load(model: str = "toy", *, device: str | None = None, dtype: torch.dtype | None = None) -> Pipe:
-    """Open a model: a bundled name, a run folder, or a folder of weights. float32 on a CPU unless `dtype` says else."""
+def load(
+    model: str = "toy", *, device: str | None = None, dtype: torch.dtype | None = None, offload: str = "auto"
+) -> Pipe:
+    """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
+
+    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. `offload`: see `checkpoint.find.open_pipeline`.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Pipe(open_pipeline(model, device=device, dtype=dtype))
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    return Pipe(open_pipeline(model, device=device, dtype=dtype, offload=offload))
+
+
+def _first_half(texts: Text) -> Text:
+    lengths = texts.lengths[: len(texts.lengths) // 2]
+    return Text(texts.states[: sum(lengths)], lengths)
+
+
+def _own(guidance: float | tuple[float, ...], expert: int) -> float:
+    """One expert's guidance."""
+    return guidance[expert] if isinstance(guidance, tuple) else guidance
+
+
+def _guidance(given: Any, experts: int) -> float | tuple[float, ...]:
+    """A number, or one for each expert."""
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if len(values) not in (1, experts) or not all(isinstance(v, int | float) and isfinite(v) for v in values):
+        many = f" or {experts}, the one for the most noise first" if experts > 1 else ""
+        raise InputError(f"guidance={given}: expected a number{many}")
+    return float(values[0]) if len(values) == 1 else tuple(float(value) for value in values)
 
 
 def _ratio(aspect: str) -> float:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from tests.tiny import CAPTIONS, PIPELINE, tiny_pipeline
-from videodit.checkpoint import pretrained
-from videodit.checkpoint.pretrained import FILES, find_pipeline, open_pipeline
-from videodit.checkpoint.store import fingerprint, load_tensors
+from videodit.checkpoint import find
+from videodit.checkpoint.find import find_pipeline, open_pipeline
+from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.store import load_tensors
+from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
 
 
@@ -26,7 +28,7 @@ def assets(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(original, tmp_path / "assets" / "tiny")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(pretrained, "assets_dir", lambda: tmp_path / "assets")
+    monkeypatch.setattr(find, "assets_dir", lambda: tmp_path / "assets")
     return tmp_path / "assets"
 
 

@@ -18,17 +18,9 @@ from torch import nn
 from tests.compare import noise, shaken
 from tests.tiny import DIT, TEXT, VAE
 from videodit.checkpoint import store
-from videodit.checkpoint.store import (
-    HEADER,
-    atomic,
-    fingerprint,
-    load_model,
-    load_tensors,
-    read_json,
-    save_model,
-    save_tensors,
-    write_json,
-)
+from videodit.checkpoint.pretrained import load_model
+from videodit.checkpoint.store import HEADER, atomic, load_tensors, read_json, save_model, save_tensors, write_json
+from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
 from videodit.models.build import build
 
@@ -217,13 +209,10 @@ def test_a_broken_file_is_named(weights: Path, how: str, message: str) -> None:
 
 
 def test_foreign_weights_are_named(dit: nn.Module, tmp_path: Path) -> None:
-    for metadata in (None, {"format": "pt"}, {HEADER: "[1, 2]"}, {HEADER: "null"}):
+    for metadata in (None, {"format": "pt"}, {HEADER: "[1, 2]"}, {HEADER: "null"}, {HEADER: "{"}):
         save_file(dit.state_dict(), tmp_path / "other.safetensors", metadata)
         with pytest.raises(InputError, match="other.safetensors has no videodit header; `videodit export`"):
             load_model(tmp_path / "other.safetensors")
-    save_file(dit.state_dict(), tmp_path / "other.safetensors", {HEADER: "{"})
-    with pytest.raises(InputError, match="other.safetensors is not a readable"):
-        load_model(tmp_path / "other.safetensors")
 
 
 def drop(tensors: dict, header: dict) -> None:

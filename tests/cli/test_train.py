@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.train import tiny
-from videodit.checkpoint.store import load_model
+from videodit.checkpoint.pretrained import load_model
 from videodit.cli import train
 from videodit.cli.main import main
 from videodit.data.video import write

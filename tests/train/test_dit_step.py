@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tests.train import tiny
 from tests.train.runs import Memory
-from videodit.checkpoint.pretrained import FILES, open_pipeline
+from videodit.checkpoint.find import open_pipeline
+from videodit.checkpoint.pretrained import FILES
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
 from videodit.flow.path import PATHS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.train import tiny
-from videodit.checkpoint.store import load_model
+from videodit.checkpoint.pretrained import load_model
 from videodit.data.batches import ClipBatch
 from videodit.data.toy import ToyWorld
 from videodit.models.critic import PatchCritic, critic_losses

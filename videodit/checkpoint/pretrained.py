@@ -1,74 +1,191 @@
-"""From a model's name to its networks: bundled models, run folders, folders of weights.
+"""The networks of a model: where each one's weights lie, and how and when they are opened.
 
-A pipeline folder holds `pipeline.json` (the flow and the defaults of a request), dit, text and vae as safetensors, and
-the tokenizer.
+A `Part` says what a network is and where its tensors are; nothing of it is read before `Part.load`. `Components` opens
+parts as they are asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from videodit.checkpoint.store import fingerprint, load_model, read_json
-from videodit.config import assets_dir
+from videodit.checkpoint.keymap import Table, match
+from videodit.checkpoint.store import HEADER, spec_of
+from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
+from videodit.models.build import rebuild
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
+KINDS: dict[str, type[nn.Module]] = {"dit": DiT, "dit_low": DiT, "text": SmallT5, "vae": VideoVAE}
 
 
 @dataclass(frozen=True)
+class Part:
+    """One network on disk.
+
+    Args:
+        spec: its architecture and arguments (models/build.py).
+        weights: its files.
+        table: what the files call our weights; None if they use our names.
+        constants: values that the files lack, such as a VAE's statistics.
+    """
+
+    spec: Mapping[str, Any]
+    weights: Weights
+    table: Table | None = None
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def own(cls, path: Path) -> Part:
+        """A file of ours, whose header says what it is."""
+        weights = Weights([path])
+        return cls(spec_of(weights.metadata.get(HEADER), path), weights)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The network without weights, on the meta device, for its sizes."""
+        try:
+            with torch.device("meta"):
+                return rebuild(self.spec["architecture"], self.spec["arguments"]).eval().requires_grad_(False)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.weights.source} describes no architecture of this version: {error}") from None
+
+    @cached_property
+    def sources(self) -> dict[str, tuple[str, Any]]:
+        """For each of our names, the files' name and what makes its values ours. Checks names and shapes."""
+        wanted = {name: tensor.shape for name, tensor in self.skeleton.state_dict().items()}
+        names, source = self.weights.names, self.weights.source
+        if self.table is None:
+            missing, unexpected = sorted(wanted.keys() - set(names)), sorted(set(names) - wanted.keys())
+            if missing or unexpected:
+                raise InputError(f"{source}: missing tensors {missing[:5]}, unexpected tensors {unexpected[:5]}")
+            found = {name: (name, _same) for name in names}
+        else:
+            found = match(names, self.table, wanted.keys() - self.constants.keys(), source=source)
+        for ours, (theirs, change) in found.items():
+            shape = change(torch.empty(self.weights.shapes[theirs], device="meta")).shape
+            if shape != wanted[ours]:
+                order = "" if self.table is None else " in our order"
+                raise InputError(f"{source}: {theirs} is {tuple(shape)}{order}, expected {tuple(wanted[ours])}")
+        return found
+
+    def load(self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """The network with its weights: mapped where the files' type is the one asked for, else converted once."""
+        self.sources  # noqa: B018 - the check comes before anything is read
+        with torch.device("meta"):
+            module = rebuild(self.spec["architecture"], self.spec["arguments"])
+        exact = getattr(module, "FULL_PRECISION", ())
+        state = {}
+        for ours, (theirs, change) in self.sources.items():
+            wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
+            state[ours] = _to(change(self.weights.read(theirs)), torch.float32 if wide else dtype, device)
+        for name, values in self.constants.items():
+            state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
+        module.load_state_dict(state, strict=True, assign=True)
+        return module.eval()
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.skeleton.parameters())
+
+
+def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """The network of a file of ours, as its header describes it."""
+    return Part.own(path).load(device=device, dtype=dtype)
+
+
 class Components:
-    """The networks of a text-to-video model, what pipeline.json says, and the hashes of the weights."""
+    """A model's networks, opened when first asked for; with `offload` "model" only one is open at a time.
 
-    name: str
-    pipeline: dict[str, Any]
-    dit: DiT
-    text: SmallT5
-    tokenizer: Tokenizer
-    vae: VideoVAE
-    device: torch.device
-    fingerprints: dict[str, str]
+    Args:
+        name: what the user called it.
+        pipeline: the flow, the shift, the sizes it knows, a request's defaults.
+        tokenizer: of the text encoder.
+        parts: networks on disk.
+        networks: networks that are open already and stay so.
+        fingerprints: of the weights; those of `parts` are added.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pipeline: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        parts: Mapping[str, Part] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+        offload: str = "none",
+    ) -> None:
+        self.name, self.pipeline, self.tokenizer = name, pipeline, tokenizer
+        self.device, self.dtype, self.offload = device, dtype, offload
+        self.parts, self._given = dict(parts or {}), dict(networks or {})
+        self._open: dict[str, nn.Module] = {}
+        self._fingerprints = dict(fingerprints or {})
+
+    def network(self, name: str) -> Any:
+        """The network of that name ("dit", "dit_low", "text" or "vae"), on the device."""
+        if name in self._given:
+            return self._given[name]
+        if name not in self._open:
+            if self.offload != "none":
+                self._open.clear()
+            network = self.parts[name].load(device=self.device, dtype=self.dtype)
+            self._open[name] = network.requires_grad_(False)
+        return self._open[name]
+
+    def sizes(self, name: str) -> Any:
+        """The network of that name to ask for its sizes: perhaps without weights."""
+        return self._given[name] if name in self._given else self.parts[name].skeleton
+
+    @property
+    def experts(self) -> list[str]:
+        """The DiTs, the one for the most noise first."""
+        return [name for name in ("dit", "dit_low") if name in self._given or name in self.parts]
+
+    @property
+    def dit(self) -> DiT:
+        """The DiT (for the most noise, if there are two)."""
+        return self.network("dit")
+
+    @property
+    def text(self) -> SmallT5:
+        """The text encoder."""
+        return self.network("text")
+
+    @property
+    def vae(self) -> VideoVAE:
+        """The VAE."""
+        return self.network("vae")
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each network's weights."""
+        return self._fingerprints | {name: part.weights.fingerprint for name, part in self.parts.items()}
 
 
-def find_pipeline(model: str) -> Path:
-    """The folder of a bundled name, a run folder or a folder of weights. InputError says where was looked."""
-    bundled = assets_dir() / model
-    candidates = [bundled] if "/" not in model and "\\" not in model else []
-    candidates += [Path(model), Path(model) / "model"]
-    for folder in candidates:
-        if (folder / "pipeline.json").is_file():
-            return folder
-    names = sorted(folder.parent.name for folder in assets_dir().glob("*/pipeline.json"))
-    raise InputError(
-        f"model={model}: neither a bundled model ({', '.join(names) or 'there are none'}) nor a folder with a "
-        "pipeline.json, such as a run folder"
-    )
+def check_kinds(parts: Mapping[str, Part]) -> None:
+    """InputError where a part is another kind of network than its name says."""
+    for name, part in parts.items():
+        if not isinstance(part.skeleton, KINDS[name]):
+            raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
 
 
-def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None) -> Components:
-    """Load every network of a model onto the device, float32 unless `dtype` says else."""
-    folder = find_pipeline(model)
-    pipeline = read_json(folder / "pipeline.json")
-    missing = [name for name in FILES.values() if not (folder / name).is_file()]
-    if missing:
-        raise InputError(f"{folder} lacks {', '.join(missing)}")
-    dtype = dtype or torch.float32
-    networks = {}
-    for part, kind in (("dit", DiT), ("text", SmallT5), ("vae", VideoVAE)):
-        networks[part] = load_model(folder / FILES[part], dtype=dtype).to(device).requires_grad_(False)
-        if not isinstance(networks[part], kind):
-            raise InputError(f"{folder / FILES[part]}: it holds another architecture than its name says")
-    return Components(
-        name=model,
-        pipeline=pipeline,
-        tokenizer=Tokenizer(path=folder / FILES["tokenizer"]),
-        device=torch.device(device),
-        fingerprints={part: fingerprint(folder / FILES[part]) for part in networks},
-        **networks,
-    )
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _to(x: Tensor, dtype: torch.dtype | None, device: str | torch.device) -> Tensor:
+    return x.to(device, dtype if x.is_floating_point() else None)

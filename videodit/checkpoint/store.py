@@ -5,7 +5,6 @@ Every write goes to a temporary name beside the target and is renamed when compl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.build import rebuild
 
 HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
 
@@ -83,24 +81,20 @@ def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
     return tensors, header
 
 
+def spec_of(header: str | None, path: Path) -> dict[str, Any]:
+    """The architecture and arguments that a file's header names."""
+    try:
+        spec = json.loads(header or "null")
+    except ValueError:
+        spec = None
+    if not isinstance(spec, dict):
+        raise InputError(f"{path} has no videodit header; `videodit export` writes one that has")
+    return spec
+
+
 def save_model(path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Write a module made by `models.build.build`, or other values of its parameters (such as an EMA)."""
     save_tensors(path, module.state_dict() if state is None else state, module.spec)
-
-
-def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-    """Build the architecture a file names, without allocating it, and give it the file's weights.
-
-    Raises InputError when a tensor is missing, unexpected or of another shape.
-    """
-    tensors, header = load_tensors(path, device=device)
-    try:
-        with torch.device("meta"):
-            module = rebuild(header["architecture"], header["arguments"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} describes no architecture of this version: {error}") from None
-    give(module, tensors, source=path, dtype=dtype)
-    return module.eval()
 
 
 def give(
@@ -116,9 +110,3 @@ def give(
             raise InputError(f"{source}: {name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}")
     cast = {name: t.to(dtype) if dtype is not None and t.is_floating_point() else t for name, t in tensors.items()}
     module.load_state_dict(cast, strict=True, assign=True)
-
-
-def fingerprint(path: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

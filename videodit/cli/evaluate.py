@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from videodit.checkpoint.store import fingerprint, give, load_tensors
+from videodit.checkpoint.store import give, load_tensors
+from videodit.checkpoint.weights import fingerprint
 from videodit.config import assets_dir
 from videodit.data.toy import evaluation_prompts
 from videodit.errors import InputError
@@ -92,8 +93,7 @@ def held_out_losses(pipe: Pipe, count: int, batch: int) -> tuple[torch.Tensor, t
         shapes = [LatentShape(*x.shape[1:]) for x in latents]
         noise = [pipe.noise(int(i), shape).to(x) for i, shape, x in zip(part, shapes, latents, strict=True)]
         points = list(zip(latents, noise, times[part], strict=True))
-        prompts, negatives = (pipe.encode(texts) for texts in ([pairs[i][0] for i in part], [""] * len(part)))
-        predict, _ = pipe.network(shapes, prompts, negatives)
+        predict = pipe.network("dit", pipe.encode([pairs[i][0] for i in part]), times[part])
         predicted = predict([pipe.path.add_noise(*point) for point in points], times[part])
         wanted = [pipe.path.target(*point) for point in points]
         losses += [(x.float() - y).square().mean().cpu() for x, y in zip(predicted, wanted, strict=True)]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.checkpoint.find import find_pipeline
 from videodit.checkpoint.latents import encoder_fingerprint
-from videodit.checkpoint.pretrained import FILES, find_pipeline
-from videodit.checkpoint.store import load_model, read_json, save_model, write_json
+from videodit.checkpoint.pretrained import FILES, load_model
+from videodit.checkpoint.store import read_json, save_model, write_json
 from videodit.cli.train import find_vae, open_vae
 from videodit.errors import InputError
 

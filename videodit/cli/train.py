@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from videodit.checkpoint.find import find_pipeline
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES, Components, find_pipeline
-from videodit.checkpoint.store import atomic, fingerprint, load_model, read_json, write_json
+from videodit.checkpoint.pretrained import FILES, Components, load_model
+from videodit.checkpoint.store import atomic, read_json, write_json
+from videodit.checkpoint.weights import fingerprint
 from videodit.cli import compose
 from videodit.config import conf_dir
 from videodit.data.batches import CropBatches, PackBatches, fetch, load
@@ -110,7 +112,15 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
         frozen={FILES["vae"]: vae_file, FILES["tokenizer"]: tokenizer.path},
     )
     batches = PackBatches(cache=cache, patch=dit.patch, **cfg.packs, seed=cfg.seed)
-    pipe = Pipe(Components(cfg.name, pipeline, dit, text, tokenizer, vae, device, {"vae": fingerprint(vae_file)}))
+    parts = Components(
+        name=cfg.name,
+        pipeline=pipeline,
+        tokenizer=tokenizer,
+        device=device,
+        networks={"dit": dit, "text": text, "vae": vae},
+        fingerprints={"vae": fingerprint(vae_file)},
+    )
+    pipe = Pipe(parts)
     prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
     tracker = make_tracker(cfg)
     sample = partial(dit_samples, pipe, prompts, cfg.samples.seed, folder, tracker)

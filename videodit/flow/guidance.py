@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.flow.path import Velocity
 
 Paired = Callable[[list[Tensor], Tensor], tuple[list[Tensor], list[Tensor]]]
@@ -28,5 +29,21 @@ def classifier_free(conditional: Velocity, paired: Paired, scale: Scale) -> Velo
             return conditional(x, t)
         halves = zip(*paired(x, t), scales, strict=True)
         return [c if s == 1 else u + s * (c - u) for c, u, s in halves]
+
+    return velocity
+
+
+def by_time(experts: Sequence[Velocity], boundary: float) -> Velocity:
+    """The first expert at times from the boundary up, the second below it.
+
+    Raises InputError where clips of one pack would need different ones.
+    """
+    high, low = experts
+
+    def velocity(x: list[Tensor], t: Tensor) -> list[Tensor]:
+        early = t >= boundary
+        if early.any() and not early.all():
+            raise InputError("clips made together need the same expert at every step: make them one by one")
+        return (high if early.all() else low)(x, t)
 
     return velocity

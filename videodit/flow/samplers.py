@@ -72,6 +72,17 @@ def sampler(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
+def visits(name: str, times: list[Tensor]) -> Tensor:
+    """The times at which that sampler asks for velocities when it goes through these schedules, in any order."""
+    grid = torch.stack([t.double().cpu() for t in times])
+    return _seen(grid) if name in ("unipc", "dpmpp") else grid
+
+
+def _seen(times: Tensor) -> Tensor:
+    """Times as diffusers' multistep samplers hand them to a network: floor(1000·t)/1000, below 1."""
+    return (1000 * times.clamp(max=1 - 1e-6)).long().double() / 1000
+
+
 def _grid(x: list[Tensor], times: list[Tensor]) -> Tensor:
     """The schedules as one fp64 tensor (steps + 1, B) on the CPU: row i is where the clips are before step i."""
     if len(x) != len(times) or len({len(t) for t in times}) != 1:

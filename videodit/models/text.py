@@ -9,6 +9,7 @@ attention is dense, so many prompts pass as several sequences.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,21 +80,26 @@ def _groups(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 class Tokenizer:
-    """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`."""
+    """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`.
 
-    def __init__(self, *, path: Path) -> None:
+    `length`: prompts are cut to so many tokens; 0 leaves them whole.
+    """
+
+    def __init__(self, *, path: Path, length: int = 0) -> None:
         from tokenizers import Tokenizer as Backend
 
         try:
             self._backend = Backend.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"{path} is not a tokenizer file: {error}") from None
+        self._backend.no_padding()
+        self._backend.enable_truncation(length) if length else self._backend.no_truncation()
         self.path = path
         self.unknown = self._backend.token_to_id("<unk>")
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """B prompts -> ids (S,) and lengths."""
-        encoded = [encoding.ids for encoding in self._backend.encode_batch(list(prompts))]
+        encoded = [encoding.ids for encoding in self._backend.encode_batch([clean(prompt) for prompt in prompts])]
         return torch.tensor([i for ids in encoded for i in ids]), tuple(len(ids) for ids in encoded)
 
     def __len__(self) -> int:
@@ -101,9 +107,15 @@ class Tokenizer:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that the tokenizer has no token for."""
+        prompt = clean(prompt)
         encoding = self._backend.encode(prompt)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [prompt[start:end] for i, (start, end) in spans if i == self.unknown]
+
+
+def clean(prompt: str) -> str:
+    """HTML entities as characters and every run of blanks as one, as the public models' prompts were prepared."""
+    return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
 def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> Tokenizer:

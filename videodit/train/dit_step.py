@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videodit.checkpoint.store import atomic, fingerprint, save_model, write_json
+from videodit.checkpoint.store import atomic, save_model, write_json
+from videodit.checkpoint.weights import fingerprint
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
 from videodit.flow.path import Path as FlowPath
 from videodit.flow.times import logit_normal, shift, shift_for_tokens, uniform

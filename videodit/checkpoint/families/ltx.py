@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.checkpoint.keymap import Row, Table
 
+HEAD_DIM = 64  # of all its transformers; single files do not say it
 # What a step of one latent and the full extent are: seconds at 25 frames a second, and pixels.
 FRACTIONS = [[8 / 25, 20], [32, 2048], [32, 2048]]
 

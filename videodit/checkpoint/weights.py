@@ -1,0 +1,149 @@
+"""Tensors in one or several safetensors files, found by name and memory-mapped: nothing is read before it is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from videodit.errors import InputError
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
+SAMPLES, SAMPLE = 64, 2**16
+
+
+class Weights:
+    """The tensors of these files under their own names.
+
+    Raises InputError that names the file when one is missing, truncated, a pickle, or not where an index says.
+    """
+
+    def __init__(self, files: Sequence[Path], *, index: Path | None = None) -> None:
+        self.files = list(files)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
+        self._open: dict[str, safe_open] = {}
+        for path in self.files:
+            file = _mapped(path)
+            self.metadata.update(file.metadata() or {})
+            for name in file.keys():
+                if name in self._open:
+                    raise InputError(f"{path}: {name} is in another file of {path.parent} as well")
+                part = file.get_slice(name)
+                self._open[name] = file
+                self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
+        if index is not None:
+            self._check(index)
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return list(self.shapes)
+
+    @property
+    def source(self) -> str:
+        """What a message calls these files."""
+        return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped; InputError if it holds a value that is not finite."""
+        tensor = self._open[name].get_tensor(name)
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{self.source}: {name} holds values that are not finite; the file is damaged")
+        return tensor
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits for what the files hold."""
+        digests = [fingerprint(path) for path in self.files]
+        return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()[:16]
+
+    def _check(self, index: Path) -> None:
+        """Compare with what an index file promises."""
+        promised = _read_index(index)
+        held: dict[str, set[str]] = {path.name: set(_mapped(path).keys()) for path in self.files}
+        for name, file in promised.items():
+            if name not in held.get(file, ()):
+                actual = next((other for other, names in held.items() if name in names), None)
+                where = f"it is in {actual}: are files swapped?" if actual else "it is in none"
+                raise InputError(f"{index}: {name} should be in {file}, but {where}")
+        if extra := sorted(self.shapes.keys() - promised.keys()):
+            raise InputError(f"{index}: it does not list {extra[0]}, which is there")
+
+
+def open_weights(path: Path) -> Weights:
+    """A safetensors file, or the one set of weights in a folder: a single file, or shards with their index."""
+    if path.is_file() or not path.exists():
+        return Weights([path])
+    indices = sorted(path.glob("*.safetensors.index.json"))
+    if indices:
+        names = sorted(set(_read_index(indices[0]).values()))
+        return Weights([path / _plain(name, indices[0]) for name in names], index=indices[0])
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise InputError(f"{path}: {_lacking(path, files)}")
+    return Weights(files)
+
+
+def _lacking(folder: Path, files: Sequence[Path]) -> str:
+    if files:
+        return f"several safetensors files and no index: {', '.join(path.name for path in files[:4])}"
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    if pickles:
+        return f"{pickles[0]} is a pickle, which could run code when opened; only safetensors are read"
+    return "no safetensors file"
+
+
+def _mapped(path: Path) -> safe_open:
+    if path.suffix in PICKLES:
+        raise InputError(f"{path} is a pickle, which could run code when opened; only safetensors are read")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Tensor name -> file name."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is not an index of safetensors files ({error})") from None
+
+
+def _plain(name: str, index: Path) -> str:
+    """A file name that stays in the index's folder."""
+    if Path(name).name != name:
+        raise InputError(f"{index}: {name} is not a file name in this folder")
+    return name
+
+
+def fingerprint(path: Path) -> str:
+    """16 hexadecimal digits of SHA-256: of a whole file, or of the header, size and samples of one above 256 MB."""
+    digest, size = sha256(), path.stat().st_size
+    with path.open("rb") as file:
+        if size <= HASHED_WHOLE:
+            while block := file.read(2**20):
+                digest.update(block)
+        else:
+            for place in _places(size):
+                file.seek(place)
+                digest.update(file.read(SAMPLE))
+            digest.update(str(size).encode())
+    return digest.hexdigest()[:16]
+
+
+def _places(size: int) -> Iterable[int]:
+    return [(size - SAMPLE) * i // (SAMPLES - 1) for i in range(SAMPLES)]
