@@ -121,6 +121,8 @@ def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:
     if missing := [name for name in FILES.values() if not (folder / name).is_file()]:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
     parts = {part: Part.own(folder / FILES[part]) for part in ("dit", "text", "vae")}
+    if "boundary" in pipeline:  # a second expert
+        parts["dit_low"] = Part.own(folder / "dit_low.safetensors")
     return pipeline, parts, folder / FILES["tokenizer"]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from videodit.errors import InputError
 
 Change = Callable[[Tensor], Tensor]
+_OURS = " (ours)"
 SHOWN = 5  # names of each kind in a message
 
 
@@ -111,6 +112,19 @@ def reverse(table: Table) -> Table:
     ]
 
 
+def names_of(ours: Iterable[str], table: Table) -> dict[str, str]:
+    """Their name -> our name, for all of ours; InputError for one that no row knows."""
+    named = {_theirs(name, table): name for name in ours}
+    if unknown := [name for name in named if name.endswith(_OURS)]:
+        raise InputError(f"no row of the table knows {_some([named[name] for name in unknown])}")
+    return named
+
+
+def single(table: Table, name: str) -> Form:
+    """How the values of the tensor with this name (in the table's left column) change."""
+    return next(row.form for row in table if _pattern(row.theirs).fullmatch(name))
+
+
 def prefixed(table: Table, theirs: str, ours: str = "") -> Table:
     """The table for names that stand below these prefixes."""
     return [replace(row, theirs=theirs + row.theirs, ours=ours + row.ours) for row in table]
@@ -130,7 +144,7 @@ def _theirs(name: str, table: Table) -> str:
     for row in table:
         if not row.optional and (hit := _pattern(row.ours).fullmatch(name)):
             return _fill(row.theirs, hit.groups())
-    return f"{name} (ours)"
+    return name + _OURS
 
 
 def _some(names: Sequence[str]) -> str:

@@ -55,10 +55,19 @@ def read_json(path: Path) -> Any:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to one safetensors file, atomically. Raises InputError when the disk is full."""
+    _save(path, tensors, {HEADER: json.dumps(header)})
+
+
+def save_untagged(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The same in another library's layout: a config beside the file says what it is."""
+    _save(path, tensors, {"format": "pt"})
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as temporary:
-            save_file(cpu, temporary, {HEADER: json.dumps(header)})
+            save_file(cpu, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path}: {error}; nothing was left behind") from error
 

@@ -1,0 +1,177 @@
+"""A model as a folder: in our layout, or in the one that diffusers' WanPipeline opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.checkpoint.families import t5, wan
+from videodit.checkpoint.keymap import Form, Table, names_of, reverse, single
+from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.store import save_tensors, save_untagged, write_json
+from videodit.errors import InputError
+
+SHARD = 5 * 10**9  # bytes of a file, at most, as the hub likes them
+STATISTICS = ("mean", "std")  # of a VAE; diffusers keeps them in the config
+FOLDERS = {"dit": "transformer", "dit_low": "transformer_2", "text": "text_encoder", "vae": "vae"}
+STEMS = {"text": "model", "dit": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+SCHEDULERS = {"unipc": "UniPCMultistepScheduler", "dpmpp": "DPMSolverMultistepScheduler"}
+Tell = Callable[[str], None]
+
+
+def export_own(
+    pipeline: Mapping[str, Any], parts: Mapping[str, Part], tokenizer: Path, out: Path, dtype: torch.dtype, tell: Tell
+) -> None:
+    """Write our own layout."""
+    for name, part in parts.items():
+        path = out / f"{name}.safetensors"
+        save_tensors(path, dict(tensors(part, dtype)), part.spec)
+        tell(str(path))
+    copy(tokenizer, out / FILES["tokenizer"])
+    write_json(out / "pipeline.json", pipeline)
+
+
+def export_diffusers(
+    pipeline: Mapping[str, Any], parts: Mapping[str, Part], tokenizer: Path, out: Path, dtype: torch.dtype, tell: Tell
+) -> None:
+    """Write diffusers' layout. What its classes cannot express is told and left out, and then model_index.json too."""
+    left_out = []
+    for name, part in parts.items():
+        folder = out / FOLDERS[name]
+        try:
+            content, table = described(name, part)
+        except InputError as error:
+            left_out.append(name)
+            tell(f"{name}: left out: {error}")
+            continue
+        kind = name.removesuffix("_low")
+        write_shards(folder, STEMS[kind], part, table, dtype)
+        write_json(folder / "config.json", content)
+        tell(str(folder))
+    copy_tokenizer(tokenizer, out / "tokenizer")
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline, parts["dit"]))
+    if parts["dit"].skeleton.text_length != wan.TEXT_LENGTH:
+        tell(
+            f"note: WanPipeline fills texts up to {wan.TEXT_LENGTH} states, which this model does not know: give it "
+            "prompt_embeds of the prompt's own length"
+        )
+    if not left_out:
+        write_json(out / "model_index.json", index(pipeline, parts))
+
+
+def described(name: str, part: Part) -> tuple[dict[str, Any], Table]:
+    """The config.json of a part for diffusers, and its names."""
+    arguments = part.skeleton.spec["arguments"]
+    if name == "text":
+        return t5.to_config(arguments), t5.table("diffusers", arguments)
+    if name == "vae":
+        mean, std = (_statistic(part, which) for which in STATISTICS)
+        return wan.to_vae_config(arguments, mean, std), wan.vae_table("diffusers", arguments)
+    return wan.to_dit_config(arguments), wan.dit_table("diffusers", arguments)
+
+
+def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """A part's tensors under our names, one at a time."""
+    for name, (theirs, change) in part.sources.items():
+        tensor = change(part.weights.read(theirs))
+        yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name, values in part.constants.items():
+        yield name, torch.tensor(values, dtype=torch.float32)
+
+
+def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch.dtype) -> None:
+    """A part's weights under the table's names: one file, or shards with their index when they are large."""
+    ours = [name for name in part.skeleton.state_dict() if name not in STATISTICS]
+    forms = {ours: (theirs, single(reverse(table), ours)) for theirs, ours in names_of(ours, table).items()}
+    meta = part.skeleton.state_dict()
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name in ours:
+        bytes_ = meta[name].numel() * dtype.itemsize
+        if groups[-1] and size + bytes_ > SHARD:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += bytes_
+    total, weight_map, digests = 0, {}, {}
+    for number, group in enumerate(groups, 1):
+        file = f"{stem}.safetensors" if len(groups) == 1 else f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors"
+        shard = {forms[name][0]: _theirs(part, name, forms[name][1], dtype) for name in group}
+        save_untagged(folder / file, shard)
+        total += sum(tensor.numel() * tensor.element_size() for tensor in shard.values())
+        weight_map |= dict.fromkeys(shard, file)
+        with (folder / file).open("rb") as written:
+            digests[file] = file_digest(written, "sha256").hexdigest()
+    if len(groups) > 1:
+        content = {"metadata": {"total_size": total, "sha256": digests}, "weight_map": weight_map}
+        write_json(folder / f"{stem}.safetensors.index.json", content)
+
+
+def scheduler(pipeline: Mapping[str, Any], dit: Part) -> dict[str, Any]:
+    """diffusers' scheduler for this flow."""
+    if pipeline["flow"] != {"path": "rectified", "prediction": "velocity"}:
+        raise InputError(f"diffusers' WanPipeline takes a rectified flow's velocity, not {pipeline['flow']}")
+    shift, name = pipeline["shift"], pipeline["defaults"]["sampler"]
+    if name not in SCHEDULERS:
+        name = "FlowMatchEulerDiscreteScheduler"
+        return {"_class_name": name, "shift": _constant(shift), "num_train_timesteps": 1000}
+    return {
+        **{"_class_name": SCHEDULERS[name], "flow_shift": _constant(shift), "num_train_timesteps": 1000},
+        **{"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2},
+    }
+
+
+def index(pipeline: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any]:
+    """The model_index.json."""
+    kind = "UMT5" if parts["text"].spec["arguments"]["bias_per_layer"] else "T5"
+    low = ["diffusers", "WanTransformer3DModel"] if "dit_low" in parts else [None, None]
+    return {
+        **{"_class_name": "WanPipeline", "_diffusers_version": "0.35.0"},
+        **{"boundary_ratio": pipeline.get("boundary"), "expand_timesteps": False},
+        "scheduler": ["diffusers", scheduler(pipeline, parts["dit"])["_class_name"]],
+        "text_encoder": ["transformers", f"{kind}EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer_2": low,
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file, in another place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+
+
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """The tokenizer with what transformers wants beside it."""
+    copy(tokenizer, folder / "tokenizer.json")
+    known = {token["content"] for token in json.loads(tokenizer.read_text(encoding="utf-8"))["added_tokens"]}
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    content = {key: token for key, token in names.items() if token in known}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **content})
+
+
+def _theirs(part: Part, name: str, form: Form, dtype: torch.dtype) -> Tensor:
+    theirs, change = part.sources[name]
+    return form.ours(change(part.weights.read(theirs))).to(dtype).contiguous()
+
+
+def _statistic(part: Part, name: str) -> list[float]:
+    if name in part.constants:
+        return list(part.constants[name])
+    return part.weights.read(name).double().tolist()
+
+
+def _constant(shift: float | Mapping[str, float]) -> float:
+    """diffusers' shift does not follow the number of tokens: the one for `base_tokens` stands for all."""
+    return float(shift) if isinstance(shift, float | int) else float(shift["base_shift"])
+
