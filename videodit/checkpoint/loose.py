@@ -10,12 +10,13 @@ from videodit.checkpoint.families import ltx, wan
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
 from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.store import read_json
 from videodit.checkpoint.weights import PICKLES, Weights, open_weights
 from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
 
 PREFIXES = ("", "model.diffusion_model.", "model.")
-HEAD_DIM = 128  # of all of the vendor's transformers; their files do not say it
+HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
 LOW, HIGH = "low_noise", "high_noise"
 
 
@@ -59,7 +60,7 @@ def identify(weights: Weights) -> Part | None:
         shapes = {name[len(prefix) :]: weights.shapes[name] for name in names if name.startswith(prefix)}
         for signature, describe in SIGNATURES.items():
             if signature in shapes:
-                spec, table, constants = describe(shapes)
+                spec, table, constants = describe(shapes, _head_dim(weights.files[0].parent))
                 return Part(spec, weights, prefixed(table, prefix), constants)
     return None
 
@@ -68,7 +69,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 Description = tuple[dict[str, Any], Table, dict[str, Any]]
 
 
-def _wan_dit(shapes: Shapes) -> Description:
+def _head_dim(folder: Path) -> int | None:
+    """What a transformer's config.json in this folder says, if there is one."""
+    path = folder / "config.json"
+    content = read_json(path) if path.is_file() else {}
+    return content["dim"] // content["num_heads"] if {"dim", "num_heads"} <= content.keys() else None
+
+
+def _wan_dit(shapes: Shapes, head_dim: int | None) -> Description:
     vendor = "patch_embedding.weight" in shapes and "text_embedding.0.weight" in shapes
     ffn, text, time = ("ffn.0", "text_embedding.0", "time_embedding.0") if vendor else (
         "ffn.net.0.proj", "condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"
@@ -78,7 +86,7 @@ def _wan_dit(shapes: Shapes) -> Description:
     norm = "norm3" if vendor else "norm2"
     arguments = wan.dit_arguments(
         {
-            **{"num_heads": dim // HEAD_DIM, "ffn_dim": shapes[f"blocks.0.{ffn}.weight"][0], "dim": dim},
+            **{"num_heads": dim // (head_dim or HEAD_DIM), "ffn_dim": shapes[f"blocks.0.{ffn}.weight"][0], "dim": dim},
             **{"num_layers": _layers(shapes, "blocks."), "in_dim": channels, "patch_size": patch},
             **{"out_dim": head // (patch[0] * patch[1] * patch[2]), "text_dim": shapes[f"{text}.weight"][1]},
             **{"freq_dim": shapes[f"{time}.weight"][1], "cross_attn_norm": f"blocks.0.{norm}.weight" in shapes},
@@ -90,7 +98,7 @@ def _wan_dit(shapes: Shapes) -> Description:
     return {"architecture": "dit", "arguments": arguments}, table, {}
 
 
-def _ltx_dit(shapes: Shapes) -> Description:
+def _ltx_dit(shapes: Shapes, head_dim: int | None) -> Description:
     vendor = "patchify_proj.weight" in shapes
     dim, channels = shapes["patchify_proj.weight" if vendor else "proj_in.weight"]
     arguments = ltx.dit_arguments(
@@ -105,19 +113,19 @@ def _ltx_dit(shapes: Shapes) -> Description:
     return {"architecture": "dit", "arguments": arguments}, table, {}
 
 
-def _wan_vae(shapes: Shapes) -> Description:
+def _wan_vae(shapes: Shapes, head_dim: int | None) -> Description:
     vendor = "conv2.weight" in shapes
     channels = shapes["conv2.weight" if vendor else "post_quant_conv.weight"][0]
-    known = {16: "wan-vae-2.1", 48: "wan-vae-2.2"}
-    if channels not in known:
-        raise InputError(f"a VAE of {channels} latent channels is none that is known: they have 16 or 48")
-    numbers = read_yaml(conf_dir() / "pretrained" / "parts" / f"{known[channels]}.yaml")
+    known = [read_yaml(path) for path in sorted((conf_dir() / "pretrained" / "parts").glob("*vae*.yaml"))]
+    numbers = next((one for one in known if one["arguments"]["latent_channels"] == channels), None)
+    if numbers is None:
+        raise InputError(f"a VAE of {channels} latent channels is none of those that conf/pretrained/parts knows")
     spec = {"architecture": numbers["architecture"], "arguments": numbers["arguments"]}
     table = wan.vae_table("vendor" if vendor else "diffusers", numbers["arguments"])
     return spec, table, {"mean": numbers["mean"], "std": numbers["std"]}
 
 
-def _t5(shapes: Shapes) -> Description:
+def _t5(shapes: Shapes, head_dim: int | None) -> Description:
     vendor = "token_embedding.weight" in shapes
     block, bias = ("blocks.", "pos_embedding.embedding") if vendor else (
         "encoder.block.", "layer.0.SelfAttention.relative_attention_bias"
