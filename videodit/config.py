@@ -22,6 +22,13 @@ def assets_dir() -> Path:
     return _shipped("assets", "data")
 
 
+def cache_dir() -> Path:
+    """Where what was computed once is kept for this user: VIDEODIT_CACHE, else the usual place for caches."""
+    if own := os.environ.get("VIDEODIT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videodit"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML file as plain Python, interpolations resolved; InputError names the file if it cannot be read."""
     from omegaconf import OmegaConf

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from torch import Tensor
 import videodit
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import Components
+from videodit.checkpoint.texts import encode_cached
+from videodit.config import cache_dir
 from videodit.data.resize import PRESETS, parse_size, resize, retime
 from videodit.data.sample import to_frames
 from videodit.data.video import replacing, write
+from videodit.decode import Tell, Way, decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time, classifier_free
 from videodit.flow.path import PATHS, Velocity, rectified
@@ -32,6 +36,7 @@ from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.shapes import LatentShape, Triple, VideoShape
 
+CHUNK = 4  # latent frames decoded at a time
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -94,9 +99,13 @@ class Pipe:
         asked = [self.request(text, **request) for text in prompt]
         return self.run([replace(one, seed=one.seed + i) for i, one in enumerate(asked)], progress)
 
-    @torch.no_grad()
     def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Video]:
-        """Requests of any sizes -> videos, denoised as one pack."""
+        """Requests of any sizes -> videos."""
+        return self.decode(self.denoise(requests, progress), requests)
+
+    @torch.no_grad()
+    def denoise(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Tensor]:
+        """Requests of any sizes -> latents, each (C,t,h,w), denoised as one pack."""
         if len({(one.sampler, one.steps) for one in requests}) != 1:
             raise InputError("requests made together need one sampler and one number of steps")
         texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
@@ -115,15 +124,28 @@ class Pipe:
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
         report = None if progress is None else lambda step, steps, x: progress(step, steps)
-        latents = sampler(requests[0].sampler)(velocity, noise, times, report)
+        return sampler(requests[0].sampler)(velocity, noise, times, report)
 
-        clips = [torch.cat(list(self.parts.vae.decode_chunks(x[None], 4)), dim=2)[0] for x in latents]
-        return [self.finish(clip, one) for clip, one in zip(clips, requests, strict=True)]
+    @torch.no_grad()
+    def decode(self, latents: Sequence[Tensor], requests: Sequence[Request], tell: Tell | None = None) -> list[Video]:
+        """Denoised latents of requests -> videos. Where memory runs out it goes on in smaller pieces, and tells."""
+        videos = []
+        for x, one in zip(latents, requests, strict=True):
+            down = ways(tuple(x.shape[1:]), self.parts.device, Way(CHUNK))
+            clip = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
+            videos.append(self.finish(clip, one))
+        return videos
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts -> text states, in one pass, no padding."""
+        """B prompts -> text states, in one pass, no padding. Where networks come and go, states are kept on disk."""
         ids, lengths = self.parts.tokenizer(prompts)
-        return self.parts.text(ids.to(self.parts.device), lengths)
+        if self.parts.offload == "none":
+            return self.parts.text(ids.to(self.parts.device), lengths)
+        made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}"
+        text = encode_cached(
+            cache_dir() / "text", made_by, ids, lengths, lambda ids, n: self.parts.text(ids.to(self.parts.device), n)
+        )
+        return Text(text.states.to(self.parts.device), text.lengths)
 
     def noise(self, seed: int, shape: LatentShape) -> Tensor:
         """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
@@ -212,7 +234,7 @@ class Pipe:
             given["height"] = given.get("height", self.defaults["height"])
             given["width"] = round(given["height"] * _ratio(aspect))
         request = Request(**{"prompt": prompt, "negative": "", "fit": "crop", "seed": 0, **self.defaults, **given})
-        request = replace(request, guidance=_guidance(request.guidance, len(self.parts.experts)))
+        request = replace(request, guidance=as_guidance(request.guidance, len(self.parts.experts)))
         if seconds is not None:
             if not seconds > 0:
                 raise InputError(f"seconds={seconds}: must be above 0")
@@ -243,13 +265,20 @@ def _own(guidance: float | tuple[float, ...], expert: int) -> float:
     return guidance[expert] if isinstance(guidance, tuple) else guidance
 
 
-def _guidance(given: Any, experts: int) -> float | tuple[float, ...]:
-    """A number, or one for each expert."""
-    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    if len(values) not in (1, experts) or not all(isinstance(v, int | float) and isfinite(v) for v in values):
-        many = f" or {experts}, the one for the most noise first" if experts > 1 else ""
+def as_guidance(given: Any, experts: int = 0) -> float | tuple[float, ...]:
+    """A number, or one for each expert (0: however many), as a list or as text: 4,3."""
+    try:
+        values = [float(v) for v in (given.split(",") if isinstance(given, str) else _listed(given))]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) not in (1, experts or len(values)) or not values or not all(map(isfinite, values)):
+        many = f", or {experts} of them with the one for the most noise first" if experts > 1 else ""
         raise InputError(f"guidance={given}: expected a number{many}")
-    return float(values[0]) if len(values) == 1 else tuple(float(value) for value in values)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, Sequence) else [given]
 
 
 def _ratio(aspect: str) -> float:

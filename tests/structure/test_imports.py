@@ -33,9 +33,13 @@ TABLE = {
     "parallel": Row("nn checkpoint", "torch einops"),
     "track": Row("", "torch numpy rich wandb tensorboard"),
     "eval": Row("data config", "torch einops numpy matplotlib PIL"),
-    "generate": Row("models flow data checkpoint config", "torch einops numpy"),
+    "decode": Row("models", "torch"),
+    "plan": Row("models flow checkpoint config", "torch"),
+    "generate": Row("models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops"),
-    "cli": Row("nn models flow data checkpoint parallel track eval generate train config", "torch hydra omegaconf"),
+    "cli": Row(
+        "nn models flow data checkpoint parallel track eval decode plan generate train config", "torch hydra omegaconf"
+    ),
     "__main__": Row("cli", ""),
 }
 FREE = {"errors", "shapes"}

@@ -135,10 +135,13 @@ class Components:
         self._open: dict[str, nn.Module] = {}
         self._fingerprints = dict(fingerprints or {})
 
-    def network(self, name: str) -> Any:
-        """The network of that name ("dit", "dit_low", "text" or "vae"), on the device."""
+    def network(self, name: str, device: str = "") -> Any:
+        """The network of that name ("dit", "dit_low", "text" or "vae"), on the device or on another one."""
         if name in self._given:
             return self._given[name]
+        if device and device != self.device.type:
+            self._open.clear()
+            return self.parts[name].load(device=device, dtype=torch.float32).requires_grad_(False)
         if name not in self._open:
             if self.offload != "none":
                 self._open.clear()

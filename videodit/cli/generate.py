@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import Tensor
+
+from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.errors import InputError
-from videodit.generate import Pipe, Request, Video, load
+from videodit.generate import Pipe, Request, Video, as_guidance, load
 from videodit.track.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ KEYS = (
     *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
     *("seed", "steps", "guidance", "sampler"),
 )
+LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
 COLUMNS = 9  # frames of a clip on a contact sheet
 
 
@@ -42,18 +48,63 @@ def run(cfg: DictConfig) -> None:
     paths = [out / f"{number:04d}.mp4" for number in range(len(requests))] if cfg.prompts else [out]
     rows = []
     for batch in batches(list(zip(requests, paths, strict=True)), cfg.batch):
-        for (_, path), video in zip(batch, make(pipe, [request for request, _ in batch]), strict=True):
-            print(video.save(path))
-            rows += [video.frames] if cfg.sheet else []
+        videos = make(pipe, [request for request, _ in batch], [path for _, path in batch])
+        rows += [video.frames for video in videos] if cfg.sheet else []
     if cfg.sheet:
         sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
         print(cfg.sheet)
 
 
-def make(pipe: Pipe, requests: list[Request]) -> list[Video]:
-    """One pack of requests, with a progress bar."""
+def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
+    """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
     with Progress(total=requests[0].steps, label="denoise") as progress:
-        return pipe.run(requests, lambda step, steps: progress.update(step))
+        latents = pipe.denoise(requests, lambda step, steps: progress.update(step))
+    waiting = paths[0].with_suffix(LATENTS)
+    header = {
+        **{"model": pipe.parts.name, "weights": pipe.parts.fingerprints, "paths": [str(path) for path in paths]},
+        "requests": [asdict(request) for request in requests],
+    }
+    try:
+        save_tensors(waiting, {str(number): x for number, x in enumerate(latents)}, header)
+    except InputError as error:  # no reason to give up: perhaps there is room for the video
+        _say(f"the latents are not kept: {error}")
+    try:
+        videos = finish(pipe, latents, requests, paths)
+    except BaseException:
+        if waiting.exists():
+            _say(f"denoising is done; to go on from there: videodit decode {shlex.quote(str(waiting))}")
+        raise
+    waiting.unlink(missing_ok=True)
+    return videos
+
+
+def finish(pipe: Pipe, latents: list[Tensor], requests: list[Request], paths: list[Path]) -> list[Video]:
+    """Decode and write."""
+    videos = pipe.decode(latents, requests, _say)
+    for path, video in zip(paths, videos, strict=True):
+        print(video.save(path))
+    return videos
+
+
+class Waiting(NamedTuple):
+    """What a file of latents holds."""
+
+    model: str
+    weights: dict[str, str]
+    requests: list[Request]
+    paths: list[Path]
+    latents: list[Tensor]
+
+
+def read_latents(path: Path) -> Waiting:
+    """A file of latents that `make` wrote. Raises InputError for any other."""
+    tensors, header = load_tensors(path)
+    try:
+        requests = [Request(**{**one, "guidance": as_guidance(one["guidance"])}) for one in header["requests"]]
+        latents = [tensors[str(number)] for number in range(len(requests))]
+        return Waiting(header["model"], header["weights"], requests, [Path(p) for p in header["paths"]], latents)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: it holds no latents that wait for decoding ({error})") from None
 
 
 def from_keys(cfg: DictConfig) -> dict[str, Any]:
@@ -137,3 +188,7 @@ def tell(pipe: Pipe, requests: list[Request]) -> None:
         native = pipe.native(request)
         if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
             print(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,139 @@
+"""What the machine has: the memory limits that bind, and how fast it multiplies, convolves, attends and copies."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from videodit.checkpoint.store import read_json, write_json
+from videodit.config import cache_dir
+from videodit.errors import InputError
+
+GIB = 2**30
+UNLIMITED = 2**60
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bytes that may still be taken, and by whom they are limited."""
+
+    name: str
+    free: int
+
+
+def limits(device: torch.device) -> list[Limit]:
+    """The limits on the memory of a device, the tightest first."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return [Limit(torch.cuda.get_device_name(device), free)]
+    found = [Limit("the machine's memory", _proc("/proc/meminfo", "MemAvailable"))]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        found.append(Limit("RLIMIT_AS (ulimit -v)", max(0, soft - _proc("/proc/self/status", "VmSize"))))
+    found += _cgroup(Path("/sys/fs/cgroup"))
+    return sorted(found, key=lambda limit: limit.free)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return _proc("/proc/self/status", "VmRSS")
+
+
+def _proc(path: str, key: str) -> int:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return UNLIMITED
+
+
+def _cgroup(root: Path) -> list[Limit]:
+    """The limit of this process's control group and of those above it, version 2 or 1."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers if controllers else root
+        most, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else (
+            "memory.max", "memory.current"
+        )  # fmt: skip
+        folder = top / place.lstrip("/")
+        for here in (folder, *folder.parents):
+            if (here / most).is_file():
+                text = (here / most).read_text().strip()
+                if text.isdigit() and int(text) < UNLIMITED:
+                    found.append(Limit("the control group", max(0, int(text) - int((here / used).read_text()))))
+            if here == root:
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations a second by kind, bytes a second, and seconds that any operation costs."""
+
+    matmul: float
+    conv: float
+    attention: float
+    bytes: float
+    call: float
+
+    def seconds(self, work: dict[str, float], calls: int) -> float:
+        """How long that work takes."""
+        return sum(amount / getattr(self, kind) for kind, amount in work.items()) + calls * self.call
+
+
+def rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Measured in about two seconds the first time, then remembered for this machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{torch.get_num_threads()}"
+    key = "-".join([name, str(dtype).split(".")[-1], torch.__version__]).replace(" ", "-").replace("/", "-")
+    path = cache_dir() / "rates" / f"{key}.json"
+    try:
+        return Rates(**read_json(path))
+    except (InputError, TypeError):
+        measured = _measure(device, dtype)
+        write_json(path, asdict(measured))
+        return measured
+
+
+@torch.inference_mode()
+def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
+    big = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(big, big, device=device, dtype=dtype)
+    space = (180, 320) if device.type == "cuda" else (60, 104)
+    x = torch.randn(1, 192, 4, *space, device=device, dtype=dtype).to(memory_format=torch.channels_last_3d)
+    w = torch.randn(192, 192, 3, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last_3d)
+    length = 8192 if device.type == "cuda" else 1024
+    q = torch.randn(1, 8, length, 128, device=device, dtype=dtype)
+    y = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device, dtype=dtype)
+    small = torch.randn(8, device=device, dtype=dtype)
+    return Rates(
+        matmul=2 * big**3 / _best(lambda: a @ a, device),
+        conv=2 * 27 * 192**2 * 4 * space[0] * space[1] / _best(lambda: F.conv3d(x, w, padding=1), device),
+        attention=4 * 8 * length**2 * 128 / _best(lambda: F.scaled_dot_product_attention(q, q, q), device),
+        bytes=3 * y.numel() * y.element_size() / _best(lambda: y + y, device),
+        call=_best(lambda: [small + small for _ in range(1000)], device) / 1000,
+    )
+
+
+def _best(work: Callable[[], object], device: torch.device, rounds: int = 4) -> float:
+    seconds = []
+    for _ in range(rounds):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

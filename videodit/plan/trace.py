@@ -1,0 +1,134 @@
+"""Memory and work of a computation, found by running it on tensors without values.
+
+A fake tensor has a shape, a type and a device but no storage, so a pass of a network of any size takes a second and no
+memory. Every operation is seen: which storages are alive, what it multiplies, what it reads and writes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+
+class Trace(TorchDispatchMode):
+    """Counts what passes below it.
+
+    peak: most bytes alive at once. work: floating-point operations by kind ("matmul", "conv", "attention") and
+    "bytes", what all other operations read and write. calls: number of operations that are not views.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = self.calls = 0
+        self.work: Counter[str] = Counter()
+        self._seen: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        fresh = [x for x in outputs if self._is_new(x)]
+        self._count(func, args, kwargs, out, inputs, outputs, fresh)
+        return out
+
+    def hold(self, tensors: Iterator[Tensor]) -> None:
+        """Count tensors that are alive already, such as weights."""
+        for tensor in tensors:
+            self._is_new(tensor)
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen and self._seen[key]() is not None:
+            return False
+        size = storage.nbytes()
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        self._seen[key] = weakref.ref(storage, self._gone(size))
+        return True
+
+    def _gone(self, size: int) -> Callable[[Any], None]:
+        def forget(_: Any) -> None:
+            self.alive -= size
+
+        return forget
+
+    def _count(
+        self,
+        func: Any,
+        args: tuple,
+        kwargs: dict,
+        out: Any,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        fresh: list[Tensor],
+    ) -> None:
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self.calls += 1
+            convolves = packet is aten.convolution
+            self.work["conv" if convolves else "matmul"] += flop_registry[packet](*args, **kwargs, out_val=out)
+            if convolves:
+                self._scratch(_conv_scratch(*inputs[:2], outputs[0]))
+        elif fresh or func._schema.is_mutable:
+            self.calls += 1
+            written = fresh or outputs
+            self.work["bytes"] += sum(x.numel() * x.element_size() for x in [*inputs, *written])
+
+    def _scratch(self, size: int) -> None:
+        """Memory that an operation needs inside itself."""
+        self.peak = max(self.peak, self.alive + size)
+
+
+def _conv_scratch(x: Tensor, weight: Tensor, out: Tensor) -> int:
+    """oneDNN brings weights into its own order, and tensors that are not channels-last as well."""
+    if x.device.type != "cpu":
+        return 0
+    size = weight.numel() * weight.element_size()
+    ordered = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+    if not x.is_contiguous(memory_format=ordered):
+        size += (x.numel() + out.numel()) * x.element_size()
+    return size
+
+
+class _Attention(TorchFunctionMode):
+    """Fused attention as what it is on any device: no matrix of scores in memory."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        q, k, v = args[:3]
+        self.trace.work["attention"] += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        self.trace.calls += 1
+        return q.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+@contextmanager
+def tracing(device: str) -> Iterator[tuple[Trace, torch.device]]:
+    """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named."""
+    trace = Trace()
+    if device == "cpu":
+        with FakeTensorMode(), trace, _Attention(trace), torch.no_grad():
+            yield trace, torch.device("cpu")
+    else:
+        with trace, _Attention(trace), torch.no_grad():
+            yield trace, torch.device("meta")
