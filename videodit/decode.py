@@ -93,10 +93,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
+def tiles(size: int, tile: int) -> int:
+    """How many tiles cover an axis, with OVERLAP between neighbours."""
+    return 1 if size <= tile else -(-(size - OVERLAP) // (tile - OVERLAP))
+
+
 def _starts(size: int, tile: int) -> Iterator[int]:
-    """Where tiles begin: as few as cover the size with OVERLAP between neighbours, spread evenly."""
-    count = 1 if size <= tile else -(-(size - OVERLAP) // (tile - OVERLAP))
-    last = max(0, size - tile)
+    """Where tiles begin, spread evenly."""
+    count, last = tiles(size, tile), max(0, size - tile)
     return (round(last * i / max(1, count - 1)) for i in range(count))
 
 

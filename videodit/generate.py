@@ -86,6 +86,7 @@ class Pipe:
         self.defaults = parts.pipeline["defaults"]
         flow = parts.pipeline["flow"]
         self.path = PATHS[flow["path"]](prediction=flow["prediction"])
+        self.way = Way(CHUNK)  # of decoding
 
     def __call__(
         self, prompt: str | Sequence[str], *, progress: Progress | None = None, **request: Any
@@ -131,7 +132,7 @@ class Pipe:
         """Denoised latents of requests -> videos. Where memory runs out it goes on in smaller pieces, and tells."""
         videos = []
         for x, one in zip(latents, requests, strict=True):
-            down = ways(tuple(x.shape[1:]), self.parts.device, Way(CHUNK))
+            down = ways(tuple(x.shape[1:]), self.parts.device, self.way)
             clip = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
             videos.append(self.finish(clip, one))
         return videos

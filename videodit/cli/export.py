@@ -11,20 +11,19 @@ from videodit.checkpoint.export import export_diffusers, export_own
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_kinds
+from videodit.cli.memory import dtype_of
 from videodit.cli.train import find_vae, open_vae
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FORMATS = {"videodit": export_own, "diffusers": export_diffusers}
 
 
 def run(cfg: DictConfig) -> None:
     """Copy a model's networks to `cfg.out` in the layout and dtype asked for."""
-    if cfg.dtype not in DTYPES:
-        raise InputError(f"dtype={cfg.dtype}: it is one of {', '.join(DTYPES)}")
+    dtype = dtype_of(cfg.dtype) or torch.float32
     if cfg.format not in FORMATS:
         raise InputError(f"format={cfg.format}: it is one of {', '.join(FORMATS)}")
     out = Path(cfg.out)
@@ -34,7 +33,7 @@ def run(cfg: DictConfig) -> None:
     check_kinds(parts)
     if cfg.vae_from:
         parts["vae"] = same_latents(find_vae(cfg.vae_from), parts["vae"])
-    FORMATS[cfg.format](pipeline, parts, tokenizer, out, DTYPES[cfg.dtype], print)
+    FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, print)
 
 
 def same_latents(path: Path, own: Part) -> Part:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.cli.memory import check_memory, dtype_of
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.errors import InputError
@@ -40,14 +41,17 @@ def run(cfg: DictConfig) -> None:
     asked = read_requests(Path(cfg.prompts)) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
-    pipe = load(cfg.model, device=cfg.device or None)
+    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), offload=cfg.offload)
     requests = [pipe.request(**keys) for keys in asked]
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
     tell(pipe, requests)
     paths = [out / f"{number:04d}.mp4" for number in range(len(requests))] if cfg.prompts else [out]
     rows = []
-    for batch in batches(list(zip(requests, paths, strict=True)), cfg.batch):
+    groups = batches(list(zip(requests, paths, strict=True)), cfg.batch)
+    for batch in groups:
+        check_memory(pipe, [request for request, _ in batch], cfg.memory)
+    for batch in groups:
         videos = make(pipe, [request for request, _ in batch], [path for _, path in batch])
         rows += [video.frames for video in videos] if cfg.sheet else []
     if cfg.sheet:

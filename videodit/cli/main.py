@@ -34,6 +34,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "generate": Command("make a video from a prompt", positional="prompt"),
+    "plan": Command("what a generation will need of memory and time", positional="prompt"),
     "decode": Command("finish a video that was denoised but not decoded", positional="path"),
     "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True),
     "encode": Command("cache the latents of a data set"),

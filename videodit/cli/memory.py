@@ -1,0 +1,60 @@
+"""The check that every generation passes before it loads anything: whether its stages fit into the memory."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from videodit.errors import InputError
+from videodit.generate import Pipe, Request
+from videodit.plan.generation import Job, Plan, Setup, base_memory, choose, plan, refusal
+from videodit.plan.machine import Limit, limits, resident
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The type of that name; None for an empty one."""
+    if name and name not in DTYPES:
+        raise InputError(f"dtype={name}: it is one of {', '.join(DTYPES)}")
+    return DTYPES[name] if name else None
+
+
+def job_of(pipe: Pipe, requests: list[Request]) -> Job:
+    """What requests that are made together ask of the networks."""
+    stride = pipe.parts.sizes("vae").stride
+    prompts = [one.prompt for one in requests] + [one.negative for one in requests]
+    steps = requests[0].steps
+    return Job(
+        shapes=tuple(pipe.native(one).latent(stride) for one in requests),
+        lengths=pipe.parts.tokenizer(prompts)[1],
+        calls=2 * steps - 1 if requests[0].sampler == "heun" else steps,
+        guided=any(one.guidance != 1 for one in requests),
+    )
+
+
+def check_memory(pipe: Pipe, requests: list[Request], how: str) -> Plan | None:
+    """Refuse requests that cannot fit, or with `how` "auto" find a setup that does. Nothing has been loaded yet."""
+    if how not in ("check", "auto", "off"):
+        raise InputError(f"memory={how}: it is check, auto or off")
+    if how == "off":
+        return None
+    base = base_memory(pipe.parts.device, resident())
+    limit = room(limits(pipe.parts.device)[0], base)
+    job, setup = job_of(pipe, requests), Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way)
+    if how == "auto":
+        planned = choose(pipe.parts, job, setup, limit, base=base)
+        if planned.setup != setup:
+            print(f"memory=auto: offload={planned.setup.offload}, decoding {planned.setup.way}", file=sys.stderr)
+            pipe.parts.offload, pipe.way = planned.setup.offload, planned.setup.way
+        return planned
+    planned = plan(pipe.parts, job, setup, limit, base=base)
+    if not planned.fits:
+        raise InputError(f"{refusal(pipe.parts, job, planned, base=base)} (memory=auto chooses; memory=off tries)")
+    return planned
+
+
+def room(limit: Limit, base: int) -> Limit:
+    """The limit counted from nothing, as stages are, which hold what the process holds already."""
+    return Limit(limit.name, limit.free + base)

@@ -1,0 +1,177 @@
+"""The plan of a generation: what each stage will take, whether it fits, and if not, what would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from videodit.checkpoint.pretrained import Components
+from videodit.decode import Way, ways
+from videodit.errors import InputError
+from videodit.plan.machine import GIB, Limit, Rates
+from videodit.plan.stages import Cost, decode_cost, step_cost, text_cost
+from videodit.shapes import LatentShape
+
+CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
+MARGIN = 1.05  # allocators round up and fragment
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made: latent shapes, lengths of the prompts and then of the negatives, calls of the DiT."""
+
+    shapes: tuple[LatentShape, ...]
+    lengths: tuple[int, ...]
+    calls: int
+    guided: bool
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What can be chosen: which networks are open together, the type of the weights, how decoding goes."""
+
+    offload: str
+    dtype: torch.dtype
+    way: Way
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run: most bytes of memory while it runs, and seconds (None: not estimated)."""
+
+    name: str
+    memory: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages, the setup they are for, and the limit on memory."""
+
+    stages: tuple[Stage, ...]
+    setup: Setup
+    limit: Limit
+
+    @property
+    def peak(self) -> Stage:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: stage.memory)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage stays below the limit."""
+        return self.peak.memory <= self.limit.free
+
+    def lines(self) -> list[str]:
+        """As a table."""
+        rows = [f"{'stage':<9}{'memory':>10}{'time':>10}"]
+        for stage in self.stages:
+            time = "" if stage.seconds is None else _clock(stage.seconds)
+            rows.append(f"{stage.name:<9}{stage.memory / GIB:>6.2f} GiB{time:>10}")
+        verdict = "fits" if self.fits else f"{self.peak.name} does not fit"
+        return [*rows, f"{self.limit.free / GIB:.2f} GiB left by {self.limit.name}: {verdict}"]
+
+
+def plan(
+    parts: Components, job: Job, setup: Setup, limit: Limit, *, base: int, rates: Rates | None = None
+) -> Plan:
+    """What the job will take with this setup. `base`: bytes that the process holds already."""
+    device = parts.device.type
+    costs: dict[str, Cost] = {}
+    text, dtype = parts.parts["text"], setup.dtype
+    costs["text"] = text_cost(text, job.lengths, device=device, dtype=dtype)
+    half = len(job.lengths) // 2
+    shapes, lengths = (job.shapes * 2, job.lengths) if job.guided else (job.shapes, job.lengths[:half])
+    lengths = tuple(_attended(length, parts.sizes("dit").text_length) for length in lengths)
+    step = step_cost(parts.parts["dit"], shapes, lengths, device=device, dtype=dtype)
+    costs["denoise"] = step.times(job.calls)
+    decodes = [decode_cost(parts.parts["vae"], one, setup.way, device=device, dtype=dtype) for one in job.shapes]
+    costs["decode"] = _one_after_another(decodes)
+    experts = len(parts.experts)
+    latents = sum(4 * parts.sizes("vae").latent_channels * s.frames * s.height * s.width for s in job.shapes)
+    clips = [s.video(parts.sizes("vae").stride) for s in job.shapes]
+    pixels = sum(12 * c.frames * c.height * c.width for c in clips)
+    held, stages = 0, []
+    for name, cost in costs.items():
+        weights = cost.weights * (experts if name == "denoise" and setup.offload == "none" else 1)
+        held = held + weights if setup.offload == "none" else weights
+        extra = {"text": 0, "denoise": 6 * latents, "decode": latents}[name]
+        if name == "decode" and device == "cpu":
+            extra += 2 * pixels  # the clip, and once more while it is put together
+        memory = base + held + round(MARGIN * cost.peak) + extra
+        stages.append(Stage(name, memory, None if rates is None else rates.seconds(cost.work, round(cost.calls))))
+    return Plan(tuple(stages), setup, limit)
+
+
+def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple[str, Job, Setup]]:
+    """What could be given up, the least painful first: a description, and the job and setup that it gives."""
+    shape = max(job.shapes, key=lambda one: one.frames * one.height * one.width)
+    down = [way for way in ways((shape.frames, shape.height, shape.width), device, setup.way) if not way.device]
+    offloads = ["model"] if setup.offload == "none" else []
+    for offload, way in product([setup.offload, *offloads], down):
+        if (offload, way) != (setup.offload, setup.way):
+            words = [f"offload={offload}"] if offload != setup.offload else []
+            words += [f"decoding {way}"] if way != setup.way else []
+            yield " and ".join(words), job, replace(setup, offload=offload, way=way)
+    low = replace(setup, offload="model", way=down[-1])
+    if setup.dtype == torch.float32:
+        yield "dtype=bfloat16", job, replace(low, dtype=torch.bfloat16)
+    for frames in _halves(shape.frames):
+        cut = tuple(replace(one, frames=min(one.frames, frames)) for one in job.shapes)
+        yield f"{frames} latent frames instead of {shape.frames}", replace(job, shapes=cut), low
+
+
+def choose(parts: Components, job: Job, setup: Setup, limit: Limit, *, base: int) -> Plan:
+    """The first setup that fits without giving up frames or precision. InputError says what would fit instead."""
+    first = plan(parts, job, setup, limit, base=base)
+    if first.fits:
+        return first
+    for _, other_job, other in alternatives(job, setup, parts.device):
+        if other_job == job and other.dtype == setup.dtype:
+            planned = plan(parts, job, other, limit, base=base)
+            if planned.fits:
+                return planned
+    raise InputError(refusal(parts, job, first, base=base))
+
+
+def refusal(parts: Components, job: Job, planned: Plan, *, base: int) -> str:
+    """Why it cannot run, and the first things that would help."""
+    peak, limit = planned.peak, planned.limit
+    need = f"{peak.name} needs {peak.memory / GIB:.1f} GiB, {limit.name} leaves {limit.free / GIB:.1f}"
+    for words, other_job, setup in alternatives(job, planned.setup, parts.device):
+        if plan(parts, other_job, setup, limit, base=base).fits:
+            return f"{need}; what would fit: {words}"
+    return f"{need}; nothing that could be given up would help"
+
+
+def base_memory(device: torch.device, resident: int) -> int:
+    """Bytes that the process takes before the first stage."""
+    return CUDA_CONTEXT if device.type == "cuda" else resident
+
+
+def _attended(length: int, whole: int) -> int:
+    """Keys of a prompt in cross-attention: one more stands for the zero states."""
+    return length + (length < whole)
+
+
+def _one_after_another(costs: Sequence[Cost]) -> Cost:
+    work: dict[str, float] = {}
+    for cost in costs:
+        for kind, amount in cost.work.items():
+            work[kind] = work.get(kind, 0) + amount
+    return Cost(costs[0].weights, max(c.peak for c in costs), work, sum(c.calls for c in costs))
+
+
+def _halves(frames: int) -> Iterator[int]:
+    while frames > 1:
+        frames = (frames + 1) // 2
+        yield frames
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
