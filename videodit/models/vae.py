@@ -19,21 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, Stream, per_frame
+from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
 from videodit.shapes import Triple
-
-
-class ChannelNorm(nn.Module):
-    """RMS norm over channels: x / |x| * sqrt(C) * gamma. (B,C,...) -> the same."""
-
-    def __init__(self, *, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True).clamp_min(1e-12)
-        scale = (self.gamma.numel() ** 0.5) * self.gamma.view(-1, *[1] * (x.dim() - 2))
-        return x * norm.reciprocal().to(x.dtype) * scale
 
 
 class ResidualBlock(nn.Module):
@@ -49,9 +36,8 @@ class ResidualBlock(nn.Module):
         self.shortcut = None if same else CausalConv3d(channels=channels, out_channels=out_channels, kernel=(1, 1, 1))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)), stream)
-        h = self.conv2(F.silu(self.norm2(h)), stream)
-        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+        h = self.conv1(x, stream, norm=self.norm1)
+        return self.conv2(h, stream, norm=self.norm2, plus=x if self.shortcut is None else self.shortcut(x, stream))
 
 
 class FrameAttention(nn.Module):
@@ -199,7 +185,7 @@ class Encoder(nn.Module):
         for level in self.levels:
             x = level(x, stream)
         x = self.middle(x, stream)
-        return self.conv_out(F.silu(self.norm_out(x)), stream)
+        return self.conv_out(x, stream, norm=self.norm_out)
 
 
 class Decoder(nn.Module):
@@ -231,7 +217,7 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(x, stream), stream)
         for level in self.levels:
             x = level(x, stream)
-        return self.conv_out(F.silu(self.norm_out(x)), stream)
+        return self.conv_out(x, stream, norm=self.norm_out)
 
 
 class VideoVAE(nn.Module):
@@ -288,6 +274,7 @@ class VideoVAE(nn.Module):
         """(B,3,T,H,W) -> mean and log-variance of the raw posterior, each (B,C,t,h,w)."""
         stream = Stream(keep=False) if stream is None else stream
         x = rearrange(clip, "b c t (h j) (w k) -> b (c k j) t h w", j=self.patch, k=self.patch)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         mean, logvar = self.quant(self.encoder(x, stream), stream).chunk(2, dim=1)
         if self.linear_in is not None:
             mean = mean + self.linear_in(self.blocks(clip, first=stream.first), stream)
@@ -305,6 +292,7 @@ class VideoVAE(nn.Module):
     def reconstruct(self, raw: Tensor, stream: Stream | None = None) -> Tensor:
         """A raw posterior sample (B,C,t,h,w) -> clip (B,3,T,H,W), not clamped."""
         stream = Stream(keep=False) if stream is None else stream
+        raw = raw.contiguous(memory_format=torch.channels_last_3d)
         x = self.decoder(self.unquant(raw, stream), stream)
         clip = rearrange(x, "b (c k j) t h w -> b c t (h j) (w k)", j=self.patch, k=self.patch)
         if self.linear_out is not None:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.nn import winograd
+
 
 class Stream:
     """The memory of one clip passing through a causal network, chunk by chunk.
@@ -26,14 +28,44 @@ class Stream:
         self.keep = keep
         self._past: dict[nn.Module, Tensor] = {}
 
+    def past(self, module: nn.Module) -> Tensor | None:
+        """The frames that came before for this module; None at the clip's start."""
+        return self._past.get(module)
+
+    def remember(self, module: nn.Module, x: Tensor, frames: int) -> None:
+        """Keep the last `frames` frames of what has passed, x (B,C,T,H,W) being the latest."""
+        if not self.keep:
+            return
+        past = self._past.get(module)
+        if x.shape[2] < frames:
+            x = F.pad(x, (0, 0, 0, 0, frames - x.shape[2], 0)) if past is None else torch.cat([past, x], dim=2)
+        # A copy: a view would keep the whole chunk's activations alive.
+        self._past[module] = x[:, :, -frames:].clone()
+
     def extend(self, module: nn.Module, x: Tensor, frames: int) -> Tensor:
         """Put the `frames` frames that came before in front of x (B,C,T,H,W); zeros before the clip's start."""
-        past = self._past.get(module)
+        past = self.past(module)
         extended = F.pad(x, (0, 0, 0, 0, frames, 0)) if past is None else torch.cat([past, x], dim=2)
-        if self.keep:
-            # A copy: a view would keep the whole chunk's activations alive.
-            self._past[module] = extended[:, :, -frames:].clone()
+        self.remember(module, extended, frames)
         return extended
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels: x / |x| * sqrt(C) * gamma. (B,C,...) -> the same."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True).clamp_min(1e-12)
+        scale = (self.gamma.numel() ** 0.5) * self.gamma.view(-1, *[1] * (x.dim() - 2))
+        return x * norm.reciprocal().to(x.dtype) * scale
+
+    def activated(self, x: Tensor) -> Tensor:
+        """The norm and SiLU of x (...,C), channels last, without gradients."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12)
+        return F.silu((x * norm.reciprocal_()).mul_(self.gamma.numel() ** 0.5 * self.gamma), inplace=True)
 
 
 class CausalConv3d(nn.Conv3d):
@@ -42,14 +74,24 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, *, channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
         super().__init__(channels, out_channels, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        past = self.kernel_size[0] - 1
-        if past == 0:
-            return super().forward(x)
-        if not stream.keep and x.shape[2] == 1:
+    def forward(
+        self, x: Tensor, stream: Stream, *, norm: ChannelNorm | None = None, plus: Tensor | None = None
+    ) -> Tensor:
+        """`norm`, with SiLU, comes before the convolution, and `plus` is added after it."""
+        frames = self.kernel_size[0] - 1
+        if winograd.suits(x, self.weight):
+            past = stream.past(self)
+            before = None if norm is None else norm.activated
+            out = winograd.conv(x, past, self.weight, self.bias, before=before, plus=plus)
+            stream.remember(self, x, frames)
+            return out
+        x = x if norm is None else F.silu(norm(x))
+        if frames and not stream.keep and x.shape[2] == 1:
             # A lone image has no past: the other taps would only see zeros.
-            return F.conv3d(x, self.weight[:, :, past:], self.bias, padding=self.padding)
-        return super().forward(stream.extend(self, x, past))
+            x = F.conv3d(x, self.weight[:, :, frames:], self.bias, padding=self.padding)
+        else:
+            x = super().forward(stream.extend(self, x, frames) if frames else x)
+        return x if plus is None else x + plus
 
 
 class CausalDown(nn.Module):
@@ -70,8 +112,8 @@ class CausalDown(nn.Module):
             return x
         extended = stream.extend(self.time, x, 1)
         if not stream.first:
-            return self.time(extended)
-        return x if x.shape[2] == 1 else torch.cat([x[:, :, :1], self.time(x)], dim=2)
+            return over_time(self.time, extended)
+        return x if x.shape[2] == 1 else torch.cat([x[:, :, :1], over_time(self.time, x)], dim=2)
 
 
 class CausalUp(nn.Module):
@@ -84,16 +126,33 @@ class CausalUp(nn.Module):
         super().__init__()
         self.scale = (1, 2, 2) if spatial else (1, 1, 1)
         self.space = nn.Conv2d(channels, out_channels, 3, padding=1)
-        time = CausalConv3d(channels=channels, out_channels=2 * channels, kernel=(3, 1, 1)) if temporal else None
-        self.time = time
+        self.time = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time is not None:
             head, x = (x[:, :, :1], x[:, :, 1:]) if stream.first else (x[:, :, :0], x)
             if x.shape[2]:
-                x = rearrange(self.time(x, stream), "b (n c) t h w -> b c (t n) h w", n=2)
-            x = torch.cat([head, x], dim=2)
-        return per_frame(self.space, F.interpolate(x, scale_factor=self.scale, mode="nearest"))
+                pairs = over_time(self.time, stream.extend(self.time, x, 2)).movedim(1, -1)
+                x = rearrange(pairs, "b t h w (n c) -> b (t n) h w c", n=2).movedim(-1, 1)
+            x = torch.cat([head, x], dim=2) if head.shape[2] else x
+        x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        weight = self.space.weight[:, :, None]
+        if winograd.suits(x, weight):
+            return winograd.conv(x, None, weight, self.space.bias)
+        return per_frame(self.space, x)
+
+
+def over_time(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution over time alone, without padding. (B,C,T,H,W) -> (B,C',T',H,W)."""
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return layer(x)
+    stride = layer.stride[0]
+    frames = (x.shape[2] - layer.kernel_size[0]) // stride + 1
+    rows, out = x.movedim(1, -1), layer.bias
+    for tap in range(layer.kernel_size[0]):  # matrix products: twice as fast as the library's convolution
+        seen = rows[:, tap : tap + stride * (frames - 1) + 1 : stride]
+        out = out + F.linear(seen, layer.weight[:, :, tap, 0, 0])
+    return out.movedim(-1, 1)
 
 
 def per_frame(layer: nn.Module, x: Tensor) -> Tensor:

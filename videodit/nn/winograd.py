@@ -1,0 +1,167 @@
+"""3x3(x3) convolutions with 2.25 times fewer multiplications: Winograd's F(2x2, 3x3) (Lavin & Gray 2016, eq. 8 and 15).
+
+For float32 on a CPU, where a convolution is bound by its multiplications and no library offers this any more. A strip of
+rows at a time passes through all steps while it is in the cache: what comes before the convolution (a norm), the input
+transform, 16 matrix products over channels, the output transform, what is added after it.
+
+    B batch, C channels in, O out, T frames, H height, W width, k temporal taps; r x w tiles of 2x2 in a strip
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor
+
+STRIP = 2**22  # values of a transformed strip, for each thread: 16 MB, about what stays in a shared cache
+SMALLEST = 1024  # positions of a frame below which the detour costs more than it saves
+NARROWEST = 48  # channels below which it does
+
+_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution of x (B,C,T,H,W) with weight (O,C,k,3,3), padded by one, gains from it."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    if not plain or weight.shape[3:] != (3, 3) or type(x) is not Tensor:
+        return False
+    return x.shape[3] * x.shape[4] >= SMALLEST and min(weight.shape[:2]) >= NARROWEST
+
+
+def conv(
+    x: Tensor,
+    past: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    before: Callable[[Tensor], Tensor] | None = None,
+    plus: Tensor | None = None,
+) -> Tensor:
+    """before([past, x]) convolved, plus `plus`: (B,C,T,H,W) and past (B,C,k-1,H,W) -> (B,O,T,H,W) channels-last.
+
+    weight (O,C,k,3,3); space is padded with zeros. Without `past` the frames before the first are zero. `before` acts
+    on (...,C) at each position for itself, and leaves zeros zero.
+    """
+    taps, (batch, _, frames, height, width) = weight.shape[2], x.shape
+    if past is None:  # taps that would see nothing but zeros
+        taps = min(taps, frames)
+        weight = weight[:, :, weight.shape[2] - taps :]
+    matrices = transformed(weight)
+    size = (batch, weight.shape[0], frames, height, width)
+    out = torch.empty(size, memory_format=torch.channels_last_3d)
+    for b in range(batch):
+        parts = [_frames_last(t[b]) for t in ((x,) if past is None else (past, x))]
+        extra = None if plus is None else _frames_last(plus[b])
+        _strips(parts, taps, matrices, bias, before, extra, _frames_last(out[b]))
+    return out
+
+
+def transformed(weight: Tensor) -> Tensor:
+    """(O,C,k,3,3) -> (k,16,C,O)."""
+    g = torch.tensor(_G)
+    return torch.einsum("ij,kl,octjl->tikco", g, g, weight).flatten(1, 2).contiguous()
+
+
+def _frames_last(x: Tensor) -> Tensor:
+    """(C,T,H,W) -> (T,H,W,C): a view."""
+    return x.permute(1, 2, 3, 0)
+
+
+class _Buffers:
+    """Memory that every strip uses again: fresh pages would cost more than the arithmetic."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like, self._flat = like, {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A tensor of this shape, with whatever is in it; the first of a name is the largest."""
+        count = prod(shape)
+        if name not in self._flat:
+            self._flat[name] = self._like.new_empty(count)
+        return self._flat[name][:count].view(shape)
+
+
+def _strips(
+    parts: list[Tensor],
+    taps: int,
+    matrices: Tensor,
+    bias: Tensor,
+    before: Callable[[Tensor], Tensor] | None,
+    plus: Tensor | None,
+    out: Tensor,
+) -> None:
+    """One clip: parts (T',H,W,C) one after the other in time, out (T,H,W,O)."""
+    frames, height, width, outputs = out.shape
+    channels, tiles = parts[0].shape[3], -(-width // 2)
+    values = 16 * (frames + taps - 1) * tiles * max(channels, outputs)
+    rows = max(1, min(STRIP * torch.get_num_threads() // values, -(-height // 2)))
+    buffers = _Buffers(out)
+    for top in range(0, height, 2 * rows):
+        count = -(-(min(height, top + 2 * rows) - top) // 2)
+        padded = buffers.take("padded", frames + taps - 1, 2 * count + 2, 2 * tiles + 2, channels)
+        _fill(padded, parts, top, before)
+        product = _multiplied(_input(padded, buffers), matrices, frames, buffers)
+        _output(product.view(4, 4, frames, count, tiles, outputs), bias, plus, out, top, buffers)
+
+
+def _fill(padded: Tensor, parts: list[Tensor], top: int, before: Callable[[Tensor], Tensor] | None) -> None:
+    """The rows from top - 1 on of all parts, zeros around them and for frames that are missing at the start."""
+    height, width = parts[0].shape[1:3]
+    low, high = max(0, top - 1), min(height, top - 1 + padded.shape[1])
+    start, stop = low - top + 1, high - top + 1
+    at = len(padded) - sum(len(part) for part in parts)
+    padded[:at].zero_()
+    for edge in (padded[:, :start], padded[:, stop:], padded[:, :, :1], padded[:, :, width + 1 :]):
+        edge.zero_()
+    for part in parts:
+        seen = part[:, low:high]
+        padded[at : at + len(part), start:stop, 1 : width + 1] = before(seen) if before else seen
+        at += len(part)
+
+
+def _input(d: Tensor, buffers: _Buffers) -> Tensor:
+    """B'dB of each tile: d (T,2r+2,2w+2,C) -> (16,T,r*w,C)."""
+    frames, height, width, channels = d.shape
+    rows, tiles = height // 2 - 1, width // 2 - 1
+    half = buffers.take("half", 4, frames, rows, width, channels)
+    full = buffers.take("full", 4, 4, frames, rows, tiles, channels)
+    _combine(d, 1, half)
+    for i in range(4):
+        _combine(half[i], 2, full[i])
+    return full.view(16, frames, rows * tiles, channels)
+
+
+def _combine(d: Tensor, dim: int, out: Tensor) -> None:
+    """The four combinations of B' along one axis of windows of 4 that step by 2."""
+    every = (slice(None),) * dim + (slice(None, None, 2),)
+    first, second, third, fourth = (d.narrow(dim, i, d.shape[dim] - 3)[every] for i in range(4))
+    torch.sub(first, third, out=out[0])
+    torch.add(second, third, out=out[1])
+    torch.sub(third, second, out=out[2])
+    torch.sub(second, fourth, out=out[3])
+
+
+def _multiplied(full: Tensor, matrices: Tensor, frames: int, buffers: _Buffers) -> Tensor:
+    """(16,T+k-1,n,C) with matrices (k,16,C,O) -> (16,T*n,O): the temporal taps add up."""
+    views = [full[:, tap : tap + frames].flatten(1, 2) for tap in range(len(matrices))]
+    product = buffers.take("product", 16, views[0].shape[1], matrices.shape[3])
+    torch.bmm(views[0], matrices[0], out=product)
+    for view, matrix in zip(views[1:], matrices[1:], strict=True):
+        product.baddbmm_(view, matrix)
+    return product
+
+
+def _output(m: Tensor, bias: Tensor, plus: Tensor | None, out: Tensor, top: int, buffers: _Buffers) -> None:
+    """A'mA of each tile: m (4,4,T,r,w,O) into the rows of out (T,H,W,O) from `top`, with what is added."""
+    height, width = min(out.shape[1] - top, 2 * m.shape[3]), out.shape[2]
+    s, y = buffers.take("sums", *m.shape[1:]), buffers.take("values", *m.shape[2:])
+    for i in range(2):
+        rows = slice(top + i, top + height, 2)
+        torch.add(m[0], m[1], out=s).add_(m[2]) if i == 0 else torch.sub(m[1], m[2], out=s).sub_(m[3])
+        for j in range(2):
+            torch.add(s[0], s[1], out=y).add_(s[2]) if j == 0 else torch.sub(s[1], s[2], out=y).sub_(s[3])
+            target = out[:, rows, j::2]
+            part = y[:, : target.shape[1], : -(-(width - j) // 2)].add_(bias)
+            target.copy_(part) if plus is None else torch.add(part, plus[:, rows, j::2], out=target)
