@@ -50,7 +50,7 @@ def test_tiles_change_little(vae: VideoVAE, latents: Tensor) -> None:
     """Only the attention within a frame reaches further than the overlap; without it nothing changes inside."""
     whole, tiled = decode(vae, latents, Way(0)), decode(vae, latents, Way(1, 16))
     assert tiled.shape == whole.shape
-    assert distance(tiled, whole) < 0.5  # of a random network, whose attention is no better than noise
+    assert distance(tiled, whole) < 0.7  # of a random network, whose attention is no better than noise
     proj = vae.decoder.middle.attention.proj
     kept = proj.weight.clone(), proj.bias.clone()
     torch.nn.init.zeros_(proj.weight), torch.nn.init.zeros_(proj.bias)

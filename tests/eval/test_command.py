@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,14 +51,14 @@ class FakePipe:
     def encode(self, prompts: list[str]) -> list[str]:
         return list(prompts)
 
-    def network(self, shapes: list, prompts: list, negatives: list) -> tuple:
+    def network(self, name: str, prompts: list, times: torch.Tensor) -> Callable:
         """Knows that the noise is 2 everywhere, so at time t it is wrong about nothing but an offset of t."""
 
         def predict(x: list, t: torch.Tensor) -> list:
             clean = [(one - time * 2.0) / (1 - time) for one, time in zip(x, t, strict=True)]
             return [2.0 - one + time for one, time in zip(clean, t, strict=True)]
 
-        return predict, None
+        return predict
 
     def __call__(self, prompt: list[str], *, frames: int, height: int, width: int, fps: float, **rest) -> list:
         self.asked.append(rest)

@@ -282,3 +282,18 @@ def test_xformers_mask_is_the_reference_mask() -> None:
         mask = kernels.xformers_mask(*lengths, torch.device("cpu")).materialize(tuple(map(sum, lengths)))
         assert torch.equal(mask == 0, block_mask(*lengths))
         assert torch.all((mask == 0) | (mask == -torch.inf))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "reference", "flex"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_key_counts_as_many(kernel: str, dtype: torch.dtype) -> None:
+    """A key with 491 copies is 491 equal keys, in half precision as well."""
+    q_lengths, k_lengths, copies = (9, 70), (3, 2), torch.tensor([1.0, 491.0, 1.0, 30.0, 1.0])
+    q, k, v = (x.detach() for x in tensors((q_lengths, k_lengths), dtype))
+    repeated = [x.repeat_interleave(copies.long(), dim=0) for x in (k, v)]
+    with torch.no_grad():
+        expected = attend(q, *repeated, q_lengths, (493, 31), kernel="reference")
+        out = attend(q, k, v, q_lengths, k_lengths, copies=copies, kernel=kernel)
+        plain = attend(q, k, v, q_lengths, k_lengths, kernel=kernel)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert (out - expected).abs().max() < tolerance < (plain - expected).abs().max()
