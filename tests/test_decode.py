@@ -57,7 +57,7 @@ def test_tiles_change_little(vae: VideoVAE, latents: Tensor) -> None:
     whole, tiled = decode(vae, latents, Way(0)), decode(vae, latents, Way(1, 16))
     error = (tiled - whole).abs()
     assert error.mean() < 0.1 * whole.std()
-    assert error[..., 30:50].max() < 1e-5  # inside the first tile, far from its edges
+    assert error[..., :12].max() < 1e-5  # in the first tile, further from its edge than the convolutions reach
     proj.weight.copy_(kept[0]), proj.bias.copy_(kept[1])
 
 
