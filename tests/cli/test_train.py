@@ -88,6 +88,11 @@ def test_a_vae_trains_on_real_clips(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert load_model(run / "model" / "vae.safetensors").stride == (4, 8, 8)
 
 
+def test_the_bundled_vae_encodes() -> None:
+    """It is stored in half precision, and clips come in single."""
+    assert train.open_vae(train.find_vae("toy")).encode(torch.zeros(1, 3, 5, 16, 16)).shape == (1, 16, 2, 2, 2)
+
+
 def test_every_tracker_has_the_run(tmp_path: Path, prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """jsonl, TensorBoard and wandb offline, with numbers, samples and the config."""
     pytest.importorskip("tensorboard")

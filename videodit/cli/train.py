@@ -267,8 +267,8 @@ def find_vae(model: str) -> Path:
 
 
 def open_vae(path: Path) -> VideoVAE:
-    """The VAE of a file."""
-    vae = load_model(path)
+    """The VAE of a file, in float32 however it is stored."""
+    vae = load_model(path, dtype=torch.float32)
     if not isinstance(vae, VideoVAE):
         raise InputError(f"{path} is not a VAE")
     return vae
