@@ -44,7 +44,7 @@ def test_what_comes_before_and_after() -> None:
     x, past, plus = noise(1, 8, 2, 9, 11), noise(1, 8, 2, 9, 11, seed=1), noise(1, 6, 2, 9, 11, seed=2)
     weight, bias, norm = 0.2 * noise(6, 8, 3, 3, 3, seed=3), noise(6, seed=4), shaken(ChannelNorm(channels=8))
     expected = direct(F.silu(norm(x)), F.silu(norm(past)), weight, bias) + plus
-    out = winograd.conv(x, past, weight, bias, before=norm.activated, plus=plus)
+    out = winograd.conv(x, past, weight, bias, norm.gamma, plus)
     assert_equal(out, expected)
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
 

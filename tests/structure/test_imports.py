@@ -34,7 +34,7 @@ TABLE = {
     "track": Row("", "torch numpy rich wandb tensorboard"),
     "eval": Row("data config", "torch einops numpy matplotlib PIL"),
     "decode": Row("models", "torch"),
-    "plan": Row("models checkpoint config decode", "torch"),
+    "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops"),
     "cli": Row(

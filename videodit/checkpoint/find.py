@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.loose import loose_parts
 from videodit.checkpoint.pretrained import FILES, Components, Part, check_kinds
 from videodit.checkpoint.store import read_json
-from videodit.checkpoint.weights import PICKLES, open_weights
+from videodit.checkpoint.weights import PICKLES, Weights, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer
@@ -48,6 +48,33 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None, offload
         dtype=dtype or torch.float32,
         parts=parts,
         offload=offload,
+    )
+
+
+class WordCount:
+    """Stands for a tokenizer that is not there: how many tokens a prompt will have, more or less."""
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[None, tuple[int, ...]]:
+        """No ids, and lengths: four tokens for three words, and one that closes the prompt."""
+        return None, tuple(1 + round(len(prompt.split()) * 4 / 3) for prompt in prompts)
+
+
+def sketch_pipeline(name: str, *, device: str, dtype: torch.dtype, offload: str = "auto") -> Components:
+    """A name in conf/pretrained by its numbers alone, without any file: for plans."""
+    family = read_family(name)
+    if "defaults" not in family:
+        raise InputError(f"model={name}: its VAE has no class here yet, so it makes no videos")
+    parts = {part: Part(family[part], Weights([])) for part in ("dit", "text", "vae")}
+    if "boundary" in family:
+        parts["dit_low"] = parts["dit"]
+    return Components(
+        name=name,
+        pipeline=settings(name, exact=True),
+        tokenizer=WordCount(),
+        device=torch.device(device),
+        dtype=dtype,
+        parts=parts,
+        offload="model" if offload == "auto" else offload,
     )
 
 

@@ -51,6 +51,8 @@ class Weights:
     @property
     def source(self) -> str:
         """What a message calls these files."""
+        if not self.files:
+            return "no file"
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
     def read(self, name: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from videodit.errors import InputError
 from videodit.generate import Pipe, Request
-from videodit.plan.generation import Job, Plan, Setup, base_memory, choose, plan, refusal
+from videodit.plan.generation import Job, Plan, Planner, Setup, base_memory
 from videodit.plan.machine import Limit, limits, resident
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -41,17 +41,17 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> Plan | None:
     if how == "off":
         return None
     base = base_memory(pipe.parts.device, resident())
-    limit = room(limits(pipe.parts.device)[0], base)
+    planner = Planner(pipe.parts, room(limits(pipe.parts.device)[0], base), base=base)
     job, setup = job_of(pipe, requests), Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way)
     if how == "auto":
-        planned = choose(pipe.parts, job, setup, limit, base=base)
+        planned = planner.choose(job, setup)
         if planned.setup != setup:
             print(f"memory=auto: offload={planned.setup.offload}, decoding {planned.setup.way}", file=sys.stderr)
             pipe.parts.offload, pipe.way = planned.setup.offload, planned.setup.way
         return planned
-    planned = plan(pipe.parts, job, setup, limit, base=base)
+    planned = planner.plan(job, setup)
     if not planned.fits:
-        raise InputError(f"{refusal(pipe.parts, job, planned, base=base)} (memory=auto chooses; memory=off tries)")
+        raise InputError(f"{planner.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
     return planned
 
 

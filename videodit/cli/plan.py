@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import torch
+
+from videodit.checkpoint.find import families, sketch_pipeline
 from videodit.cli.generate import KEYS
 from videodit.cli.memory import dtype_of, job_of, room
 from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import load
-from videodit.plan.generation import Setup, base_memory, plan, refusal
+from videodit.generate import Pipe, load
+from videodit.plan.generation import Planner, Setup, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
 
 if TYPE_CHECKING:
@@ -21,19 +24,30 @@ UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 def run(cfg: DictConfig) -> None:
     """Print the plan of one request; exit code 2 if it does not fit."""
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), offload=cfg.offload)
+    pipe = opened(cfg)
     request = pipe.request(cfg.prompt, **{key: cfg[key] for key in KEYS if key in cfg and cfg[key] not in ("", None)})
-    base = base_memory(pipe.parts.device, resident())
-    limit = limits(pipe.parts.device)[0]
-    limit = Limit("limit=", size_of(cfg.limit) - base) if cfg.limit else limit
+    device, here = pipe.parts.device, pipe.parts.device.type != "cuda" or torch.cuda.is_available()
+    if not here and not cfg.limit:
+        raise InputError("device=cuda: there is no GPU here; say what to plan for, such as limit=24GiB")
+    base = base_memory(device, resident())
+    limit = Limit("limit", size_of(cfg.limit)) if cfg.limit else room(limits(device)[0], base)
+    planner = Planner(pipe.parts, limit, base=base, rates=rates(device, pipe.parts.dtype) if here else None)
     job, setup = job_of(pipe, [request]), Setup(pipe.parts.offload, pipe.parts.dtype, Way(cfg.chunk))
-    measured = rates(pipe.parts.device, pipe.parts.dtype)
-    planned = plan(pipe.parts, job, setup, room(limit, base), base=base, rates=measured)
-    native = pipe.native(request)
-    print(f"{cfg.model}: {native}, {request.steps} steps, {setup.offload=!s}, {pipe.parts.dtype}")
+    planned, native = planner.plan(job, setup), pipe.native(request)
+    kind = str(setup.dtype).removeprefix("torch.")
+    print(f"{cfg.model}: {native}, {request.steps} steps, {kind}, offload={setup.offload}, decoding {setup.way}")
     print("\n".join(planned.lines()))
     if not planned.fits:
-        raise InputError(refusal(pipe.parts, job, planned, base=base))
+        raise InputError(planner.refusal(job, planned))
+
+
+def opened(cfg: DictConfig) -> Pipe:
+    """The model that the plan is for: a name in conf/pretrained needs no files for that."""
+    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype_of(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+    if cfg.model in families():
+        return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, offload=cfg.offload))
+    return load(cfg.model, device=device, dtype=dtype, offload=cfg.offload)
 
 
 def size_of(text: str) -> int:

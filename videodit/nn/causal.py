@@ -62,11 +62,6 @@ class ChannelNorm(nn.Module):
         scale = (self.gamma.numel() ** 0.5) * self.gamma.view(-1, *[1] * (x.dim() - 2))
         return x * norm.reciprocal().to(x.dtype) * scale
 
-    def activated(self, x: Tensor) -> Tensor:
-        """The norm and SiLU of x (...,C), channels last, without gradients."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12)
-        return F.silu((x * norm.reciprocal_()).mul_(self.gamma.numel() ** 0.5 * self.gamma), inplace=True)
-
 
 class CausalConv3d(nn.Conv3d):
     """Conv3d that pads space on both sides and time only with the past. (B,C,T,H,W) -> (B,C',T,H,W)."""
@@ -80,9 +75,8 @@ class CausalConv3d(nn.Conv3d):
         """`norm`, with SiLU, comes before the convolution, and `plus` is added after it."""
         frames = self.kernel_size[0] - 1
         if winograd.suits(x, self.weight):
-            past = stream.past(self)
-            before = None if norm is None else norm.activated
-            out = winograd.conv(x, past, self.weight, self.bias, before=before, plus=plus)
+            gamma = None if norm is None else norm.gamma
+            out = winograd.conv(x, stream.past(self), self.weight, self.bias, gamma, plus)
             stream.remember(self, x, frames)
             return out
         x = x if norm is None else F.silu(norm(x))

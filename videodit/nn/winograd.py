@@ -9,10 +9,10 @@ transform, 16 matrix products over channels, the output transform, what is added
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 STRIP = 2**22  # values of a transformed strip, for each thread: 16 MB, about what stays in a shared cache
@@ -24,44 +24,82 @@ _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution of x (B,C,T,H,W) with weight (O,C,k,3,3), padded by one, gains from it."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    if not plain or weight.shape[3:] != (3, 3) or type(x) is not Tensor:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled() or weight.shape[3:] != (3, 3):
         return False
     return x.shape[3] * x.shape[4] >= SMALLEST and min(weight.shape[:2]) >= NARROWEST
 
 
+@torch.library.custom_op("videodit::winograd", mutates_args=(), device_types="cpu")
 def conv(
     x: Tensor,
     past: Tensor | None,
     weight: Tensor,
     bias: Tensor,
-    *,
-    before: Callable[[Tensor], Tensor] | None = None,
+    gamma: Tensor | None = None,
     plus: Tensor | None = None,
 ) -> Tensor:
-    """before([past, x]) convolved, plus `plus`: (B,C,T,H,W) and past (B,C,k-1,H,W) -> (B,O,T,H,W) channels-last.
+    """[past, x] convolved, plus `plus`: (B,C,T,H,W) and past (B,C,k-1,H,W) -> (B,O,T,H,W) channels-last.
 
-    weight (O,C,k,3,3); space is padded with zeros. Without `past` the frames before the first are zero. `before` acts
-    on (...,C) at each position for itself, and leaves zeros zero.
+    weight (O,C,k,3,3); space is padded with zeros. Without `past` the frames before the first are zero. With `gamma`
+    (C,) an RMS norm over channels with these weights, and SiLU, come before the convolution. One operation to whoever
+    looks from outside, such as a trace.
     """
-    taps, (batch, _, frames, height, width) = weight.shape[2], x.shape
+    taps, frames = weight.shape[2], x.shape[2]
     if past is None:  # taps that would see nothing but zeros
         taps = min(taps, frames)
         weight = weight[:, :, weight.shape[2] - taps :]
-    matrices = transformed(weight)
-    size = (batch, weight.shape[0], frames, height, width)
-    out = torch.empty(size, memory_format=torch.channels_last_3d)
-    for b in range(batch):
+    matrices, out = transformed(weight), _empty(x, weight)
+    for b in range(len(x)):
         parts = [_frames_last(t[b]) for t in ((x,) if past is None else (past, x))]
         extra = None if plus is None else _frames_last(plus[b])
-        _strips(parts, taps, matrices, bias, before, extra, _frames_last(out[b]))
+        _strips(parts, taps, matrices, bias, gamma, extra, _frames_last(out[b]))
     return out
+
+
+@conv.register_fake
+def _(x: Tensor, past: Tensor | None, weight: Tensor, *_: Tensor | None) -> Tensor:
+    return _empty(x, weight)
+
+
+def flops(x: Tensor, weight: Tensor) -> int:
+    """What an ordinary convolution of these would take: the measure of this one's speed."""
+    return 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3] * x.shape[4]
+
+
+def scratch(x: Tensor, weight: Tensor) -> int:
+    """Bytes of the buffers and of the transformed weights."""
+    frames, height, width = x.shape[2:]
+    outputs, channels, taps = weight.shape[:3]
+    rows, tiles = _rows(frames + taps - 1, height, width, max(channels, outputs)), -(-width // 2)
+    inputs = (frames + taps - 1) * channels
+    padded = (2 * rows + 2) * (2 * tiles + 2) * inputs
+    half = 4 * rows * (2 * tiles + 2) * inputs
+    values = padded + half + 16 * rows * tiles * inputs + (16 + 4 + 1) * rows * tiles * frames * outputs
+    return 4 * (values + 2 * 16 * taps * channels * outputs)
+
+
+def silu_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """SiLU of x / |x| * sqrt(C) * gamma over the last axis: x (...,C), gamma (C,)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12)
+    return F.silu((x * norm.reciprocal_()).mul_(gamma.numel() ** 0.5 * gamma), inplace=True)
 
 
 def transformed(weight: Tensor) -> Tensor:
     """(O,C,k,3,3) -> (k,16,C,O)."""
     g = torch.tensor(_G)
     return torch.einsum("ij,kl,octjl->tikco", g, g, weight).flatten(1, 2).contiguous()
+
+
+def _empty(x: Tensor, weight: Tensor) -> Tensor:
+    """The output, without values."""
+    size = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+
+
+def _rows(frames: int, height: int, width: int, channels: int) -> int:
+    """Rows of tiles in a strip."""
+    values = 16 * frames * -(-width // 2) * channels
+    return max(1, min(STRIP * torch.get_num_threads() // values, -(-height // 2)))
 
 
 def _frames_last(x: Tensor) -> Tensor:
@@ -88,25 +126,24 @@ def _strips(
     taps: int,
     matrices: Tensor,
     bias: Tensor,
-    before: Callable[[Tensor], Tensor] | None,
+    gamma: Tensor | None,
     plus: Tensor | None,
     out: Tensor,
 ) -> None:
     """One clip: parts (T',H,W,C) one after the other in time, out (T,H,W,O)."""
     frames, height, width, outputs = out.shape
     channels, tiles = parts[0].shape[3], -(-width // 2)
-    values = 16 * (frames + taps - 1) * tiles * max(channels, outputs)
-    rows = max(1, min(STRIP * torch.get_num_threads() // values, -(-height // 2)))
+    rows = _rows(frames + taps - 1, height, width, max(channels, outputs))
     buffers = _Buffers(out)
     for top in range(0, height, 2 * rows):
         count = -(-(min(height, top + 2 * rows) - top) // 2)
         padded = buffers.take("padded", frames + taps - 1, 2 * count + 2, 2 * tiles + 2, channels)
-        _fill(padded, parts, top, before)
+        _fill(padded, parts, top, gamma)
         product = _multiplied(_input(padded, buffers), matrices, frames, buffers)
         _output(product.view(4, 4, frames, count, tiles, outputs), bias, plus, out, top, buffers)
 
 
-def _fill(padded: Tensor, parts: list[Tensor], top: int, before: Callable[[Tensor], Tensor] | None) -> None:
+def _fill(padded: Tensor, parts: list[Tensor], top: int, gamma: Tensor | None) -> None:
     """The rows from top - 1 on of all parts, zeros around them and for frames that are missing at the start."""
     height, width = parts[0].shape[1:3]
     low, high = max(0, top - 1), min(height, top - 1 + padded.shape[1])
@@ -117,7 +154,7 @@ def _fill(padded: Tensor, parts: list[Tensor], top: int, before: Callable[[Tenso
         edge.zero_()
     for part in parts:
         seen = part[:, low:high]
-        padded[at : at + len(part), start:stop, 1 : width + 1] = before(seen) if before else seen
+        padded[at : at + len(part), start:stop, 1 : width + 1] = seen if gamma is None else silu_norm(seen, gamma)
         at += len(part)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
@@ -75,35 +76,77 @@ class Plan:
         return [*rows, f"{self.limit.free / GIB:.2f} GiB left by {self.limit.name}: {verdict}"]
 
 
-def plan(
-    parts: Components, job: Job, setup: Setup, limit: Limit, *, base: int, rates: Rates | None = None
-) -> Plan:
-    """What the job will take with this setup. `base`: bytes that the process holds already."""
-    device = parts.device.type
-    costs: dict[str, Cost] = {}
-    text, dtype = parts.parts["text"], setup.dtype
-    costs["text"] = text_cost(text, job.lengths, device=device, dtype=dtype)
-    half = len(job.lengths) // 2
-    shapes, lengths = (job.shapes * 2, job.lengths) if job.guided else (job.shapes, job.lengths[:half])
-    lengths = tuple(_attended(length, parts.sizes("dit").text_length) for length in lengths)
-    step = step_cost(parts.parts["dit"], shapes, lengths, device=device, dtype=dtype)
-    costs["denoise"] = step.times(job.calls)
-    decodes = [decode_cost(parts.parts["vae"], one, setup.way, device=device, dtype=dtype) for one in job.shapes]
-    costs["decode"] = _one_after_another(decodes)
-    experts = len(parts.experts)
-    latents = sum(4 * parts.sizes("vae").latent_channels * s.frames * s.height * s.width for s in job.shapes)
-    clips = [s.video(parts.sizes("vae").stride) for s in job.shapes]
-    pixels = sum(12 * c.frames * c.height * c.width for c in clips)
-    held, stages = 0, []
-    for name, cost in costs.items():
-        weights = cost.weights * (experts if name == "denoise" and setup.offload == "none" else 1)
-        held = held + weights if setup.offload == "none" else weights
-        extra = {"text": 0, "denoise": 6 * latents, "decode": latents}[name]
-        if name == "decode" and device == "cpu":
-            extra += 2 * pixels  # the clip, and once more while it is put together
-        memory = base + held + round(MARGIN * cost.peak) + extra
-        stages.append(Stage(name, memory, None if rates is None else rates.seconds(cost.work, round(cost.calls))))
-    return Plan(tuple(stages), setup, limit)
+class Planner:
+    """Plans for a model on a device with a limit. What was traced for one setup is not traced again for the next.
+
+    `base`: bytes that the process holds before the first stage; the limit counts them too.
+    """
+
+    def __init__(self, parts: Components, limit: Limit, *, base: int, rates: Rates | None = None) -> None:
+        self.parts, self.limit, self.base, self.rates = parts, limit, base, rates
+        self.device = parts.device.type
+        self._costs: dict[tuple, Cost] = {}
+
+    def plan(self, job: Job, setup: Setup) -> Plan:
+        """What the job will take with this setup."""
+        costs = {"text": self._text(job, setup), "denoise": self._denoise(job, setup)}
+        costs["decode"] = _one_after_another([self._decode(shape, setup) for shape in job.shapes])
+        extra = self._latents_and_clips(job)
+        held, stages = 0, []
+        for name, cost in costs.items():
+            many = len(self.parts.experts) if name == "denoise" and setup.offload == "none" else 1
+            held = (held if setup.offload == "none" else 0) + many * cost.weights
+            memory = self.base + held + round(MARGIN * cost.peak) + extra[name]
+            seconds = None if self.rates is None else self.rates.seconds(cost.work, round(cost.calls))
+            stages.append(Stage(name, memory, seconds))
+        return Plan(tuple(stages), setup, self.limit)
+
+    def choose(self, job: Job, setup: Setup) -> Plan:
+        """The first setup that fits without giving up frames or precision. InputError says what would fit instead."""
+        first = self.plan(job, setup)
+        if first.fits:
+            return first
+        for _, other_job, other in alternatives(job, setup, self.parts.device):
+            if other_job == job and other.dtype == setup.dtype and (planned := self.plan(job, other)).fits:
+                return planned
+        raise InputError(self.refusal(job, first))
+
+    def refusal(self, job: Job, planned: Plan) -> str:
+        """Why it cannot run, and the first thing that would help."""
+        peak, limit = planned.peak, planned.limit
+        need = f"{peak.name} needs {peak.memory / GIB:.1f} GiB, {limit.name} leaves {limit.free / GIB:.1f}"
+        for words, other_job, setup in alternatives(job, planned.setup, self.parts.device):
+            if self.plan(other_job, setup).fits:
+                return f"{need}; what would fit: {words}"
+        return f"{need}; nothing that could be given up would help"
+
+    def _text(self, job: Job, setup: Setup) -> Cost:
+        key = ("text", job.lengths, setup.dtype)
+        return self._cached(key, partial(text_cost, self.parts.parts["text"], job.lengths), setup)
+
+    def _denoise(self, job: Job, setup: Setup) -> Cost:
+        half = len(job.lengths) // 2
+        shapes, lengths = (job.shapes * 2, job.lengths) if job.guided else (job.shapes, job.lengths[:half])
+        lengths = tuple(_attended(length, self.parts.sizes("dit").text_length) for length in lengths)
+        key = ("denoise", shapes, lengths, setup.dtype)
+        return self._cached(key, partial(step_cost, self.parts.parts["dit"], shapes, lengths), setup).times(job.calls)
+
+    def _decode(self, shape: LatentShape, setup: Setup) -> Cost:
+        key = ("decode", shape, setup.way, setup.dtype)
+        return self._cached(key, partial(decode_cost, self.parts.parts["vae"], shape, setup.way), setup)
+
+    def _cached(self, key: tuple, trace: Callable[..., Cost], setup: Setup) -> Cost:
+        if key not in self._costs:
+            self._costs[key] = trace(device=self.device, dtype=setup.dtype)
+        return self._costs[key]
+
+    def _latents_and_clips(self, job: Job) -> dict[str, int]:
+        """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
+        vae = self.parts.sizes("vae")
+        latents = sum(4 * vae.latent_channels * s.frames * s.height * s.width for s in job.shapes)
+        clips = [shape.video(vae.stride) for shape in job.shapes]
+        pixels = sum(12 * clip.frames * clip.height * clip.width for clip in clips)
+        return {"text": 0, "denoise": 6 * latents, "decode": latents + (2 * pixels if self.device == "cpu" else 0)}
 
 
 def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple[str, Job, Setup]]:
@@ -122,29 +165,6 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
     for frames in _halves(shape.frames):
         cut = tuple(replace(one, frames=min(one.frames, frames)) for one in job.shapes)
         yield f"{frames} latent frames instead of {shape.frames}", replace(job, shapes=cut), low
-
-
-def choose(parts: Components, job: Job, setup: Setup, limit: Limit, *, base: int) -> Plan:
-    """The first setup that fits without giving up frames or precision. InputError says what would fit instead."""
-    first = plan(parts, job, setup, limit, base=base)
-    if first.fits:
-        return first
-    for _, other_job, other in alternatives(job, setup, parts.device):
-        if other_job == job and other.dtype == setup.dtype:
-            planned = plan(parts, job, other, limit, base=base)
-            if planned.fits:
-                return planned
-    raise InputError(refusal(parts, job, first, base=base))
-
-
-def refusal(parts: Components, job: Job, planned: Plan, *, base: int) -> str:
-    """Why it cannot run, and the first things that would help."""
-    peak, limit = planned.peak, planned.limit
-    need = f"{peak.name} needs {peak.memory / GIB:.1f} GiB, {limit.name} leaves {limit.free / GIB:.1f}"
-    for words, other_job, setup in alternatives(job, planned.setup, parts.device):
-        if plan(parts, other_job, setup, limit, base=base).fits:
-            return f"{need}; what would fit: {words}"
-    return f"{need}; nothing that could be given up would help"
 
 
 def base_memory(device: torch.device, resident: int) -> int:

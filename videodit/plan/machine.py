@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from videodit.checkpoint.store import read_json, write_json
 from videodit.config import cache_dir
 from videodit.errors import InputError
+from videodit.nn import winograd
 
 GIB = 2**30
 UNLIMITED = 2**60
@@ -84,6 +85,7 @@ class Rates:
 
     matmul: float
     conv: float
+    winograd: float
     attention: float
     bytes: float
     call: float
@@ -119,6 +121,9 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     small = torch.randn(8, device=device, dtype=dtype)
     return Rates(
         matmul=2 * big**3 / _best(lambda: a @ a, device),
+        winograd=winograd.flops(x, w) / _best(lambda: winograd.conv(x, None, w, w[0, :, 0, 0, 0]), device)
+        if winograd.suits(x, w)
+        else 1.0,
         conv=2 * 27 * 192**2 * 4 * space[0] * space[1] / _best(lambda: F.conv3d(x, w, padding=1), device),
         attention=4 * 8 * length**2 * 128 / _best(lambda: F.scaled_dot_product_attention(q, q, q), device),
         bytes=3 * y.numel() * y.element_size() / _best(lambda: y + y, device),

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from videodit.nn import winograd
+
 aten = torch.ops.aten
 
 
@@ -79,7 +81,11 @@ class Trace(TorchDispatchMode):
         fresh: list[Tensor],
     ) -> None:
         packet = func.overloadpacket
-        if packet in flop_registry:
+        if packet is torch.ops.videodit.winograd:
+            self.calls += 1
+            self.work["winograd"] += winograd.flops(inputs[0], args[2])
+            self._scratch(winograd.scratch(inputs[0], args[2]))
+        elif packet in flop_registry:
             self.calls += 1
             convolves = packet is aten.convolution
             self.work["conv" if convolves else "matmul"] += flop_registry[packet](*args, **kwargs, out_val=out)
