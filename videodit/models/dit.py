@@ -20,6 +20,7 @@ from videodit.errors import InputError
 from videodit.models.pack import Pack, Text
 from videodit.nn.embed import TimeEmbed
 from videodit.nn.kernels import attend
+from videodit.nn.linear import FeedForward, Linear
 from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
 from videodit.nn.rope import axial_rope, fractional_rope, rotate
 
@@ -62,10 +63,10 @@ class Attention(nn.Module):
     def __init__(self, *, dim: int, heads: int, qk_norm: str, qk_eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.out = Linear(dim, dim)
         self.per_head = qk_norm == "head"
         norm_dim = dim // heads if self.per_head else dim
         self.norm_q = nn.RMSNorm(norm_dim, eps=qk_eps)
@@ -108,7 +109,7 @@ class Block(nn.Module):
         self.norm2 = make(dim, eps=1e-6) if cross_norm else nn.Identity()
         self.cross = Attention(dim=dim, heads=heads, qk_norm=qk_norm, qk_eps=qk_eps)
         self.norm3 = make(dim, eps=1e-6, elementwise_affine=affine)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(approximate="tanh"), nn.Linear(ffn, dim))
+        self.ffn = FeedForward(dim=dim, hidden=ffn)
 
     def forward(
         self, x: Tensor, time: TimePerToken, text: Tensor | Keys, *, lengths: Lengths, rope: Tensor, kernel: str
@@ -164,7 +165,7 @@ class DiT(nn.Module):
         self.time_mode, self.dim, self.head_dim, self.ffn = time, dim, dim // heads, ffn
         self.text_length, self.fractions = text_length, fractions
         volume = patch[0] * patch[1] * patch[2]
-        self.embed = nn.Linear(channels * volume, dim)
+        self.embed = Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embed = TimeEmbed(dim=dim, frequency_dim=frequency_dim)
         self.time_proj = nn.Linear(dim, 6 * dim) if time == "adaln_single" else None
@@ -172,14 +173,17 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, ffn=ffn, time=time, **norms) for _ in range(layers))
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.table_out = nn.Parameter(torch.zeros(2, dim))
-        self.head = nn.Linear(dim, out_channels * volume)
+        self.head = Linear(dim, out_channels * volume)
         self.initialise()
 
     def forward(self, pack: Pack, t: Tensor, text: Text | Prepared, *, kernel: str = "sdpa") -> Tensor:
         """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out)."""
         x = self.embed(pack.tokens)
         if isinstance(text, Prepared):
-            rows = [text.times[value] for value in t.tolist()]
+            values = t.tolist()
+            if self.time_mode.startswith("adaln") and len(set(values)) == 1:
+                values = values[:1]  # one row for all clips
+            rows = [text.times[value] for value in values]
             embedded, shared, rope = text.embedded[rows], text.shared[rows], text.rope
             states, lengths = text.keys, text.lengths
         else:

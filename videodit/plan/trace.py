@@ -85,6 +85,9 @@ class Trace(TorchDispatchMode):
             self.calls += 1
             self.work["winograd"] += winograd.flops(inputs[0], args[2])
             self._scratch(winograd.scratch(inputs[0], args[2]))
+        elif packet is torch.ops.mkldnn._linear_pointwise:
+            self.calls += 1
+            self.work["matmul"] += 2 * outputs[0].numel() * args[1].shape[1]
         elif packet in flop_registry:
             self.calls += 1
             convolves = packet is aten.convolution
