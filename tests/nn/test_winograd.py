@@ -26,11 +26,12 @@ def direct(x: Tensor, past: Tensor | None, weight: Tensor, bias: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("taps", [1, 3])
-@pytest.mark.parametrize("size", [(1, 4, 4), (3, 7, 9), (2, 33, 40), (5, 2, 1), (1, 12, 31)], ids=str)
+@pytest.mark.parametrize("size", [(1, 4, 4), (3, 7, 9), (2, 33, 40), (5, 2, 1), (1, 12, 31), (9, 6, 6)], ids=str)
 @pytest.mark.parametrize("strip", [1, 2**22])
 def test_any_size(taps: int, size: tuple[int, int, int], strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips of one row of tiles, and all in one."""
+    """Strips of one row of tiles, and all in one; frames one by one, and four together."""
     monkeypatch.setattr(winograd, "STRIP", strip)
+    monkeypatch.setattr(winograd, "TOGETHER", 1 if strip == 1 else 4)
     frames, height, width = size
     x, weight, bias = noise(2, 5, *size), 0.2 * noise(6, 5, taps, 3, 3, seed=1), noise(6, seed=2)
     past = noise(2, 5, taps - 1, height, width, seed=3)

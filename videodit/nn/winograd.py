@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STRIP = 2**22  # values of a transformed strip, for each thread: 16 MB, about what stays in a shared cache
+TOGETHER = 4  # frames
 SMALLEST = 1024  # positions of a frame below which the detour costs more than it saves
 NARROWEST = 48  # channels below which it does
 
@@ -50,9 +51,13 @@ def conv(
         weight = weight[:, :, weight.shape[2] - taps :]
     matrices, out = transformed(weight), _empty(x, weight)
     for b in range(len(x)):
-        parts = [_frames_last(t[b]) for t in ((x,) if past is None else (past, x))]
+        before = None if past is None else _frames_last(past[b])
         extra = None if plus is None else _frames_last(plus[b])
-        _strips(parts, taps, matrices, bias, gamma, extra, _frames_last(out[b]))
+        for start in range(0, frames, TOGETHER):  # long clips would make strips of few rows, most of them edge
+            now = slice(start, start + TOGETHER)
+            parts = _seen(_frames_last(x[b]), before, start, taps - 1)
+            more = None if extra is None else extra[now]
+            _strips(parts, taps, matrices, bias, gamma, more, _frames_last(out[b])[now])
     return out
 
 
@@ -70,6 +75,7 @@ def scratch(x: Tensor, weight: Tensor) -> int:
     """Bytes of the buffers and of the transformed weights."""
     frames, height, width = x.shape[2:]
     outputs, channels, taps = weight.shape[:3]
+    frames = min(frames, TOGETHER)
     rows, tiles = _rows(frames + taps - 1, height, width, max(channels, outputs)), -(-width // 2)
     inputs = (frames + taps - 1) * channels
     padded = (2 * rows + 2) * (2 * tiles + 2) * inputs
@@ -88,6 +94,12 @@ def transformed(weight: Tensor) -> Tensor:
     """(O,C,k,3,3) -> (k,16,C,O)."""
     g = torch.tensor(_G)
     return torch.einsum("ij,kl,octjl->tikco", g, g, weight).flatten(1, 2).contiguous()
+
+
+def _seen(x: Tensor, past: Tensor | None, start: int, taps: int) -> list[Tensor]:
+    """The TOGETHER frames of x from `start` on, and up to `taps` before them: pieces, one after the other."""
+    piece = x[max(0, start - taps) : start + TOGETHER]
+    return [past[start:], piece] if past is not None and start < taps else [piece]
 
 
 def _empty(x: Tensor, weight: Tensor) -> Tensor:
