@@ -180,8 +180,8 @@ class Pipe:
         def predict(x: list[Tensor], t: Tensor) -> list[Tensor]:
             dit = self.parts.network(name)
             pack = patchify([one.to(dit.embed.weight.dtype) for one in x], self.patch)
-            if not ready:
-                ready.append(dit.prepare(pack, times, texts))
+            if not ready:  # where blocks come and go, so would the keys that are made of their weights
+                ready.append(texts if self.parts.offload == "block" else dit.prepare(pack, times, texts))
             tokens = dit(pack, t.to(self.parts.device), ready[0])
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 

@@ -33,7 +33,9 @@ def test_feed_forward_and_its_gradients() -> None:
         model(x).square().sum().backward()
     for ours, theirs in zip(layer.parameters(), reference.parameters(), strict=True):
         assert_equal(ours.grad, theirs.grad)
+    long = noise(2100, 8)  # more tokens than pass together
     with torch.no_grad():
         assert_equal(layer(x), reference(x))
+        assert_equal(layer(long), reference(long))
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         assert layer(x).dtype == torch.bfloat16

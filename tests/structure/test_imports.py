@@ -29,7 +29,7 @@ TABLE = {
     "models": Row("nn", "torch einops transformers tokenizers"),
     "flow": Row("", "torch einops diffusers"),
     "data": Row("", "torch einops numpy PIL av decord"),
-    "checkpoint": Row("models config", "torch einops safetensors huggingface_hub"),
+    "checkpoint": Row("nn models config", "torch einops safetensors huggingface_hub"),
     "parallel": Row("nn checkpoint", "torch einops"),
     "track": Row("", "torch numpy rich wandb tensorboard"),
     "eval": Row("data config", "torch einops numpy matplotlib PIL"),

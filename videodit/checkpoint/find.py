@@ -32,10 +32,10 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None, offload
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
-    time) or "auto": "none" for small models.
+    time), "block" (and one block of it) or "auto": "none" for small models, else "model".
     """
-    if offload not in ("auto", "none", "model"):
-        raise InputError(f"offload={offload}: it is auto, none or model")
+    if offload not in ("auto", "none", "model", "block"):
+        raise InputError(f"offload={offload}: it is auto, none, model or block")
     pipeline, parts, tokenizer = describe(model)
     check_kinds(parts)
     if offload == "auto":

@@ -23,6 +23,7 @@ from videodit.models.build import rebuild
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.nn.stream import stream
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
 KINDS: dict[str, type[nn.Module]] = {"dit": DiT, "dit_low": DiT, "text": SmallT5, "vae": VideoVAE}
@@ -78,19 +79,29 @@ class Part:
                 raise InputError(f"{source}: {theirs} is {tuple(shape)}{order}, expected {tuple(wanted[ours])}")
         return found
 
-    def load(self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-        """The network with its weights: mapped where the files' type is the one asked for, else converted once."""
+    def load(
+        self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, streamed: bool = False
+    ) -> nn.Module:
+        """The network with its weights: mapped where the files' type is the one asked for, else converted once.
+
+        `streamed`: the weights of its blocks stay in the files until a block runs, and go after it.
+        """
         self.sources  # noqa: B018 - the check comes before anything is read
         with torch.device("meta"):
             module = rebuild(self.spec["architecture"], self.spec["arguments"])
-        exact = getattr(module, "FULL_PRECISION", ())
+        exact, blocks = getattr(module, "EXACT", ()), getattr(module, "BLOCKS", None) if streamed else None
         state = {}
         for ours, (theirs, change) in self.sources.items():
-            wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
-            state[ours] = _to(change(self.weights.read(theirs)), torch.float32 if wide else dtype, device)
+            tensor = change(self.weights.read(theirs))
+            if blocks is None or not ours.startswith(f"{blocks}."):
+                wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
+                tensor = _to(tensor, torch.float32 if wide else dtype, device)
+            state[ours] = tensor
         for name, values in self.constants.items():
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)
+        if blocks is not None:
+            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32)
         return module.eval()
 
     @property
@@ -105,7 +116,9 @@ def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = N
 
 
 class Components:
-    """A model's networks, opened when first asked for; with `offload` "model" only one is open at a time.
+    """A model's networks, opened when first asked for.
+
+    With `offload` "model" only one is open at a time, with "block" also only one block of it.
 
     Args:
         name: what the user called it.
@@ -145,7 +158,8 @@ class Components:
         if name not in self._open:
             if self.offload != "none":
                 self._open.clear()
-            network = self.parts[name].load(device=self.device, dtype=self.dtype)
+            streamed = self.offload == "block"
+            network = self.parts[name].load(device=self.device, dtype=self.dtype, streamed=streamed)
             self._open[name] = network.requires_grad_(False)
         return self._open[name]
 

@@ -137,6 +137,9 @@ class DiT(nn.Module):
             length of a token's step and the full extent, for `nn.rope.fractional_rope`.
     """
 
+    BLOCKS = "blocks"  # what `nn.stream` may bring one by one
+    EXACT = ("time_embed.", "modulation.table", "table_out")  # in float32 where the rest is in half precision
+
     def __init__(
         self,
         *,
@@ -277,21 +280,23 @@ class DiT(nn.Module):
         """The time as the blocks take it: projected once (B,6,N), or as it is (B,N)."""
         if self.time_proj is None:
             return embedded
-        return rearrange(self.time_proj(F.silu(embedded)), "b (six n) -> b six n", six=6)
+        projected = self.time_proj(F.silu(embedded).to(self.time_proj.weight.dtype))
+        return rearrange(projected, "b (six n) -> b six n", six=6)
 
     def _time_as_state(self, embedded: Tensor, states: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         _per_clip(embedded, lengths, "cross")
         copies = lengths.copies
         if copies is not None:
             copies = _append(copies, torch.ones_like(copies[: len(lengths.k)]), lengths.k)
-        return _append(states, embedded, lengths.k), Lengths(lengths.q, tuple(n + 1 for n in lengths.k), copies)
+        states = _append(states, embedded.to(states.dtype), lengths.k)
+        return states, Lengths(lengths.q, tuple(n + 1 for n in lengths.k), copies)
 
     def _time_as_token(
         self, embedded: Tensor, x: Tensor, rope: Tensor, lengths: Lengths
     ) -> tuple[Tensor, Tensor, Lengths]:
         _per_clip(embedded, lengths, "in_context")
         unrotated = torch.ones_like(rope[: len(lengths.q)])
-        x, rope = _append(x, embedded, lengths.q), _append(rope, unrotated, lengths.q)
+        x, rope = _append(x, embedded.to(x.dtype), lengths.q), _append(rope, unrotated, lengths.q)
         return x, rope, Lengths(tuple(n + 1 for n in lengths.q), lengths.k, lengths.copies)
 
 

@@ -31,6 +31,8 @@ class SmallT5(nn.Module):
         bias_per_layer: umT5's position biases instead of T5's shared one.
     """
 
+    BLOCKS = "encoder.block"  # what `nn.stream` may bring one by one
+
     def __init__(
         self, *, vocabulary: int, dim: int, layers: int, heads: int, head_dim: int, ffn: int, bias_per_layer: bool
     ) -> None:

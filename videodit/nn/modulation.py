@@ -48,7 +48,8 @@ class Modulation(nn.Module):
             return time.rows(self.table + time.shared)
         if self.proj is None:
             return [None] * 6
-        rows = time.rows(rearrange(self.proj(F.silu(time.embedded)), "r (n d) -> r n d", d=time.embedded.shape[1]))
+        projected = self.proj(F.silu(time.embedded).to(self.proj.weight.dtype))
+        rows = time.rows(rearrange(projected, "r (n d) -> r n d", d=time.embedded.shape[1]))
         return rows if self.gates else [rows[0], rows[1], None, rows[2], rows[3], None]
 
     def initialise(self) -> None:
@@ -58,10 +59,10 @@ class Modulation(nn.Module):
 
 
 def modulate(x: Tensor, shift: Rows, scale: Rows) -> Tensor:
-    """x * (1 + scale) + shift."""
-    return x if scale is None else torch.addcmul(shift, x, 1 + scale)
+    """x * (1 + scale) + shift, in the type of the rows if that is the wider one, and back in that of x."""
+    return x if scale is None else torch.addcmul(shift, x, 1 + scale).to(x.dtype)
 
 
 def gated(x: Tensor, branch: Tensor, gate: Rows) -> Tensor:
-    """x + gate * branch."""
-    return x + branch if gate is None else torch.addcmul(x, branch, gate)
+    """x + gate * branch, likewise."""
+    return x + branch if gate is None else torch.addcmul(x, branch, gate).to(x.dtype)

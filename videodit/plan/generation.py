@@ -95,7 +95,8 @@ class Planner:
         held, stages = 0, []
         for name, cost in costs.items():
             many = len(self.parts.experts) if name == "denoise" and setup.offload == "none" else 1
-            held = (held if setup.offload == "none" else 0) + many * cost.weights
+            weights = cost.block if setup.offload == "block" else many * cost.weights
+            held = (held if setup.offload == "none" else 0) + weights
             memory = self.base + held + round(MARGIN * cost.peak) + extra[name]
             seconds = None if self.rates is None else self.rates.seconds(cost.work, round(cost.calls))
             stages.append(Stage(name, memory, seconds))
@@ -153,13 +154,13 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
     """What could be given up, the least painful first: a description, and the job and setup that it gives."""
     shape = max(job.shapes, key=lambda one: one.frames * one.height * one.width)
     down = [way for way in ways((shape.frames, shape.height, shape.width), device, setup.way) if not way.device]
-    offloads = ["model"] if setup.offload == "none" else []
+    offloads = {"none": ["model", "block"], "model": ["block"], "block": []}[setup.offload]
     for offload, way in product([setup.offload, *offloads], down):
         if (offload, way) != (setup.offload, setup.way):
             words = [f"offload={offload}"] if offload != setup.offload else []
             words += [f"decoding {way}"] if way != setup.way else []
             yield " and ".join(words), job, replace(setup, offload=offload, way=way)
-    low = replace(setup, offload="model", way=down[-1])
+    low = replace(setup, offload="block", way=down[-1])
     if setup.dtype == torch.float32:
         yield "dtype=bfloat16", job, replace(low, dtype=torch.bfloat16)
     for frames in _halves(shape.frames):
@@ -182,7 +183,7 @@ def _one_after_another(costs: Sequence[Cost]) -> Cost:
     for cost in costs:
         for kind, amount in cost.work.items():
             work[kind] = work.get(kind, 0) + amount
-    return Cost(costs[0].weights, max(c.peak for c in costs), work, sum(c.calls for c in costs))
+    return Cost(costs[0].weights, costs[0].block, max(c.peak for c in costs), work, sum(c.calls for c in costs))
 
 
 def _halves(frames: int) -> Iterator[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ Run = Callable[[Any, Trace, torch.device], None]
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of weights, most bytes alive beside them, operations by kind, and how many operations."""
+    """Bytes: of weights, of those there when blocks come one by one, most alive beside them. Operations, and calls."""
 
     weights: int
+    block: int
     peak: int
     work: dict[str, float] = field(default_factory=dict)
     calls: float = 0
@@ -36,7 +37,7 @@ class Cost:
     def times(self, count: float) -> Cost:
         """The same work `count` times, one after the other."""
         work = {kind: amount * count for kind, amount in self.work.items()}
-        return Cost(self.weights, self.peak, work, self.calls * count)
+        return replace(self, work=work, calls=self.calls * count)
 
 
 def text_cost(part: Part, lengths: Sequence[int], *, device: str, dtype: torch.dtype) -> Cost:
@@ -91,7 +92,8 @@ def _by_layers(part: Part, run: Run, device: str, dtype: torch.dtype) -> Cost:
     one, two = (
         _trace({**part.skeleton.spec, "arguments": {**arguments, "layers": n}}, run, device, dtype) for n in (1, 2)
     )
-    return _extrapolate(one, two, arguments["layers"] - 1)
+    whole = _extrapolate(one, two, arguments["layers"] - 1)
+    return replace(whole, block=one.weights)
 
 
 def _extrapolate(first: Cost, second: Cost, steps: float) -> Cost:
@@ -103,7 +105,8 @@ def _extrapolate(first: Cost, second: Cost, steps: float) -> Cost:
     kinds = first.work.keys() | second.work.keys()
     work = {kind: line(first.work.get(kind, 0), second.work.get(kind, 0)) for kind in kinds}
     peak = max(first.peak, second.peak, round(line(first.peak, second.peak)))
-    return Cost(round(line(first.weights, second.weights)), peak, work, line(first.calls, second.calls))
+    weights = round(line(first.weights, second.weights))
+    return Cost(weights, weights, peak, work, line(first.calls, second.calls))
 
 
 def _trace(spec: Any, run: Run, device: str, dtype: torch.dtype) -> Cost:
@@ -119,5 +122,5 @@ def _trace(spec: Any, run: Run, device: str, dtype: torch.dtype) -> Cost:
         weights = trace.alive
         trace.peak, trace.work, trace.calls = weights, Counter(), 0
         run(model, trace, at)
-        return Cost(weights, trace.peak - weights, dict(trace.work), trace.calls)
+        return Cost(weights, weights, trace.peak - weights, dict(trace.work), trace.calls)
 
