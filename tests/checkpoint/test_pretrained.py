@@ -68,8 +68,10 @@ def test_every_network_comes_whole(original: Path) -> None:
 
 def test_another_type(original: Path) -> None:
     parts = open_pipeline(str(original), device="cpu", dtype=torch.bfloat16)
-    for network in (parts.dit, parts.text, parts.vae):
+    for network in (parts.text, parts.vae):
         assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    exact = {name for name, p in parts.dit.named_parameters() if p.dtype == torch.float32}
+    assert exact == {n for n, _ in parts.dit.named_parameters() if n.startswith("time_embed.") or "table" in n}
 
 
 @pytest.mark.parametrize("name", FILES.values())

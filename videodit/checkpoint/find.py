@@ -43,7 +43,7 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None, offload
     return Components(
         name=model,
         pipeline=pipeline,
-        tokenizer=Tokenizer(path=tokenizer, length=parts["dit"].skeleton.text_length),
+        tokenizer=Tokenizer(path=tokenizer, length=parts["dit"].outline.text_length),
         device=torch.device(device),
         dtype=dtype or torch.float32,
         parts=parts,

@@ -7,8 +7,9 @@ parts as they are asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ class Part:
             raise InputError(f"{self.weights.source} describes no architecture of this version: {error}") from None
 
     @cached_property
+    def outline(self) -> nn.Module:
+        """The network with one block, for sizes that do not depend on their number."""
+        arguments = dict(self.spec["arguments"])
+        if "layers" in arguments:
+            arguments["layers"] = 1
+        return replace(self, spec={**self.spec, "arguments": arguments}).skeleton
+
+    @cached_property
     def sources(self) -> dict[str, tuple[str, Any]]:
         """For each of our names, the files' name and what makes its values ours. Checks names and shapes."""
         wanted = {name: tensor.shape for name, tensor in self.skeleton.state_dict().items()}
@@ -107,7 +116,7 @@ class Part:
     @property
     def count(self) -> int:
         """Number of parameters."""
-        return sum(p.numel() for p in self.skeleton.parameters())
+        return sum(prod(shape) for shape in self.weights.shapes.values())
 
 
 def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
@@ -165,7 +174,7 @@ class Components:
 
     def sizes(self, name: str) -> Any:
         """The network of that name to ask for its sizes: perhaps without weights."""
-        return self._given[name] if name in self._given else self.parts[name].skeleton
+        return self._given[name] if name in self._given else self.parts[name].outline
 
     @property
     def experts(self) -> list[str]:
@@ -196,7 +205,7 @@ class Components:
 def check_kinds(parts: Mapping[str, Part]) -> None:
     """InputError where a part is another kind of network than its name says."""
     for name, part in parts.items():
-        if not isinstance(part.skeleton, KINDS[name]):
+        if not isinstance(part.outline, KINDS[name]):
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
 
 

@@ -89,18 +89,23 @@ class Planner:
 
     def plan(self, job: Job, setup: Setup) -> Plan:
         """What the job will take with this setup."""
-        costs = {"text": self._text(job, setup), "denoise": self._denoise(job, setup)}
-        costs["decode"] = _one_after_another([self._decode(shape, setup) for shape in job.shapes])
-        extra = self._latents_and_clips(job)
-        held, stages = 0, []
-        for name, cost in costs.items():
+        return Plan(tuple(self._stages(job, setup)), setup, self.limit)
+
+    def fits(self, job: Job, setup: Setup) -> bool:
+        """Whether it fits; nothing is traced after the first stage that does not."""
+        return all(stage.memory <= self.limit.free for stage in self._stages(job, setup))
+
+    def _stages(self, job: Job, setup: Setup) -> Iterator[Stage]:
+        costs = {"text": self._text, "denoise": self._denoise, "decode": self._decode}
+        extra, held = self._latents_and_clips(job), 0
+        for name, trace in costs.items():
+            cost = trace(job, setup)
             many = len(self.parts.experts) if name == "denoise" and setup.offload == "none" else 1
             weights = cost.block if setup.offload == "block" else many * cost.weights
             held = (held if setup.offload == "none" else 0) + weights
             memory = self.base + held + round(MARGIN * cost.peak) + extra[name]
             seconds = None if self.rates is None else self.rates.seconds(cost.work, round(cost.calls))
-            stages.append(Stage(name, memory, seconds))
-        return Plan(tuple(stages), setup, self.limit)
+            yield Stage(name, memory, seconds)
 
     def choose(self, job: Job, setup: Setup) -> Plan:
         """The first setup that fits without giving up frames or precision. InputError says what would fit instead."""
@@ -108,8 +113,8 @@ class Planner:
         if first.fits:
             return first
         for _, other_job, other in alternatives(job, setup, self.parts.device):
-            if other_job == job and other.dtype == setup.dtype and (planned := self.plan(job, other)).fits:
-                return planned
+            if other_job == job and other.dtype == setup.dtype and self.fits(job, other):
+                return self.plan(job, other)
         raise InputError(self.refusal(job, first))
 
     def refusal(self, job: Job, planned: Plan) -> str:
@@ -117,7 +122,7 @@ class Planner:
         peak, limit = planned.peak, planned.limit
         need = f"{peak.name} needs {peak.memory / GIB:.1f} GiB, {limit.name} leaves {limit.free / GIB:.1f}"
         for words, other_job, setup in alternatives(job, planned.setup, self.parts.device):
-            if self.plan(other_job, setup).fits:
+            if self.fits(other_job, setup):
                 return f"{need}; what would fit: {words}"
         return f"{need}; nothing that could be given up would help"
 
@@ -132,9 +137,12 @@ class Planner:
         key = ("denoise", shapes, lengths, setup.dtype)
         return self._cached(key, partial(step_cost, self.parts.parts["dit"], shapes, lengths), setup).times(job.calls)
 
-    def _decode(self, shape: LatentShape, setup: Setup) -> Cost:
-        key = ("decode", shape, setup.way, setup.dtype)
-        return self._cached(key, partial(decode_cost, self.parts.parts["vae"], shape, setup.way), setup)
+    def _decode(self, job: Job, setup: Setup) -> Cost:
+        keys = [("decode", shape, setup.way, setup.dtype) for shape in job.shapes]
+        vae = self.parts.parts["vae"]
+        return _one_after_another(
+            [self._cached(key, partial(decode_cost, vae, key[1], setup.way), setup) for key in keys]
+        )
 
     def _cached(self, key: tuple, trace: Callable[..., Cost], setup: Setup) -> Cost:
         if key not in self._costs:

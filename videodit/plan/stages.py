@@ -53,7 +53,7 @@ def step_cost(
     part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], *, device: str, dtype: torch.dtype
 ) -> Cost:
     """One call of the DiT for clips of these latent shapes under prompts of these lengths, a clip for each."""
-    arguments = part.skeleton.spec["arguments"]
+    arguments = part.outline.spec["arguments"]
 
     def run(model: Any, trace: Trace, at: torch.device) -> None:
         sizes = [(arguments["channels"], one.frames, one.height, one.width) for one in shapes]
@@ -67,7 +67,7 @@ def step_cost(
 
 def decode_cost(part: Part, shape: LatentShape, way: Way, *, device: str, dtype: torch.dtype) -> Cost:
     """Decoding latents of this shape in this way; the finished clip, on the CPU, is not counted."""
-    arguments = part.skeleton.spec["arguments"]
+    arguments = part.outline.spec["arguments"]
     chunk = way.chunk or shape.frames
     tile = way.tile or max(shape.height, shape.width)
     count = tiles(shape.height, tile) * tiles(shape.width, tile)
@@ -88,10 +88,8 @@ def decode_cost(part: Part, shape: LatentShape, way: Way, *, device: str, dtype:
 
 
 def _by_layers(part: Part, run: Run, device: str, dtype: torch.dtype) -> Cost:
-    arguments = part.skeleton.spec["arguments"]
-    one, two = (
-        _trace({**part.skeleton.spec, "arguments": {**arguments, "layers": n}}, run, device, dtype) for n in (1, 2)
-    )
+    arguments = part.spec["arguments"]
+    one, two = (_trace({**part.spec, "arguments": {**arguments, "layers": n}}, run, device, dtype) for n in (1, 2))
     whole = _extrapolate(one, two, arguments["layers"] - 1)
     return replace(whole, block=one.weights)
 
