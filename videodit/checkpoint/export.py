@@ -56,7 +56,7 @@ def export_diffusers(
         write_json(folder / "config.json", content)
         tell(str(folder))
     copy_tokenizer(tokenizer, out / "tokenizer")
-    write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline, parts["dit"]))
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline))
     if parts["dit"].skeleton.text_length != wan.TEXT_LENGTH:
         tell(
             f"note: WanPipeline fills texts up to {wan.TEXT_LENGTH} states, which this model does not know: give it "
@@ -89,7 +89,8 @@ def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch.dtype) -> None:
     """A part's weights under the table's names: one file, or shards with their index when they are large."""
     ours = [name for name in part.skeleton.state_dict() if name not in STATISTICS]
-    forms = {ours: (theirs, single(reverse(table), ours)) for theirs, ours in names_of(ours, table).items()}
+    back = reverse(table)
+    forms = {name: (theirs, single(back, name)) for theirs, name in names_of(ours, table).items()}
     meta = part.skeleton.state_dict()
     groups: list[list[str]] = [[]]
     size = 0
@@ -114,7 +115,7 @@ def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch
         write_json(folder / f"{stem}.safetensors.index.json", content)
 
 
-def scheduler(pipeline: Mapping[str, Any], dit: Part) -> dict[str, Any]:
+def scheduler(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     """diffusers' scheduler for this flow."""
     if pipeline["flow"] != {"path": "rectified", "prediction": "velocity"}:
         raise InputError(f"diffusers' WanPipeline takes a rectified flow's velocity, not {pipeline['flow']}")
@@ -135,7 +136,7 @@ def index(pipeline: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, A
     return {
         **{"_class_name": "WanPipeline", "_diffusers_version": "0.35.0"},
         **{"boundary_ratio": pipeline.get("boundary"), "expand_timesteps": False},
-        "scheduler": ["diffusers", scheduler(pipeline, parts["dit"])["_class_name"]],
+        "scheduler": ["diffusers", scheduler(pipeline)["_class_name"]],
         "text_encoder": ["transformers", f"{kind}EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "transformer": ["diffusers", "WanTransformer3DModel"],

@@ -11,8 +11,8 @@ TOGETHER = {"cpu": 1024, "cuda": 32768}
 
 
 class Linear(nn.Linear):
-    """nn.Linear. On a CPU in float32 without gradients by oneDNN, which multiplies 1.1 to 1.3 times as fast as MKL on
-    the machines measured here, and applies GELU before the values leave the cache.
+    """nn.Linear. On a CPU in float32 without gradients by oneDNN, which multiplied 1.1 to 1.3 times as fast as MKL on
+    the machine it was measured on, and applies GELU before the values leave the cache.
     """
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """3x3(x3) convolutions with 2.25 times fewer multiplications: Winograd's F(2x2, 3x3) (Lavin & Gray 2016, eq. 8 and 15).
 
-For float32 on a CPU, where a convolution is bound by its multiplications and no library offers this now. A strip of
+For float32 on a CPU, where a convolution is bound by its multiplications and torch's does not use this. A strip of
 rows at a time passes through all steps while it is in the cache: what comes before the convolution (a norm), the input
 transform, 16 matrix products over channels, the output transform, what is added after it.
 

@@ -43,14 +43,16 @@ def limits(device: torch.device) -> list[Limit]:
 
 def resident() -> int:
     """Bytes of memory that this process holds now."""
-    return _proc("/proc/self/status", "VmRSS")
+    return _proc("/proc/self/status", "VmRSS", missing=0)
 
 
-def _proc(path: str, key: str) -> int:
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    return UNLIMITED
+def _proc(path: str, key: str, *, missing: int = UNLIMITED) -> int:
+    """Bytes under that key of a file below /proc; `missing` where a system has no such file or key."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return missing
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), missing)
 
 
 def _cgroup(root: Path) -> list[Limit]:
@@ -96,7 +98,7 @@ class Rates:
 
 
 def rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measured in about two seconds the first time, then remembered for this machine."""
+    """Measured the first time, then remembered for this machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{torch.get_num_threads()}"
     key = "-".join([name, str(dtype).split(".")[-1], torch.__version__]).replace(" ", "-").replace("/", "-")
     path = cache_dir() / "rates" / f"{key}.json"
