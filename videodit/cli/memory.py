@@ -8,7 +8,7 @@ import torch
 
 from videodit.errors import InputError
 from videodit.generate import Pipe, Request
-from videodit.plan.generation import Job, Plan, Planner, Setup, base_memory
+from videodit.plan.generation import Job, Planner, Setup, base_memory
 from videodit.plan.machine import Limit, limits, resident
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -34,12 +34,12 @@ def job_of(pipe: Pipe, requests: list[Request]) -> Job:
     )
 
 
-def check_memory(pipe: Pipe, requests: list[Request], how: str) -> Plan | None:
+def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
     """Refuse requests that cannot fit, or with `how` "auto" find a setup that does. Nothing has been loaded yet."""
     if how not in ("check", "auto", "off"):
         raise InputError(f"memory={how}: it is check, auto or off")
     if how == "off":
-        return None
+        return
     base = base_memory(pipe.parts.device, resident())
     planner = Planner(pipe.parts, room(limits(pipe.parts.device)[0], base), base=base)
     job, setup = job_of(pipe, requests), Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way)
@@ -48,11 +48,10 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> Plan | None:
         if planned.setup != setup:
             print(f"memory=auto: offload={planned.setup.offload}, decoding {planned.setup.way}", file=sys.stderr)
             pipe.parts.offload, pipe.way = planned.setup.offload, planned.setup.way
-        return planned
+        return
     planned = planner.plan(job, setup)
     if not planned.fits:
         raise InputError(f"{planner.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
-    return planned
 
 
 def room(limit: Limit, base: int) -> Limit:
