@@ -32,11 +32,8 @@ def clip(frames: int, height: int = 6, width: int = 4) -> Tensor:
 
 
 def in_chunks(layer: nn.Module, x: Tensor, sizes: Sequence[int]) -> Tensor:
-    stream, parts = Stream(keep=True), []
-    for chunk in x.split(list(sizes), dim=2):
-        parts.append(layer(chunk, stream))
-        stream.first = False
-    return torch.cat(parts, dim=2)
+    stream = Stream(keep=True)
+    return torch.cat([layer(chunk, stream) for chunk in x.split(list(sizes), dim=2)], dim=2)
 
 
 def one_shot(layer: nn.Module, x: Tensor) -> Tensor:

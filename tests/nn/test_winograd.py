@@ -50,12 +50,21 @@ def test_what_comes_before_and_after() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("strip", [1, 2**22])
+def test_larger(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "STRIP", strip)
+    x, weight, bias = noise(1, 5, 3, 7, 9), 0.2 * noise(6, 5, 1, 3, 3, seed=1), noise(6, seed=2)
+    large = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
+    assert_equal(winograd.conv(x, None, weight, bias, up=2), direct(large, None, weight, bias))
+
+
 def test_where_it_is_used() -> None:
     x, weight = torch.zeros(1, 64, 1, 32, 32), torch.zeros(64, 64, 3, 3, 3)
     assert winograd.suits(x, weight)
     with torch.enable_grad():
         assert not winograd.suits(x, weight), "it has no backward"
     assert not winograd.suits(x.double(), weight) and not winograd.suits(x.bfloat16(), weight)
+    assert winograd.suits(x[..., :8], weight, up=2)
     assert not winograd.suits(x[..., :8], weight) and not winograd.suits(x, weight[:3])
     assert not winograd.suits(x, weight[..., :1, :1]) and not winograd.suits(x.to("meta"), weight)
 

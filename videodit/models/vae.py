@@ -148,7 +148,9 @@ class UpLevel(nn.Module):
         if self.up is None:
             return h
         h = self.up(h, stream)
-        return h + unfold(x, self.scale.factor, self.out_channels, first=stream.first) if self.scale.shortcut else h
+        if not self.scale.shortcut:
+            return h
+        return h + unfold(x, self.scale.factor, self.out_channels, first=stream.begins(self))
 
 
 def _residual_blocks(channels: int, out_channels: int, count: int) -> nn.ModuleList:
@@ -215,9 +217,15 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.middle(self.conv_in(x, stream), stream)
-        for level in self.levels:
-            x = level(x, stream)
-        return self.conv_out(x, stream, norm=self.norm_out)
+        return torch.cat(list(self._finer(x, stream, list(self.levels))), dim=2)
+
+    def _finer(self, x: Tensor, stream: Stream, levels: list[UpLevel]) -> Iterator[Tensor]:
+        """Depth first: a part of what a level gives goes all the way before the level sees the next."""
+        if not levels:
+            yield self.conv_out(x, stream, norm=self.norm_out)
+            return
+        for part in stream.parts(x):
+            yield from self._finer(levels[0](part, stream), stream, levels[1:])
 
 
 class VideoVAE(nn.Module):
@@ -277,8 +285,7 @@ class VideoVAE(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         mean, logvar = self.quant(self.encoder(x, stream), stream).chunk(2, dim=1)
         if self.linear_in is not None:
-            mean = mean + self.linear_in(self.blocks(clip, first=stream.first), stream)
-        stream.first = False
+            mean = mean + self.linear_in(self.blocks(clip, first=stream.begins(self)), stream)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, clip: Tensor, stream: Stream | None = None) -> Tensor:
@@ -296,8 +303,7 @@ class VideoVAE(nn.Module):
         x = self.decoder(self.unquant(raw, stream), stream)
         clip = rearrange(x, "b (c k j) t h w -> b c t (h j) (w k)", j=self.patch, k=self.patch)
         if self.linear_out is not None:
-            clip = clip + unfold(self.linear_out(raw, stream), self.stride, 3, first=stream.first)
-        stream.first = False
+            clip = clip + unfold(self.linear_out(raw, stream), self.stride, 3, first=stream.begins(self))
         return clip
 
     def blocks(self, clip: Tensor, *, first: bool) -> Tensor:
@@ -345,20 +351,20 @@ class VideoVAE(nn.Module):
 
         Raises ValueError if the clip does not end on 1 + k*stride frames.
         """
-        stream, waiting = Stream(keep=True), None
+        stream, waiting, start = Stream(keep=True), None, 1
         for chunk in chunks:
             waiting = chunk if waiting is None else torch.cat([waiting, chunk], dim=2)
-            start = 1 if stream.first else 0
             ready = start + (waiting.shape[2] - start) // self.stride[0] * self.stride[0]
             if ready:
                 yield self.encode(waiting[:, :, :ready], stream)
+                start = 0
             waiting = waiting[:, :, ready:]
         if waiting is not None and waiting.shape[2]:
             raise ValueError(f"a clip needs 1 + k*{self.stride[0]} frames: {waiting.shape[2]} are left over")
 
     def decode_chunks(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """Decode latents (B,C,t,h,w), `frames` latent frames at a time; yields clips (B,3,n,H,W)."""
-        stream = Stream(keep=True)
+        """Decode latents (B,C,t,h,w); yields clips (B,3,n,H,W). No level holds more than `frames` frames at a time."""
+        stream = Stream(keep=True, most=frames)
         for chunk in latents.split(frames, dim=2):
             yield self.decode(chunk, stream)
 

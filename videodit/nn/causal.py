@@ -8,6 +8,8 @@ stream with one chunk, so streaming and one-shot share every line of code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -19,14 +21,26 @@ from videodit.nn import winograd
 class Stream:
     """The memory of one clip passing through a causal network, chunk by chunk.
 
-    `first` is true while the chunk that holds the clip's first frame passes. A stream with `keep=False` remembers
-    nothing: for clips that pass in one shot.
+    A stream with `keep=False` remembers nothing: for clips that pass in one shot. `most` frames pass together at any
+    level of a network that cuts what a level hands on (0: all).
     """
 
-    def __init__(self, *, keep: bool) -> None:
-        self.first = True
-        self.keep = keep
+    def __init__(self, *, keep: bool, most: int = 0) -> None:
+        self.keep, self.most = keep, most
+        self._begun: set[nn.Module] = set()
         self._past: dict[nn.Module, Tensor] = {}
+
+    def begins(self, module: nn.Module) -> bool:
+        """Whether the clip's first frame is only now coming to this module: true the first time it asks."""
+        if not self.keep:
+            return True
+        first = module not in self._begun
+        self._begun.add(module)
+        return first
+
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        """x (B,C,T,H,W) in parts of the frames that may pass together."""
+        return x.split(self.most, dim=2) if self.most else [x]
 
     def past(self, module: nn.Module) -> Tensor | None:
         """The frames that came before for this module; None at the clip's start."""
@@ -36,17 +50,21 @@ class Stream:
         """Keep the last `frames` frames of what has passed, x (B,C,T,H,W) being the latest."""
         if not self.keep:
             return
-        past = self._past.get(module)
-        if x.shape[2] < frames:
-            x = F.pad(x, (0, 0, 0, 0, frames - x.shape[2], 0)) if past is None else torch.cat([past, x], dim=2)
-        # A copy: a view would keep the whole chunk's activations alive.
-        self._past[module] = x[:, :, -frames:].clone()
+        new, past = min(frames, x.shape[2]), self._past.get(module)
+        if past is None:
+            # A copy: a view would keep the whole chunk's activations alive.
+            size = (*x.shape[:2], frames, *x.shape[3:])
+            past = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d).zero_()
+            self._past[module] = past
+        for i in range(frames - new):  # a frame at a time: source and target may overlap
+            past[:, :, i] = past[:, :, i + new]
+        past[:, :, frames - new :] = x[:, :, x.shape[2] - new :]
 
     def extend(self, module: nn.Module, x: Tensor, frames: int) -> Tensor:
         """Put the `frames` frames that came before in front of x (B,C,T,H,W); zeros before the clip's start."""
         past = self.past(module)
         extended = F.pad(x, (0, 0, 0, 0, frames, 0)) if past is None else torch.cat([past, x], dim=2)
-        self.remember(module, extended, frames)
+        self.remember(module, x, frames)
         return extended
 
 
@@ -105,7 +123,7 @@ class CausalDown(nn.Module):
         if self.time is None:
             return x
         extended = stream.extend(self.time, x, 1)
-        if not stream.first:
+        if not stream.begins(self):
             return over_time(self.time, extended)
         return x if x.shape[2] == 1 else torch.cat([x[:, :, :1], over_time(self.time, x)], dim=2)
 
@@ -118,22 +136,22 @@ class CausalUp(nn.Module):
 
     def __init__(self, *, channels: int, out_channels: int, spatial: bool, temporal: bool) -> None:
         super().__init__()
-        self.scale = (1, 2, 2) if spatial else (1, 1, 1)
+        self.up = 2 if spatial else 1
         self.space = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.time = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         if self.time is not None:
-            head, x = (x[:, :, :1], x[:, :, 1:]) if stream.first else (x[:, :, :0], x)
+            first = int(stream.begins(self))
+            head, x = x[:, :, :first], x[:, :, first:]
             if x.shape[2]:
                 pairs = over_time(self.time, stream.extend(self.time, x, 2)).movedim(1, -1)
                 x = rearrange(pairs, "b t h w (n c) -> b (t n) h w c", n=2).movedim(-1, 1)
             x = torch.cat([head, x], dim=2) if head.shape[2] else x
-        x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         weight = self.space.weight[:, :, None]
-        if winograd.suits(x, weight):
-            return winograd.conv(x, None, weight, self.space.bias)
-        return per_frame(self.space, x)
+        if winograd.suits(x, weight, self.up):
+            return winograd.conv(x, None, weight, self.space.bias, up=self.up)
+        return per_frame(self.space, F.interpolate(x, scale_factor=(1, self.up, self.up), mode="nearest"))
 
 
 def over_time(layer: nn.Conv3d, x: Tensor) -> Tensor:

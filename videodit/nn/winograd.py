@@ -23,11 +23,11 @@ NARROWEST = 48  # channels below which it does
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether a convolution of x (B,C,T,H,W) with weight (O,C,k,3,3), padded by one, gains from it."""
+def suits(x: Tensor, weight: Tensor, up: int = 1) -> bool:
+    """Whether a convolution of x (B,C,T,H,W), `up` times larger, with weight (O,C,k,3,3), padded by one, gains."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled() or weight.shape[3:] != (3, 3):
         return False
-    return x.shape[3] * x.shape[4] >= SMALLEST and min(weight.shape[:2]) >= NARROWEST
+    return up**2 * x.shape[3] * x.shape[4] >= SMALLEST and min(weight.shape[:2]) >= NARROWEST
 
 
 @torch.library.custom_op("videodit::winograd", mutates_args=(), device_types="cpu")
@@ -38,18 +38,19 @@ def conv(
     bias: Tensor,
     gamma: Tensor | None = None,
     plus: Tensor | None = None,
+    up: int = 1,
 ) -> Tensor:
-    """[past, x] convolved, plus `plus`: (B,C,T,H,W) and past (B,C,k-1,H,W) -> (B,O,T,H,W) channels-last.
+    """[past, x] convolved, plus `plus`: (B,C,T,H,W) and past (B,C,k-1,H,W) -> (B,O,T,up*H,up*W) channels-last.
 
     weight (O,C,k,3,3); space is padded with zeros. Without `past` the frames before the first are zero. With `gamma`
-    (C,) an RMS norm over channels with these weights, and SiLU, come before the convolution. One operation to whoever
-    looks from outside, such as a trace.
+    (C,) an RMS norm over channels with these weights, and SiLU, come before the convolution; with `up` every pixel
+    counts up x up times. One operation to whoever looks from outside, such as a trace.
     """
     taps, frames = weight.shape[2], x.shape[2]
     if past is None:  # taps that would see nothing but zeros
         taps = min(taps, frames)
         weight = weight[:, :, weight.shape[2] - taps :]
-    matrices, out = transformed(weight), _empty(x, weight)
+    matrices, out = transformed(weight), _empty(x, weight, up)
     for b in range(len(x)):
         before = None if past is None else _frames_last(past[b])
         extra = None if plus is None else _frames_last(plus[b])
@@ -57,23 +58,31 @@ def conv(
             now = slice(start, start + TOGETHER)
             parts = _seen(_frames_last(x[b]), before, start, taps - 1)
             more = None if extra is None else extra[now]
-            _strips(parts, taps, matrices, bias, gamma, more, _frames_last(out[b])[now])
+            _strips(parts, taps, matrices, bias, gamma, more, _frames_last(out[b])[now], up)
     return out
 
 
 @conv.register_fake
-def _(x: Tensor, past: Tensor | None, weight: Tensor, *_: Tensor | None) -> Tensor:
-    return _empty(x, weight)
+def _(
+    x: Tensor,
+    past: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    gamma: Tensor | None = None,
+    plus: Tensor | None = None,
+    up: int = 1,
+) -> Tensor:
+    return _empty(x, weight, up)
 
 
-def flops(x: Tensor, weight: Tensor) -> int:
-    """What an ordinary convolution of these would take: the measure of this one's speed."""
-    return 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3] * x.shape[4]
+def flops(out: Tensor, weight: Tensor) -> int:
+    """What an ordinary convolution with this output would take: the measure of this one's speed."""
+    return 2 * weight[0].numel() * out.numel()
 
 
-def scratch(x: Tensor, weight: Tensor) -> int:
+def scratch(out: Tensor, weight: Tensor) -> int:
     """Bytes of the buffers and of the transformed weights."""
-    frames, height, width = x.shape[2:]
+    frames, height, width = out.shape[2:]
     outputs, channels, taps = weight.shape[:3]
     frames = min(frames, TOGETHER)
     rows, tiles = _rows(frames + taps - 1, height, width, max(channels, outputs)), -(-width // 2)
@@ -102,9 +111,9 @@ def _seen(x: Tensor, past: Tensor | None, start: int, taps: int) -> list[Tensor]
     return [past[start:], piece] if past is not None and start < taps else [piece]
 
 
-def _empty(x: Tensor, weight: Tensor) -> Tensor:
+def _empty(x: Tensor, weight: Tensor, up: int) -> Tensor:
     """The output, without values."""
-    size = (x.shape[0], weight.shape[0], *x.shape[2:])
+    size = (x.shape[0], weight.shape[0], x.shape[2], up * x.shape[3], up * x.shape[4])
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
@@ -141,8 +150,9 @@ def _strips(
     gamma: Tensor | None,
     plus: Tensor | None,
     out: Tensor,
+    up: int,
 ) -> None:
-    """One clip: parts (T',H,W,C) one after the other in time, out (T,H,W,O)."""
+    """One clip: parts (T',H/up,W/up,C) one after the other in time, out (T,H,W,O)."""
     frames, height, width, outputs = out.shape
     channels, tiles = parts[0].shape[3], -(-width // 2)
     rows = _rows(frames + taps - 1, height, width, max(channels, outputs))
@@ -150,14 +160,14 @@ def _strips(
     for top in range(0, height, 2 * rows):
         count = -(-(min(height, top + 2 * rows) - top) // 2)
         padded = buffers.take("padded", frames + taps - 1, 2 * count + 2, 2 * tiles + 2, channels)
-        _fill(padded, parts, top, gamma)
+        _fill(padded, parts, top, gamma, up)
         product = _multiplied(_input(padded, buffers), matrices, frames, buffers)
         _output(product.view(4, 4, frames, count, tiles, outputs), bias, plus, out, top, buffers)
 
 
-def _fill(padded: Tensor, parts: list[Tensor], top: int, gamma: Tensor | None) -> None:
-    """The rows from top - 1 on of all parts, zeros around them and for frames that are missing at the start."""
-    height, width = parts[0].shape[1:3]
+def _fill(padded: Tensor, parts: list[Tensor], top: int, gamma: Tensor | None, up: int) -> None:
+    """The rows from top - 1 on of all parts, `up` times larger; zeros around them and for frames before the first."""
+    height, width = (up * size for size in parts[0].shape[1:3])
     low, high = max(0, top - 1), min(height, top - 1 + padded.shape[1])
     start, stop = low - top + 1, high - top + 1
     at = len(padded) - sum(len(part) for part in parts)
@@ -165,8 +175,10 @@ def _fill(padded: Tensor, parts: list[Tensor], top: int, gamma: Tensor | None) -
     for edge in (padded[:, :start], padded[:, stop:], padded[:, :, :1], padded[:, :, width + 1 :]):
         edge.zero_()
     for part in parts:
-        seen = part[:, low:high]
-        padded[at : at + len(part), start:stop, 1 : width + 1] = seen if gamma is None else silu_norm(seen, gamma)
+        seen = part[:, low:high] if up == 1 else part[:, torch.arange(low, high) // up]
+        seen = seen if gamma is None else silu_norm(seen, gamma)
+        for i in range(up):
+            padded[at : at + len(part), start:stop, 1 + i : width + 1 : up] = seen
         at += len(part)
 
 

@@ -83,8 +83,8 @@ class Trace(TorchDispatchMode):
         packet = func.overloadpacket
         if packet is torch.ops.videodit.winograd:
             self.calls += 1
-            self.work["winograd"] += winograd.flops(inputs[0], args[2])
-            self._scratch(winograd.scratch(inputs[0], args[2]))
+            self.work["winograd"] += winograd.flops(out, args[2])
+            self._scratch(winograd.scratch(out, args[2]))
         elif packet is torch.ops.mkldnn._linear_pointwise:
             self.calls += 1
             self.work["matmul"] += 2 * outputs[0].numel() * args[1].shape[1]
