@@ -56,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SkippedFiles(), "skipped-files")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered from run to run stays out of the home directory."""
+    os.environ["VIDEODIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout."""

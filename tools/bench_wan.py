@@ -145,7 +145,7 @@ def bench_encode(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> Non
     compare(
         "VAE encode",
         rounds,
-        lambda: torch.cat(list(ours.parts.vae.encode_chunks(clip.split(4, dim=2))), dim=2),
+        lambda: torch.cat(list(ours.parts.vae.encode_chunks(clip.split(16, dim=2))), dim=2),
         lambda: (theirs.vae.encode(clip).latent_dist.mean - mean) / std,
     )
 

@@ -48,11 +48,14 @@ def ways(shape: tuple[int, int, int], device: torch.device, first: Way) -> list[
 def decode(vae: VideoVAE, latents: Tensor, way: Way) -> Tensor:
     """Latents (C,t,h,w) -> clip (3,T,H,W) on the CPU, not clamped."""
     frames, height, width = latents.shape[1:]
-    chunk = way.chunk or frames
-    if not way.tile:
-        return torch.cat([part[0].cpu() for part in vae.decode_chunks(latents[None], chunk)], dim=1)
+    chunk, done = way.chunk or frames, 0
     st, sh, sw = vae.stride
     out = torch.zeros(3, 1 + (frames - 1) * st, height * sh, width * sw)
+    if not way.tile:
+        for clip in vae.decode_chunks(latents[None], chunk):
+            out[:, done : done + clip.shape[2]] = clip[0].cpu()
+            done += clip.shape[2]
+        return out
     total = torch.zeros(height * sh, width * sw)
     for top, left in product(_starts(height, way.tile), _starts(width, way.tile)):
         part = latents[:, :, top : top + way.tile, left : left + way.tile]

@@ -34,6 +34,7 @@ from videodit.flow.schedules import linear
 from videodit.flow.times import shift_for_tokens
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
+from videodit.nn.stepcache import StepCache, summary
 from videodit.shapes import LatentShape, Triple, VideoShape
 
 CHUNK = 4  # latent frames decoded at a time
@@ -55,6 +56,7 @@ class Request:
     steps: int
     guidance: float | tuple[float, ...]  # one for each expert if there are several, the one for the most noise first
     sampler: str
+    step_cache: float = 0.0  # how far from the step before the first block's part may be for the others to be skipped
 
 
 class Video:
@@ -91,7 +93,7 @@ class Pipe:
     def __call__(
         self, prompt: str | Sequence[str], *, progress: Progress | None = None, **request: Any
     ) -> Video | list[Video]:
-        """Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance sampler.
+        """Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance sampler step_cache.
 
         Prompt i of a list uses seed + i. Raises InputError, naming the key, for what cannot be made.
         """
@@ -105,10 +107,12 @@ class Pipe:
         return self.decode(self.denoise(requests, progress), requests)
 
     @torch.no_grad()
-    def denoise(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Tensor]:
+    def denoise(
+        self, requests: Sequence[Request], progress: Progress | None = None, tell: Tell | None = None
+    ) -> list[Tensor]:
         """Requests of any sizes -> latents, each (C,t,h,w), denoised as one pack."""
-        if len({(one.sampler, one.steps) for one in requests}) != 1:
-            raise InputError("requests made together need one sampler and one number of steps")
+        if len({(one.sampler, one.steps, one.step_cache) for one in requests}) != 1:
+            raise InputError("requests made together need one sampler, one number of steps and one step_cache")
         texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
 
         shapes = [self.native(one) for one in requests]
@@ -118,14 +122,18 @@ class Pipe:
         times = [linear(one.steps, self.shift(shape)) for one, shape in pairs]
 
         visited = visits(requests[0].sampler, times)
+        caches = [StepCache(threshold=requests[0].step_cache) for _ in self.parts.experts]
         experts = [
-            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests])
-            for number, name in enumerate(self.parts.experts)
+            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests], cache)
+            for number, (name, cache) in enumerate(zip(self.parts.experts, caches, strict=True))
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
         report = None if progress is None else lambda step, steps, x: progress(step, steps)
-        return sampler(requests[0].sampler)(velocity, noise, times, report)
+        latents = sampler(requests[0].sampler)(velocity, noise, times, report)
+        if tell is not None and requests[0].step_cache:
+            tell(summary(caches))
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Sequence[Tensor], requests: Sequence[Request], tell: Tell | None = None) -> list[Video]:
@@ -163,9 +171,12 @@ class Pipe:
         """Latent frames, rows and columns of a token."""
         return self.parts.sizes("dit").patch
 
-    def expert(self, name: str, texts: Text, times: Tensor, scales: list[float]) -> Velocity:
+    def expert(
+        self, name: str, texts: Text, times: Tensor, scales: list[float], cache: StepCache | None = None
+    ) -> Velocity:
         """A DiT under the first half of the texts, guided away from the second: both in one pack."""
-        paired, conditional = self.network(name, texts, times), self.network(name, _first_half(texts), times)
+        paired = self.network(name, texts, times, cache)
+        conditional = self.network(name, _first_half(texts), times, cache)
 
         def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             out = paired(x + x, torch.cat([t, t]))
@@ -173,16 +184,17 @@ class Pipe:
 
         return classifier_free(conditional, both, lambda t: torch.tensor(scales, dtype=torch.float64))
 
-    def network(self, name: str, texts: Text, times: Tensor) -> Velocity:
+    def network(self, name: str, texts: Text, times: Tensor, cache: StepCache | None = None) -> Velocity:
         """A DiT under these texts as a function of (x, t); what stays the same at all these times is computed once."""
         ready: list[Prepared | Text] = []
+        skipping = {"cache": cache} if cache is not None and cache.threshold else {}
 
         def predict(x: list[Tensor], t: Tensor) -> list[Tensor]:
             dit = self.parts.network(name)
             pack = patchify([one.to(dit.embed.weight.dtype) for one in x], self.patch)
             if not ready:  # where blocks come and go, so would the keys that are made of their weights
                 ready.append(texts if self.parts.offload == "block" else dit.prepare(pack, times, texts))
-            tokens = dit(pack, t.to(self.parts.device), ready[0])
+            tokens = dit(pack, t.to(self.parts.device), ready[0], **skipping)
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 
         return predict
@@ -245,15 +257,22 @@ class Pipe:
 
 
 def load(
-    model: str = "toy", *, device: str | None = None, dtype: torch.dtype | None = None, offload: str = "auto"
+    model: str = "toy",
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    offload: str = "auto",
+    quantize: str = "",
+    compiled: bool = False,
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
-    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. `offload`: see `checkpoint.find.open_pipeline`.
+    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. The others: see `checkpoint.find.open_pipeline`.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    return Pipe(open_pipeline(model, device=device, dtype=dtype, offload=offload))
+    how = {"offload": offload, "quantize": quantize, "compiled": compiled}
+    return Pipe(open_pipeline(model, device=device, dtype=dtype, **how))
 
 
 def _first_half(texts: Text) -> Text:
@@ -304,6 +323,8 @@ def _check(request: Request) -> None:
         raise InputError(f"fps={request.fps}: must be above 0 and at most 240")
     if not 0 <= request.seed < 2**63:
         raise InputError(f"seed={request.seed}: must be a whole number from 0 to 2^63 - 1")
+    if not isinstance(request.step_cache, int | float) or not 0 <= request.step_cache < 1:
+        raise InputError(f"step_cache={request.step_cache}: must be a number from 0 to below 1, such as 0.1")
     if request.fit not in ("crop", "pad", "stretch"):
         raise InputError(f"fit={request.fit}: it is crop, pad or stretch")
     if request.sampler not in SAMPLERS:

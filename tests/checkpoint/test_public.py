@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,20 @@ def test_shards(copy: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(index, {"metadata": {}, "weight_map": weight_map})
     loaded = describe(str(copy))[1]["dit"].load().state_dict()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+    right = {"sha256": {file: sha256((place / file).read_bytes()).hexdigest() for file in files}}
+    right["total_size"] = sum(x.numel() * x.element_size() for x in state.values())
+    write_json(index, {"metadata": right, "weight_map": weight_map})
+    for _ in range(2):  # the second time from memory
+        loaded = describe(str(copy))[1]["dit"].load().state_dict()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    write_json(index, {"metadata": {"total_size": 5}, "weight_map": weight_map})
+    assert "it promises 5 bytes of tensors, the files hold" in said(copy, capsys)
+    write_json(index, {"metadata": right, "weight_map": weight_map})
+    whole = (place / files[1]).read_bytes()
+    (place / files[1]).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # a bit that no other check would see
+    assert f"{files[1]}: its SHA-256 is" in said(copy, capsys)
+    (place / files[1]).write_bytes(whole)
 
     for a, b in ((files[0], "x"), (files[1], files[0]), ("x", files[1])):
         (place / a).rename(place / b)

@@ -25,7 +25,7 @@ TABLE = {
     "errors": Row("", ""),
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
-    "nn": Row("", "torch einops xformers"),
+    "nn": Row("", "torch einops xformers torchao"),
     "models": Row("nn", "torch einops transformers tokenizers"),
     "flow": Row("", "torch einops diffusers"),
     "data": Row("", "torch einops numpy PIL av decord"),
@@ -35,7 +35,7 @@ TABLE = {
     "eval": Row("data config", "torch einops numpy matplotlib PIL"),
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),
-    "generate": Row("models flow data checkpoint config decode plan", "torch einops numpy"),
+    "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops"),
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate train config", "torch hydra omegaconf"
@@ -48,6 +48,7 @@ FREE = {"errors", "shapes"}
 # installed, so they are imported where they are used, never at the top of a file.
 HOMES = {
     "xformers*": ["videodit.nn.kernels"],
+    "torchao*": ["videodit.nn.int8"],
     "transformers": ["videodit.models.text"],
     "tokenizers": ["videodit.models.text"],
     "diffusers*": ["videodit.flow.samplers"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from videodit.checkpoint.weights import PICKLES, Weights, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer
+from videodit.nn.compiling import lacking_compiler
+from videodit.nn.int8 import check_int8
 
 SAMPLERS = {
     "UniPCMultistepScheduler": "unipc",
@@ -27,15 +30,27 @@ EVERYWHERE = [1, 2**31]  # an `area` without limits
 SMALL = 2**28  # parameters of a model that stays open as a whole
 
 
-def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None, offload: str = "auto") -> Components:
+def open_pipeline(
+    model: str,
+    *,
+    device: str,
+    dtype: torch.dtype | None,
+    offload: str = "auto",
+    quantize: str = "",
+    compiled: bool = False,
+) -> Components:
     """The networks of a model, none of them opened yet. float32 unless `dtype` says else.
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
-    time), "block" (and one block of it) or "auto": "none" for small models, else "model".
+    time), "block" (and one block of it) or "auto": "none" for small models, else "model". `quantize` is "int8" or
+    nothing. `compiled`: run the DiT's blocks through torch.compile.
     """
-    if offload not in ("auto", "none", "model", "block"):
-        raise InputError(f"offload={offload}: it is auto, none, model or block")
+    check_choices(offload, quantize)
+    if compiled and (lacking := lacking_compiler(torch.device(device))):
+        print(f"compile=true: there is no {lacking} here, so the DiT runs uncompiled", file=sys.stderr)
+    if compiled and offload == "block":
+        raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model)
     check_kinds(parts)
     if offload == "auto":
@@ -48,7 +63,19 @@ def open_pipeline(model: str, *, device: str, dtype: torch.dtype | None, offload
         dtype=dtype or torch.float32,
         parts=parts,
         offload=offload,
+        quantize=quantize,
+        compiled=compiled and not lacking,
     )
+
+
+def check_choices(offload: str, quantize: str) -> None:
+    """InputError for what these keys cannot be."""
+    if offload not in ("auto", "none", "model", "block"):
+        raise InputError(f"offload={offload}: it is auto, none, model or block")
+    if quantize not in ("", "int8"):
+        raise InputError(f"quantize={quantize}: it is int8 or nothing")
+    if quantize:
+        check_int8()
 
 
 class WordCount:
@@ -59,8 +86,11 @@ class WordCount:
         return None, tuple(1 + round(len(prompt.split()) * 4 / 3) for prompt in prompts)
 
 
-def sketch_pipeline(name: str, *, device: str, dtype: torch.dtype, offload: str = "auto") -> Components:
+def sketch_pipeline(
+    name: str, *, device: str, dtype: torch.dtype, offload: str = "auto", quantize: str = ""
+) -> Components:
     """A name in conf/pretrained by its numbers alone, without any file: for plans."""
+    check_choices(offload, "")
     family = read_family(name)
     if "defaults" not in family:
         raise InputError(f"model={name}: its VAE has no class here yet, so it makes no videos")
@@ -75,6 +105,7 @@ def sketch_pipeline(name: str, *, device: str, dtype: torch.dtype, offload: str 
         dtype=dtype,
         parts=parts,
         offload="model" if offload == "auto" else offload,
+        quantize=quantize,
     )
 
 

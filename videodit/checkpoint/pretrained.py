@@ -24,6 +24,8 @@ from videodit.models.build import rebuild
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.nn.compiling import compile_blocks
+from videodit.nn.int8 import suits_int8, to_int8
 from videodit.nn.stream import stream
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
@@ -89,27 +91,38 @@ class Part:
         return found
 
     def load(
-        self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, streamed: bool = False
+        self,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        streamed: bool = False,
+        int8: bool = False,
     ) -> nn.Module:
         """The network with its weights: mapped where the files' type is the one asked for, else converted once.
 
-        `streamed`: the weights of its blocks stay in the files until a block runs, and go after it.
+        `streamed`: the weights of its blocks stay in the files until a block runs, and go after it. `int8`: the
+        matrices of its blocks as 8-bit numbers.
         """
         self.sources  # noqa: B018 - the check comes before anything is read
         with torch.device("meta"):
             module = rebuild(self.spec["architecture"], self.spec["arguments"])
-        exact, blocks = getattr(module, "EXACT", ()), getattr(module, "BLOCKS", None) if streamed else None
+        exact, blocks = getattr(module, "EXACT", ()), getattr(module, "BLOCKS", None)
+        streamed = streamed and blocks is not None
         state = {}
         for ours, (theirs, change) in self.sources.items():
             tensor = change(self.weights.read(theirs))
-            if blocks is None or not ours.startswith(f"{blocks}."):
-                wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
-                tensor = _to(tensor, torch.float32 if wide else dtype, device)
+            inside = blocks is not None and ours.startswith(f"{blocks}.")
+            wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
+            kind, place = torch.float32 if wide else dtype, "cpu" if inside and streamed else device
+            if inside and int8 and suits_int8(ours, tensor):
+                tensor = to_int8(_to(tensor, kind, place))
+            elif not (inside and streamed):
+                tensor = _to(tensor, kind, place)
             state[ours] = tensor
         for name, values in self.constants.items():
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)
-        if blocks is not None:
+        if streamed:
             stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32)
         return module.eval()
 
@@ -127,7 +140,8 @@ def load_model(path: Path, *, device: str = "cpu", dtype: torch.dtype | None = N
 class Components:
     """A model's networks, opened when first asked for.
 
-    With `offload` "model" only one is open at a time, with "block" also only one block of it.
+    With `offload` "model" only one is open at a time, with "block" also only one block of it. With `quantize` "int8"
+    the text encoder and the DiTs have 8-bit matrices; with `compiled` the DiTs' blocks are compiled.
 
     Args:
         name: what the user called it.
@@ -150,9 +164,12 @@ class Components:
         networks: Mapping[str, nn.Module] | None = None,
         fingerprints: Mapping[str, str] | None = None,
         offload: str = "none",
+        quantize: str = "",
+        compiled: bool = False,
     ) -> None:
         self.name, self.pipeline, self.tokenizer = name, pipeline, tokenizer
         self.device, self.dtype, self.offload = device, dtype, offload
+        self.quantize, self.compiled = quantize, compiled
         self.parts, self._given = dict(parts or {}), dict(networks or {})
         self._open: dict[str, nn.Module] = {}
         self._fingerprints = dict(fingerprints or {})
@@ -167,8 +184,10 @@ class Components:
         if name not in self._open:
             if self.offload != "none":
                 self._open.clear()
-            streamed = self.offload == "block"
-            network = self.parts[name].load(device=self.device, dtype=self.dtype, streamed=streamed)
+            how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
+            network = self.parts[name].load(device=self.device, dtype=self.dtype, **how)
+            if self.compiled and isinstance(network, DiT):
+                compile_blocks(network.blocks)
             self._open[name] = network.requires_grad_(False)
         return self._open[name]
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from videodit.config import cache_dir
 from videodit.errors import InputError
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
 SAMPLES, SAMPLE = 64, 2**16
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+         "U8": 1, "BOOL": 1}  # fmt: skip  # bytes of a value
 
 
 class Weights:
@@ -30,7 +35,8 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
-        self._open: dict[str, safe_open] = {}
+        self._open: dict[str, tuple[safe_open, Path]] = {}
+        self._promised: dict[str, str] = {}  # SHA-256 of files that have not been read yet
         for path in self.files:
             file = _mapped(path)
             self.metadata.update(file.metadata() or {})
@@ -38,7 +44,7 @@ class Weights:
                 if name in self._open:
                     raise InputError(f"{path}: {name} is in another file of {path.parent} as well")
                 part = file.get_slice(name)
-                self._open[name] = file
+                self._open[name] = (file, path)
                 self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
         if index is not None:
             self._check(index)
@@ -56,8 +62,12 @@ class Weights:
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, mapped; InputError if it holds a value that is not finite."""
-        tensor = self._open[name].get_tensor(name)
+        """One tensor, mapped; InputError if it holds a value that is not finite, or its file is not what an index says.
+        """
+        file, path = self._open[name]
+        if promised := self._promised.pop(path.name, ""):
+            _verify(path, promised)
+        tensor = file.get_tensor(name)
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.source}: {name} holds values that are not finite; the file is damaged")
@@ -71,7 +81,9 @@ class Weights:
 
     def _check(self, index: Path) -> None:
         """Compare with what an index file promises."""
-        promised = _read_index(index)
+        promised, metadata = _read_index(index)
+        self._promised = {str(file): str(digest) for file, digest in dict(metadata.get("sha256") or {}).items()}
+        size = sum(prod(shape) * SIZES.get(self.dtypes[name], 0) for name, shape in self.shapes.items())
         held: dict[str, set[str]] = {path.name: set(_mapped(path).keys()) for path in self.files}
         for name, file in promised.items():
             if name not in held.get(file, ()):
@@ -80,6 +92,8 @@ class Weights:
                 raise InputError(f"{index}: {name} should be in {file}, but {where}")
         if extra := sorted(self.shapes.keys() - promised.keys()):
             raise InputError(f"{index}: it does not list {extra[0]}, which is there")
+        if size != metadata.get("total_size", size):
+            raise InputError(f"{index}: it promises {metadata['total_size']} bytes of tensors, the files hold {size}")
 
 
 def open_weights(path: Path) -> Weights:
@@ -88,7 +102,7 @@ def open_weights(path: Path) -> Weights:
         return Weights([path])
     indices = sorted(path.glob("*.safetensors.index.json"))
     if indices:
-        names = sorted(set(_read_index(indices[0]).values()))
+        names = sorted(set(_read_index(indices[0])[0].values()))
         return Weights([path / _plain(name, indices[0]) for name in names], index=indices[0])
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
@@ -116,13 +130,28 @@ def _mapped(path: Path) -> safe_open:
         raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
+def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Tensor name -> file name, and what else the index says of the files."""
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in content.items()}
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = {str(name): str(file) for name, file in content["weight_map"].items()}
+        return names, dict(content.get("metadata") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not an index of safetensors files ({error})") from None
+
+
+def _verify(path: Path, promised: str) -> None:
+    """InputError if the file's SHA-256 is another one. What was verified once is not read again until it changes."""
+    stat = path.stat()
+    mark = cache_dir() / "verified" / sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
+    if mark.is_file() and mark.read_text() == promised:
+        return
+    with path.open("rb") as file:
+        found = file_digest(file, "sha256").hexdigest()
+    if found != promised:
+        raise InputError(f"{path}: its SHA-256 is {found[:12]}…, not {promised[:12]}… as its index says; get it again")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(promised)
 
 
 def _plain(name: str, index: Path) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
-    *("seed", "steps", "guidance", "sampler"),
+    *("seed", "steps", "guidance", "sampler", "step_cache"),
 )
 LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
 COLUMNS = 9  # frames of a clip on a contact sheet
@@ -41,7 +41,8 @@ def run(cfg: DictConfig) -> None:
     asked = read_requests(Path(cfg.prompts)) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), offload=cfg.offload)
+    how = {"offload": cfg.offload, "quantize": cfg.quantize, "compiled": cfg.compile}
+    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), **how)
     requests = [pipe.request(**keys) for keys in asked]
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
@@ -62,7 +63,7 @@ def run(cfg: DictConfig) -> None:
 def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
     """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
     with Progress(total=requests[0].steps, label="denoise") as progress:
-        latents = pipe.denoise(requests, lambda step, steps: progress.update(step))
+        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), _say)
     waiting = paths[0].with_suffix(LATENTS)
     header = {
         **{"model": pipe.parts.name, "weights": pipe.parts.fingerprints, "paths": [str(path) for path in paths]},
@@ -123,7 +124,7 @@ def from_recipe(cfg: DictConfig) -> dict[str, Any]:
     record = read_record(Path(cfg.recipe))
     if record["model"] != cfg.model:
         print(f"recipe: made with model={record['model']}, now {cfg.model}", file=sys.stderr)
-    return {key: record[key] for key in Request.__dataclass_fields__}
+    return {key: record[key] for key in Request.__dataclass_fields__ if key in record}  # older records have fewer
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -162,8 +163,12 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
 
 
 def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Request, Path]]]:
-    """Runs of requests that one pack can hold: one sampler and number of steps, at most `size` together."""
-    groups = [list(run) for _, run in groupby(pairs, key=lambda pair: (pair[0].sampler, pair[0].steps))]
+    """Runs of requests that one pack can hold: of the same sampler, steps and step_cache, at most `size` together."""
+
+    def kind(pair: tuple[Request, Path]) -> tuple:
+        return pair[0].sampler, pair[0].steps, pair[0].step_cache
+
+    groups = [list(run) for _, run in groupby(pairs, key=kind)]
     return [group[i : i + size] for group in groups for i in range(0, len(group), max(1, size))]
 
 

@@ -34,6 +34,11 @@ def job_of(pipe: Pipe, requests: list[Request]) -> Job:
     )
 
 
+def setup_of(pipe: Pipe) -> Setup:
+    """How the model is open."""
+    return Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way, pipe.parts.quantize)
+
+
 def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
     """Refuse requests that cannot fit, or with `how` "auto" find a setup that does. Nothing has been loaded yet."""
     if how not in ("check", "auto", "off"):
@@ -42,7 +47,7 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
         return
     base = base_memory(pipe.parts.device, resident())
     planner = Planner(pipe.parts, room(limits(pipe.parts.device)[0], base), base=base)
-    job, setup = job_of(pipe, requests), Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way)
+    job, setup = job_of(pipe, requests), setup_of(pipe)
     if how == "auto":
         planned = planner.choose(job, setup)
         if planned.setup != setup:

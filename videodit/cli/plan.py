@@ -9,11 +9,11 @@ import torch
 
 from videodit.checkpoint.find import families, sketch_pipeline
 from videodit.cli.generate import KEYS
-from videodit.cli.memory import dtype_of, job_of, room
+from videodit.cli.memory import dtype_of, job_of, room, setup_of
 from videodit.decode import Way
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
-from videodit.plan.generation import Planner, Setup, base_memory
+from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def run(cfg: DictConfig) -> None:
     base = base_memory(device, resident())
     limit = Limit("limit", size_of(cfg.limit)) if cfg.limit else room(limits(device)[0], base)
     planner = Planner(pipe.parts, limit, base=base, rates=rates(device, pipe.parts.dtype) if here else None)
-    job, setup = job_of(pipe, [request]), Setup(pipe.parts.offload, pipe.parts.dtype, Way(cfg.chunk))
+    pipe.way = Way(cfg.chunk)
+    job, setup = job_of(pipe, [request]), setup_of(pipe)
     planned, native = planner.plan(job, setup), pipe.native(request)
     kind = str(setup.dtype).removeprefix("torch.")
     print(f"{cfg.model}: {native}, {request.steps} steps, {kind}, offload={setup.offload}, decoding {setup.way}")
@@ -45,9 +46,10 @@ def opened(cfg: DictConfig) -> Pipe:
     """The model that the plan is for: a name in conf/pretrained needs no files for that."""
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype_of(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+    how = {"offload": cfg.offload, "quantize": cfg.quantize}
     if cfg.model in families():
-        return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, offload=cfg.offload))
-    return load(cfg.model, device=device, dtype=dtype, offload=cfg.offload)
+        return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
+    return load(cfg.model, device=device, dtype=dtype, **how)
 
 
 def size_of(text: str) -> int:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.find import find_pipeline
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES, Components, load_model
+from videodit.checkpoint.pretrained import FILES, Components, Part, load_model
 from videodit.checkpoint.store import atomic, read_json, write_json
 from videodit.checkpoint.weights import fingerprint
 from videodit.cli import compose
@@ -25,6 +25,9 @@ from videodit.errors import InputError
 from videodit.generate import Pipe
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.plan.machine import Limit, limits, rates, resident
+from videodit.plan.training import StepPlan, Training, dit_step, vae_step
+from videodit.shapes import LatentShape, VideoShape
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.dit_step import FlowObjective
 from videodit.train.ema import EMA
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
+OF_THIS_START = ("fresh", "memory", "plan")  # not of the run
 WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "samples", "skipped.jsonl", "tensorboard",
            "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
@@ -55,7 +59,7 @@ def run(cfg: DictConfig) -> None:
     folder, device = Path(cfg.run_dir), pick_device(cfg.device)
     if cfg.fresh:
         start_over(folder)
-    for overrides in cfg.after:
+    for overrides in () if cfg.plan else cfg.after:
         run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
     folder.mkdir(parents=True, exist_ok=True)
     stages[cfg.stage](cfg, folder, device)
@@ -64,6 +68,12 @@ def run(cfg: DictConfig) -> None:
 def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     """A VAE on crops of the clips."""
     datasets = [make(node) for node in cfg.data.train]
+    crops = make(cfg.crops)
+    kinds = [VideoShape(crop.frames, crop.height, crop.width) for crop in crops["crops"]]
+    counts = [max(1, crops["pixels"] // (one.frames * one.height * one.width)) for one in kinds]
+    step = vae_step(described(cfg, "vae"), list(zip(counts, kinds, strict=True)), how(cfg, device))
+    if planned(cfg, step, device):
+        return
     torch.manual_seed(cfg.seed)
     vae = initial(cfg, "vae").to(device)
     clips = first_clips(datasets[0], CALIBRATION)
@@ -74,7 +84,7 @@ def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     critic = make(cfg.critic).to(device) if cfg.critic else None
     shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
     objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
-    batches = CropBatches(datasets=datasets, **make(cfg.crops), seed=cfg.seed)
+    batches = CropBatches(datasets=datasets, **crops, seed=cfg.seed)
     heldout = first_clips(make(cfg.data.heldout[0]), 16)
     tracker = make_tracker(cfg)
     fit(cfg, folder, objective, batches, tracker, partial(vae_samples, vae, heldout, folder, tracker))
@@ -88,6 +98,10 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     if not len(cache):
         raise InputError("data: there is no clip to train on")
     tokenizer = words(cfg, cache, folder)
+    specs = {"dit": described(cfg, "model"), "text": described(cfg, "text")}
+    batches = PackBatches(cache=cache, patch=tuple(specs["dit"]["arguments"]["patch"]), **cfg.packs, seed=cfg.seed)
+    if planned(cfg, dit_step(specs, *largest(batches, cache, tokenizer), how(cfg, device)), device):
+        return
     torch.manual_seed(cfg.seed)
     dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
     if len(tokenizer) > (room := text.spec["arguments"]["vocabulary"]):
@@ -111,7 +125,6 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
         pipeline=pipeline,
         frozen={FILES["vae"]: vae_file, FILES["tokenizer"]: tokenizer.path},
     )
-    batches = PackBatches(cache=cache, patch=dit.patch, **cfg.packs, seed=cfg.seed)
     parts = Components(
         name=cfg.name,
         pipeline=pipeline,
@@ -133,6 +146,40 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
         sample(step)
 
     fit(cfg, folder, objective, batches, tracker, at_interval)
+
+
+def largest(batches: PackBatches, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
+    """The shapes in the first epoch's pack of most tokens, and the lengths of its captions."""
+    pack = batches.largest
+    shapes = [LatentShape(frames, cache.shape(index).height, cache.shape(index).width) for index, frames in pack]
+    return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
+
+
+def how(cfg: DictConfig, device: torch.device) -> Training:
+    """What a plan must know of the way of training."""
+    precision = PRECISIONS[pick_precision(cfg.precision, device)]
+    return Training(precision, tuple(cfg.freeze), "muon_lr" in cfg.optim.make)
+
+
+def planned(cfg: DictConfig, step: StepPlan, device: torch.device) -> bool:
+    """Say what a step will need, and refuse one that cannot fit. True if that was all that was asked for."""
+    base = resident() if device.type == "cpu" else 0
+    if cfg.plan:
+        print(step.line(base, rates(device, step.precision)))
+    else:
+        print(step.line(base, None), file=sys.stderr)
+    limit = limits(device)[0]
+    if cfg.memory != "off":
+        step.check(base, Limit(limit.name, limit.free + base))
+    return bool(cfg.plan)
+
+
+def described(cfg: DictConfig, part: str) -> dict[str, Any]:
+    """The architecture and arguments of what `initial` gives, without weights."""
+    if cfg.init:
+        return Part.own(find_vae(cfg.init) if part == "vae" else weights_of(cfg.init, part)).spec
+    with torch.device("meta"):
+        return make(cfg[part]).spec
 
 
 def fit(
@@ -191,7 +238,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
 
     What else differs from the run's config is told on stderr: it may be meant, such as more steps.
     """
-    config = {key: value for key, value in config.items() if key != "fresh"}  # of this start, not of the run
+    config = {key: value for key, value in config.items() if key not in OF_THIS_START}
     before = dict(read_json(path) if resuming and path.exists() else config)
     if config["precision"] == "auto":
         config["precision"] = pick_precision(before["precision"], device)
@@ -205,7 +252,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
 def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
     """ "key: before -> now" for every value that differs between two nested configs; None where there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted({*before, *now} - {"fresh"}):
+        for name in sorted({*before, *now} - {*OF_THIS_START}):
             yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif before != now:
         yield f"{key}: {before} -> {now}"
@@ -227,8 +274,12 @@ def initial(cfg: DictConfig, part: str) -> nn.Module:
         return make(cfg[part])
     if part == "vae":
         return open_vae(find_vae(cfg.init)).train()
-    name = {"model": "dit"}.get(part, part)
-    return load_model(find_pipeline(cfg.init) / FILES[name], dtype=torch.float32).train()
+    return load_model(weights_of(cfg.init, part), dtype=torch.float32).train()
+
+
+def weights_of(model: str, part: str) -> Path:
+    """The file of a model's DiT ("model") or text encoder ("text")."""
+    return find_pipeline(model) / FILES[{"model": "dit"}.get(part, part)]
 
 
 def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE) -> LatentCache:

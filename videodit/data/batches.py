@@ -130,6 +130,11 @@ class PackBatches(Dataset):
         """Packs of the first epoch."""
         return len(self.plan(0))
 
+    @property
+    def largest(self) -> list[tuple[int, int]]:
+        """The pack of most tokens of the first epoch: (index, latent frames) of each clip."""
+        return max(self.plan(0), key=lambda pack: sum(n // self.patch[0] * int(self.places[i]) for i, n in pack))
+
     def __getitem__(self, step: int) -> LatentBatch:
         epoch, place = self.find(step)
         batch = LatentBatch([], [], [])

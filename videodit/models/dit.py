@@ -23,6 +23,7 @@ from videodit.nn.kernels import attend
 from videodit.nn.linear import FeedForward, Linear
 from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
 from videodit.nn.rope import axial_rope, fractional_rope, rotate
+from videodit.nn.stepcache import StepCache
 
 # adaln_single: one projection of the time for all blocks plus a table a block (PixArt-alpha); adaln_zero and adaln: a
 # projection a block, with and without gates; cross: the time is one more text state; in_context: one more token.
@@ -179,8 +180,13 @@ class DiT(nn.Module):
         self.head = Linear(dim, out_channels * volume)
         self.initialise()
 
-    def forward(self, pack: Pack, t: Tensor, text: Text | Prepared, *, kernel: str = "sdpa") -> Tensor:
-        """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out)."""
+    def forward(
+        self, pack: Pack, t: Tensor, text: Text | Prepared, *, kernel: str = "sdpa", cache: StepCache | None = None
+    ) -> Tensor:
+        """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out).
+
+        `cache` may skip blocks; it is for one generation, whose steps come with packs of one layout.
+        """
         x = self.embed(pack.tokens)
         if isinstance(text, Prepared):
             values = t.tolist()
@@ -198,9 +204,18 @@ class DiT(nn.Module):
             states, lengths = self._time_as_state(embedded, states, lengths)
         elif self.time_mode == "in_context":
             x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
-        for number, block in enumerate(self.blocks):
-            source = states if isinstance(states, Tensor) else states[number]
-            x = block(x, time, source, lengths=lengths, rope=rope, kernel=kernel)
+
+        def through(x: Tensor, start: int, stop: int) -> Tensor:
+            for number in range(start, stop):
+                source = states if isinstance(states, Tensor) else states[number]
+                x = self.blocks[number](x, time, source, lengths=lengths, rope=rope, kernel=kernel)
+            return x
+
+        count = len(self.blocks)
+        if cache is None:
+            x = through(x, 0, count)
+        else:
+            x = cache(x, lambda x: through(x, 0, 1), lambda x: through(x, 1, count))
         if self.time_mode == "in_context":
             x = torch.cat([part[:-1] for part in x.split(lengths.q)])
         shift, scale = time.rows(self.table_out + embedded[:, None])

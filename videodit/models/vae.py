@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
 from videodit.shapes import Triple
 
+TOGETHER = 4  # frames that pass a level of the encoder together: even, so that halving time never divides a pair
+
 
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice, around a shortcut. (B,C,T,H,W) -> (B,C',T,H,W)."""
@@ -183,11 +185,13 @@ class Encoder(nn.Module):
         self.conv_out = CausalConv3d(channels=sizes[-1], out_channels=out_channels, kernel=(3, 3, 3))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = self.conv_in(x, stream)
-        for level in self.levels:
-            x = level(x, stream)
+        for number, level in enumerate(self.levels):
+            x = _joined([self._level(number, part, stream) for part in stream.parts(x, level)])
         x = self.middle(x, stream)
         return self.conv_out(x, stream, norm=self.norm_out)
+
+    def _level(self, number: int, x: Tensor, stream: Stream) -> Tensor:
+        return self.levels[number](x if number else self.conv_in(x, stream), stream)
 
 
 class Decoder(nn.Module):
@@ -217,14 +221,14 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.middle(self.conv_in(x, stream), stream)
-        return torch.cat(list(self._finer(x, stream, list(self.levels))), dim=2)
+        return _joined(list(self._finer(x, stream, list(self.levels))))
 
     def _finer(self, x: Tensor, stream: Stream, levels: list[UpLevel]) -> Iterator[Tensor]:
         """Depth first: a part of what a level gives goes all the way before the level sees the next."""
         if not levels:
             yield self.conv_out(x, stream, norm=self.norm_out)
             return
-        for part in stream.parts(x):
+        for part in stream.parts(x, levels[0].blocks):
             yield from self._finer(levels[0](part, stream), stream, levels[1:])
 
 
@@ -349,9 +353,11 @@ class VideoVAE(nn.Module):
     def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Encode a clip that arrives in chunks (B,3,n,H,W) of any lengths; yields latents as soon as they are known.
 
+        No level holds much more than TOGETHER frames of its input at a time, however long the chunks are.
+
         Raises ValueError if the clip does not end on 1 + k*stride frames.
         """
-        stream, waiting, start = Stream(keep=True), None, 1
+        stream, waiting, start = Stream(keep=True, most=TOGETHER), None, 1
         for chunk in chunks:
             waiting = chunk if waiting is None else torch.cat([waiting, chunk], dim=2)
             ready = start + (waiting.shape[2] - start) // self.stride[0] * self.stride[0]
@@ -367,6 +373,11 @@ class VideoVAE(nn.Module):
         stream = Stream(keep=True, most=frames)
         for chunk in latents.split(frames, dim=2):
             yield self.decode(chunk, stream)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One after the other in time."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _column(statistic: Tensor) -> Tensor:

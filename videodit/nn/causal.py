@@ -21,8 +21,8 @@ from videodit.nn import winograd
 class Stream:
     """The memory of one clip passing through a causal network, chunk by chunk.
 
-    A stream with `keep=False` remembers nothing: for clips that pass in one shot. `most` frames pass together at any
-    level of a network that cuts what a level hands on (0: all).
+    A stream with `keep=False` remembers nothing: for clips that pass in one shot. `most` frames pass a level of the
+    network together (0: all), so that long chunks need little memory.
     """
 
     def __init__(self, *, keep: bool, most: int = 0) -> None:
@@ -38,9 +38,12 @@ class Stream:
         self._begun.add(module)
         return first
 
-    def parts(self, x: Tensor) -> Sequence[Tensor]:
-        """x (B,C,T,H,W) in parts of the frames that may pass together."""
-        return x.split(self.most, dim=2) if self.most else [x]
+    def parts(self, x: Tensor, module: nn.Module) -> Sequence[Tensor]:
+        """x (B,C,T,H,W) in parts that may pass this module together; the clip's first frame comes on top."""
+        if not self.most:
+            return [x]
+        start = self.most + self.begins(module)
+        return [x[:, :, :start], *x[:, :, start:].split(self.most, dim=2)] if x.shape[2] > start else [x]
 
     def past(self, module: nn.Module) -> Tensor | None:
         """The frames that came before for this module; None at the clip's start."""

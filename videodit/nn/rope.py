@@ -47,5 +47,8 @@ def fractional_rope(positions: Tensor, fractions: Sequence[Sequence[float]], dim
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs of x (L,H,K) by the table (L,1 or H,K/2)."""
+    if torch.compiler.is_compiling():  # compilers fuse real numbers only
+        (a, b), (cos, sin) = (v.unbind(-1) for v in (x.float().unflatten(-1, (-1, 2)), torch.view_as_real(table)))
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)

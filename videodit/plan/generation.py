@@ -13,7 +13,7 @@ from videodit.checkpoint.pretrained import Components
 from videodit.decode import Way, ways
 from videodit.errors import InputError
 from videodit.plan.machine import GIB, Limit, Rates
-from videodit.plan.stages import Cost, decode_cost, step_cost, text_cost
+from videodit.plan.stages import Cost, Storage, decode_cost, step_cost, text_cost
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
@@ -32,11 +32,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Setup:
-    """What can be chosen: which networks are open together, the type of the weights, how decoding goes."""
+    """What can be chosen: which networks are open together, how weights are kept, how decoding goes."""
 
     offload: str
     dtype: torch.dtype
     way: Way
+    quantize: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Planner:
         if first.fits:
             return first
         for _, other_job, other in alternatives(job, setup, self.parts.device):
-            if other_job == job and other.dtype == setup.dtype and self.fits(job, other):
+            same = (other.dtype, other.quantize) == (setup.dtype, setup.quantize)
+            if other_job == job and same and self.fits(job, other):
                 return self.plan(job, other)
         raise InputError(self.refusal(job, first))
 
@@ -127,14 +129,14 @@ class Planner:
         return f"{need}; nothing that could be given up would help"
 
     def _text(self, job: Job, setup: Setup) -> Cost:
-        key = ("text", job.lengths, setup.dtype)
+        key = ("text", job.lengths, setup.dtype, setup.quantize)
         return self._cached(key, partial(text_cost, self.parts.parts["text"], job.lengths), setup)
 
     def _denoise(self, job: Job, setup: Setup) -> Cost:
         half = len(job.lengths) // 2
         shapes, lengths = (job.shapes * 2, job.lengths) if job.guided else (job.shapes, job.lengths[:half])
         lengths = tuple(_attended(length, self.parts.sizes("dit").text_length) for length in lengths)
-        key = ("denoise", shapes, lengths, setup.dtype)
+        key = ("denoise", shapes, lengths, setup.dtype, setup.quantize)
         return self._cached(key, partial(step_cost, self.parts.parts["dit"], shapes, lengths), setup).times(job.calls)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
@@ -146,7 +148,7 @@ class Planner:
 
     def _cached(self, key: tuple, trace: Callable[..., Cost], setup: Setup) -> Cost:
         if key not in self._costs:
-            self._costs[key] = trace(device=self.device, dtype=setup.dtype)
+            self._costs[key] = trace(Storage(self.device, setup.dtype, setup.quantize == "int8"))
         return self._costs[key]
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
@@ -162,12 +164,14 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
     """What could be given up, the least painful first: a description, and the job and setup that it gives."""
     shape = max(job.shapes, key=lambda one: one.frames * one.height * one.width)
     down = [way for way in ways((shape.frames, shape.height, shape.width), device, setup.way) if not way.device]
-    offloads = {"none": ["model", "block"], "model": ["block"], "block": []}[setup.offload]
-    for offload, way in product([setup.offload, *offloads], down):
-        if (offload, way) != (setup.offload, setup.way):
+    offloads = {"none": ["none", "model", "block"], "model": ["model", "block"], "block": ["block"]}[setup.offload]
+    for offload, quantize, way in product(offloads, dict.fromkeys((setup.quantize, "int8")), down):
+        other = replace(setup, offload=offload, way=way, quantize=quantize)
+        if other != setup:
             words = [f"offload={offload}"] if offload != setup.offload else []
+            words += [f"quantize={quantize}"] if quantize != setup.quantize else []
             words += [f"decoding {way}"] if way != setup.way else []
-            yield " and ".join(words), job, replace(setup, offload=offload, way=way)
+            yield " and ".join(words), job, other
     low = replace(setup, offload="block", way=down[-1])
     if setup.dtype == torch.float32:
         yield "dtype=bfloat16", job, replace(low, dtype=torch.bfloat16)

@@ -48,10 +48,9 @@ class Trace(TorchDispatchMode):
         self._count(func, args, kwargs, out, inputs, outputs, fresh)
         return out
 
-    def hold(self, tensors: Iterator[Tensor]) -> None:
-        """Count tensors that are alive already, such as weights."""
-        for tensor in tensors:
-            self._is_new(tensor)
+    def restart(self) -> None:
+        """Count from here: what is alive now, and no work."""
+        self.peak, self.work, self.calls = self.alive, Counter(), 0
 
     def _is_new(self, tensor: Tensor) -> bool:
         storage = tensor.untyped_storage()
@@ -125,19 +124,35 @@ class _Attention(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        q, k, v = args[:3]
-        self.trace.work["attention"] += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        self.trace.calls += 1
-        return q.new_empty(*q.shape[:-1], v.shape[-1])
+        return _Fused.apply(*args[:3], self.trace)
+
+
+class _Fused(torch.autograd.Function):
+    """Shapes and work of fused attention, forward and backward (2.5 times as much: the scores are computed again)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, trace: Trace) -> Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        ctx.trace, ctx.flops = trace, 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        trace.work["attention"] += ctx.flops
+        trace.calls += 1
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.trace.work["attention"] += 2.5 * ctx.flops
+        ctx.trace.calls += 1
+        return *(torch.empty_like(x) for x in ctx.saved_tensors[:3]), None
 
 
 @contextmanager
-def tracing(device: str) -> Iterator[tuple[Trace, torch.device]]:
+def tracing(device: str, *, grad: bool = False) -> Iterator[tuple[Trace, torch.device]]:
     """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named."""
     trace = Trace()
     if device == "cpu":
-        with FakeTensorMode(), trace, _Attention(trace), torch.no_grad():
+        with FakeTensorMode(), trace, _Attention(trace), torch.set_grad_enabled(grad):
             yield trace, torch.device("cpu")
     else:
-        with trace, _Attention(trace), torch.no_grad():
+        with trace, _Attention(trace), torch.set_grad_enabled(grad):
             yield trace, torch.device("meta")

@@ -1,0 +1,75 @@
+"""The step cache: exact where nothing is skipped, and honest about what skipping leaves out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.compare import assert_equal, noise, shaken
+from tests.tiny import DIT
+from videodit.models.build import build
+from videodit.models.pack import Text, patchify
+from videodit.nn.stepcache import StepCache, relative, summary
+
+
+class Blocks:
+    """A first block and the others, which count their calls."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+
+    def first(self, x: Tensor) -> Tensor:
+        return 1.5 * x
+
+    def rest(self, x: Tensor) -> Tensor:
+        self.ran += 1
+        return x + x.square()
+
+    def all(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x))
+
+
+def test_a_step_like_the_one_before_is_skipped() -> None:
+    blocks, cache, x = Blocks(), StepCache(threshold=0.1), noise(4, 3)
+    assert_equal(cache(x, blocks.first, blocks.rest), blocks.all(x))
+    blocks.ran = 0
+    near = cache(1.01 * x, blocks.first, blocks.rest)
+    assert (blocks.ran, cache.calls, cache.skipped) == (0, 2, 1)
+    assert_equal(near, 1.5 * 1.01 * x + (1.5 * x).square())
+    assert cache.change == 0.0, "nothing is known yet of what was left out"
+    far = cache(2 * x, blocks.first, blocks.rest)
+    assert_equal(far, blocks.all(2 * x))
+    assert cache.change == pytest.approx(3.0, rel=1e-4), "squares of twice as much"
+    assert summary([cache, StepCache(threshold=0.1)]).startswith("step cache: 1 of 3 steps skipped; ")
+
+
+def test_small_steps_do_not_add_up() -> None:
+    """Each is compared with the last one computed, not with the one before it."""
+    blocks, cache, x = Blocks(), StepCache(threshold=0.1), noise(4, 3)
+    for number in range(7):
+        cache((1 + 0.04 * number) * x, blocks.first, blocks.rest)
+    assert blocks.ran == 3, "at 1, 1.12 and 1.24"
+
+
+def test_another_layout_starts_anew() -> None:
+    blocks, cache = Blocks(), StepCache(threshold=0.9)
+    for rows in (4, 2, 2):
+        cache(noise(rows, 3), blocks.first, blocks.rest)
+    assert (blocks.ran, cache.skipped) == (2, 1)
+
+
+def test_in_the_network() -> None:
+    dit = shaken(build("dit", **{**DIT, "layers": 4}), std=0.1).eval()
+    text = Text(noise(5, 16, seed=1), (3, 2))
+    one, other = (patchify([noise(4, 2, 4, 4, seed=s), noise(4, 1, 4, 6, seed=s + 1)], dit.patch) for s in (2, 4))
+    steps = [(one, torch.tensor([0.9, 0.9])), (one, torch.tensor([0.89, 0.89])), (other, torch.tensor([0.2, 0.2]))]
+    with torch.no_grad():
+        whole = [dit(pack, t, text) for pack, t in steps]
+        for threshold, skipped in ((1e-6, 0), (0.2, 1)):
+            cache = StepCache(threshold=threshold)
+            outs = [dit(pack, t, text, cache=cache) for pack, t in steps]
+            assert cache.skipped == skipped
+            assert_equal(outs[0], whole[0])
+            assert_equal(outs[2], whole[2])
+            assert (relative(outs[1], whole[1]) > 1e-5) == bool(skipped)

@@ -1,0 +1,23 @@
+"""torch.compile for the blocks of a transformer: they are alike, so one compilation serves all of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def lacking_compiler(device: torch.device) -> str:
+    """What torch.compile would need on this device and does not find; empty if it can work."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "triton"
+    return "" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "a C++ compiler"
+
+
+def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
+    """Compile each block in place when it first runs. Sizes that have changed once count as free from then on."""
+    for block in blocks:
+        block.compile(backend=backend)

@@ -1,0 +1,146 @@
+"""What a training step will need: the networks' forward and backward pass on tensors without values.
+
+    B clips
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from videodit.errors import InputError
+from videodit.models.build import rebuild
+from videodit.models.pack import patchify
+from videodit.plan.machine import GIB, Limit, Rates
+from videodit.plan.stages import Cost, extrapolate
+from videodit.plan.trace import tracing
+from videodit.shapes import LatentShape, VideoShape
+
+MARGIN = 1.05  # allocators round up and fragment
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a run trains: the type of its matmuls, what is frozen, Muon for the blocks' matrices or not."""
+
+    precision: torch.dtype
+    frozen: tuple[str, ...]
+    muon: bool
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Bytes that stay from step to step (weights, averages, optimizer), the most beside them, those of a checkpoint;
+    work and calls as `Rates.seconds` takes them.
+    """
+
+    state: int
+    peak: int
+    checkpoint: int
+    work: Mapping[str, float]
+    calls: int
+    precision: torch.dtype
+
+    def line(self, base: int, rates: Rates | None) -> str:
+        """In words; `base`: what the process holds beside them."""
+        time = "" if rates is None else f", about {rates.seconds(dict(self.work), self.calls):.2g} s"
+        return (
+            f"a step: up to {(base + self.state + self.peak) / GIB:.2f} GiB{time}; weights, averages and optimizer "
+            f"{self.state / GIB:.2f} GiB; a checkpoint {self.checkpoint / GIB:.2f} GiB"
+        )
+
+    def check(self, base: int, limit: Limit) -> None:
+        """InputError if a step would not fit."""
+        need = base + self.state + self.peak
+        if need > limit.free:
+            raise InputError(
+                f"a training step needs {need / GIB:.1f} GiB, {self.state / GIB:.1f} of it for weights, averages and "
+                f"optimizer; {limit.name} leaves {limit.free / GIB:.1f}: a smaller model or smaller packs or crops fit"
+            )
+
+
+def dit_step(
+    specs: Mapping[str, Any], shapes: Sequence[LatentShape], words: tuple[int, ...], how: Training
+) -> StepPlan:
+    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens."""
+    arguments = specs["dit"]["arguments"]
+
+    def run(networks: nn.ModuleDict) -> None:
+        dit, text = networks["dit"], networks["text"]
+        at = dit.head.weight.device
+        latents = [torch.zeros(arguments["channels"], s.frames, s.height, s.width, device=at) for s in shapes]
+        times = torch.full((len(shapes),), 0.5, dtype=torch.float64, device=at)
+        pack = patchify(latents, dit.patch)
+        out = dit(pack, times, text(torch.zeros(sum(words), dtype=torch.long, device=at), words))
+        (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
+
+    def traced(layers: int) -> Cost:
+        return _traced({**specs, "dit": {**specs["dit"], "arguments": {**arguments, "layers": layers}}}, run, how)
+
+    return _plan(extrapolate(traced(1), traced(2), arguments["layers"] - 1), specs, how)
+
+
+def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], how: Training) -> StepPlan:
+    """A step of the VAE over one of these kinds of crops, (how many, shape): the one that takes most."""
+
+    def traced(count: int, shape: VideoShape) -> Cost:
+        def run(networks: nn.ModuleDict) -> None:
+            vae = networks["vae"]
+            clips = torch.zeros(count, 3, shape.frames, shape.height, shape.width, device=vae.mean.device)
+            mean, _ = vae.posterior(clips)
+            left = vae.reconstruct(mean.float() + torch.zeros_like(mean)).float() - clips
+            (left.square().mean() + left.abs().mean() + mean.float().square().mean()).backward()
+
+        return _traced({"vae": spec}, run, how)
+
+    costs = [traced(count, shape) for count, shape in crops]
+    return _plan(max(costs, key=lambda cost: cost.peak), {"vae": spec}, how)
+
+
+def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
+    weights, gradients, momenta = _state(specs, how)
+    state = 2 * weights + momenta
+    peak = round(MARGIN * max(cost.peak, gradients))
+    return StepPlan(state, peak, state, cost.work, round(cost.calls), how.precision)
+
+
+def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
+    """Bytes of the weights, of the gradients and of the optimizer's state."""
+    named = dict(_module(specs, how).named_parameters())
+    trained = {name: p for name, p in named.items() if p.requires_grad}
+    single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and "block" in n}  # Muon keeps one value
+    count = sum(p.numel() for p in trained.values())
+    momenta = sum((1 if name in single else 2) * p.numel() for name, p in trained.items())
+    return 4 * sum(p.numel() for p in named.values()), 4 * count, 4 * momenta
+
+
+def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
+    """The networks as they train, on the meta device."""
+    with torch.device("meta"):
+        networks = nn.ModuleDict({n: rebuild(spec["architecture"], spec["arguments"]) for n, spec in specs.items()})
+    whole = networks["vae"] if "vae" in networks else networks
+    for name, parameter in whole.named_parameters():
+        parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
+    return networks
+
+
+def _traced(specs: Mapping[str, Any], run: Callable[[nn.ModuleDict], None], how: Training) -> Cost:
+    """Forward and backward in one."""
+    networks = _module(specs, how)
+    sizes = {name: (x.shape, x.dtype) for name, x in networks.state_dict().items()}
+    trainable = {name for name, p in networks.named_parameters() if p.requires_grad}
+    with tracing("cpu", grad=True) as (trace, at):
+        state = {name: torch.empty(shape, dtype=dtype, device=at) for name, (shape, dtype) in sizes.items()}
+        networks.load_state_dict(state, assign=True)
+        for name, parameter in networks.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        weights = trace.alive
+        trace.restart()
+        with nullcontext() if how.precision == torch.float32 else torch.autocast("cpu", how.precision):
+            run(networks)
+        return Cost(weights, weights, trace.peak - weights, dict(trace.work), trace.calls)
