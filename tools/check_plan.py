@@ -28,7 +28,7 @@ from videodit.cli.memory import job_of, setup_of
 from videodit.decode import Way
 from videodit.models.build import rebuild
 from videodit.models.text import train_tokenizer
-from videodit.plan.generation import Planner
+from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, rates, resident
 
 PROMPT = "a large red ball rolls slowly to the right on a gray ground while two small blue cubes spin behind it"
@@ -99,7 +99,7 @@ def measure(case: Case, model: str) -> dict[str, tuple[float, float, float, floa
     pipe.way = Way(case.chunk)
     request = pipe.request(PROMPT, **case.request)
     speed = rates(pipe.parts.device, pipe.parts.dtype)
-    planner = Planner(pipe.parts, Limit("none", 2**60), base=resident(), rates=speed)
+    planner = Planner(pipe.parts, Limit("none", 2**60), base=base_memory(pipe.parts.device, resident()), rates=speed)
     text, denoise, decode = planner.plan(job_of(pipe, [request]), setup_of(pipe)).stages
     latents, first, one = watched(lambda: pipe.denoise([request]))
     _, second, two = watched(lambda: pipe.decode(latents, [request]))

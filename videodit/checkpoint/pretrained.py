@@ -119,6 +119,7 @@ class Part:
             elif not (inside and streamed):
                 tensor = _to(tensor, kind, place)
             state[ours] = tensor
+        self.weights.close()  # what is mapped now is what the network uses
         for name, values in self.constants.items():
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)

@@ -35,16 +35,17 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
-        self._open: dict[str, tuple[safe_open, Path]] = {}
+        self._places: dict[str, Path] = {}
+        self._open: dict[Path, safe_open] = {}
         self._promised: dict[str, str] = {}  # SHA-256 of files that have not been read yet
         for path in self.files:
             file = _mapped(path)
             self.metadata.update(file.metadata() or {})
             for name in file.keys():
-                if name in self._open:
+                if name in self._places:
                     raise InputError(f"{path}: {name} is in another file of {path.parent} as well")
                 part = file.get_slice(name)
-                self._open[name] = (file, path)
+                self._places[name] = path
                 self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
         if index is not None:
             self._check(index)
@@ -64,14 +65,20 @@ class Weights:
     def read(self, name: str) -> Tensor:
         """One tensor, mapped; InputError if it holds a value that is not finite, or its file is not what an index says.
         """
-        file, path = self._open[name]
+        path = self._places[name]
         if promised := self._promised.pop(path.name, ""):
             _verify(path, promised)
-        tensor = file.get_tensor(name)
+        if path not in self._open:
+            self._open[path] = _mapped(path)
+        tensor = self._open[path].get_tensor(name)
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.source}: {name} holds values that are not finite; the file is damaged")
         return tensor
+
+    def close(self) -> None:
+        """Unmap the files; a tensor that was read keeps its own mapped for as long as it lives."""
+        self._open.clear()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from videodit.plan.stages import Cost, Storage, decode_cost, step_cost, text_cos
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
+LIBRARIES = 48 * 2**20  # what torch's libraries take of a CPU's memory when they first work
 MARGIN = 1.05  # allocators round up and fragment
 
 
@@ -181,8 +182,8 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
 
 
 def base_memory(device: torch.device, resident: int) -> int:
-    """Bytes that the process takes before the first stage."""
-    return CUDA_CONTEXT if device.type == "cuda" else resident
+    """Bytes that the process takes beside weights and activations."""
+    return CUDA_CONTEXT if device.type == "cuda" else resident + LIBRARIES
 
 
 def _attended(length: int, whole: int) -> int:

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from videodit.checkpoint.store import read_json, write_json
 from videodit.config import cache_dir
 from videodit.errors import InputError
+from videodit.models.vae import VideoVAE
 from videodit.nn import winograd
+from videodit.nn.linear import Linear
+from videodit.plan.trace import Trace
 
 GIB = 2**30
 UNLIMITED = 2**60
@@ -113,29 +116,41 @@ def rates(device: torch.device, dtype: torch.dtype) -> Rates:
 @torch.inference_mode()
 def _measure(device: torch.device, dtype: torch.dtype) -> Rates:
     big = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(big, big, device=device, dtype=dtype)
+    a, layer = torch.randn(big, big, device=device, dtype=dtype), Linear(big, big).to(device, dtype)
     space = (180, 320) if device.type == "cuda" else (60, 104)
     x = torch.randn(1, 192, 4, *space, device=device, dtype=dtype).to(memory_format=torch.channels_last_3d)
     w = torch.randn(192, 192, 3, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last_3d)
+    past, row = x[:, :, :2].contiguous(memory_format=torch.channels_last_3d), torch.ones_like(w[0, :, 0, 0, 0])
     length = 8192 if device.type == "cuda" else 1024
     q = torch.randn(1, 8, length, 128, device=device, dtype=dtype)
     y = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device, dtype=dtype)
-    small = torch.randn(8, device=device, dtype=dtype)
     return Rates(
-        matmul=2 * big**3 / _best(lambda: a @ a, device),
-        winograd=winograd.flops(x, w) / _best(lambda: winograd.conv(x, None, w, w[0, :, 0, 0, 0]), device)
+        matmul=2 * big**3 / _best(lambda: layer(a), device),
+        winograd=winograd.flops(x, w) / _best(lambda: winograd.conv(x, past, w, row, row, x), device)
         if winograd.suits(x, w)
         else 1.0,
         conv=2 * 27 * 192**2 * 4 * space[0] * space[1] / _best(lambda: F.conv3d(x, w, padding=1), device),
         attention=4 * 8 * length**2 * 128 / _best(lambda: F.scaled_dot_product_attention(q, q, q), device),
         bytes=3 * y.numel() * y.element_size() / _best(lambda: y + y, device),
-        call=_best(lambda: [small + small for _ in range(1000)], device) / 1000,
+        call=_overhead(device, dtype),
     )
 
 
-def _best(work: Callable[[], object], device: torch.device, rounds: int = 4) -> float:
-    seconds = []
-    for _ in range(rounds):
+def _overhead(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds that an operation costs however small it is: those of a network whose operations all are."""
+    sizes = {"latent_channels": 4, "base": 8, "decoder_base": 8, "multipliers": (1, 2), "blocks": 2, "patch": 1}
+    kind = {"spatial": (True,), "temporal": (True,), "shortcuts": True, "linear": False}
+    vae = VideoVAE(**sizes, **kind).to(device, dtype).eval()
+    latents = torch.zeros(1, 4, 2, 4, 4, device=device, dtype=dtype)
+    with Trace() as trace:
+        vae.decode(latents)
+    return _best(lambda: vae.decode(latents), device) / trace.calls
+
+
+def _best(work: Callable[[], object], device: torch.device, least: float = 0.3) -> float:
+    """Seconds of the fastest of several tries, for as long as it takes to see one that nothing disturbed."""
+    seconds: list[float] = []
+    while len(seconds) < 4 or sum(seconds) < least:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
