@@ -39,7 +39,11 @@ def main() -> None:
         planner = Planner(pipe.parts, Limit("", 0), base=base_memory(device, 0))
         setup = setup_of(pipe)
         choices = [("everything open", setup)]
-        choices += [(words, other) for words, same, other in alternatives(job, setup, device) if same == job]
+        choices += [
+            (planner.words(job, setup, job, other), other)
+            for same, other in alternatives(job, setup, device)
+            if same == job and not other.way.device
+        ]
         needs = [(words, planner.plan(job, other).peak.memory) for words, other in choices]
         fits = (next((w for w, need in needs if need <= (gb - KEPT) * GIB), "no") for gb in MEMORY)
         print(f"| {name} | {size}, {frames} | {needs[0][1] / GIB:.1f} | " + " | ".join(fits) + " |", flush=True)

@@ -39,6 +39,7 @@ from videodit.shapes import LatentShape, Triple, VideoShape
 
 CHUNK = 4  # latent frames decoded at a time
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+NewCache = Callable[[], StepCache]  # one for each network and its texts
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Pipe:
         flow = parts.pipeline["flow"]
         self.path = PATHS[flow["path"]](prediction=flow["prediction"])
         self.way = Way(CHUNK)  # of decoding
+        self.passes = 1  # of a step with guidance: prompt and negative in one pack, or 2, one after the other
 
     def __call__(
         self, prompt: str | Sequence[str], *, progress: Progress | None = None, **request: Any
@@ -122,16 +124,22 @@ class Pipe:
         times = [linear(one.steps, self.shift(shape)) for one, shape in pairs]
 
         visited = visits(requests[0].sampler, times)
-        caches = [StepCache(threshold=requests[0].step_cache) for _ in self.parts.experts]
+        caches: list[StepCache] = []
+
+        def new_cache() -> StepCache:
+            caches.append(StepCache(threshold=requests[0].step_cache))
+            return caches[-1]
+
+        cached = new_cache if requests[0].step_cache else None
         experts = [
-            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests], cache)
-            for number, (name, cache) in enumerate(zip(self.parts.experts, caches, strict=True))
+            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests], cached)
+            for number, name in enumerate(self.parts.experts)
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
         report = None if progress is None else lambda step, steps, x: progress(step, steps)
         latents = sampler(requests[0].sampler)(velocity, noise, times, report)
-        if tell is not None and requests[0].step_cache:
+        if tell is not None and caches:
             tell(summary(caches))
         return latents
 
@@ -172,22 +180,29 @@ class Pipe:
         return self.parts.sizes("dit").patch
 
     def expert(
-        self, name: str, texts: Text, times: Tensor, scales: list[float], cache: StepCache | None = None
+        self, name: str, texts: Text, times: Tensor, scales: list[float], cached: NewCache | None = None
     ) -> Velocity:
-        """A DiT under the first half of the texts, guided away from the second: both in one pack."""
-        paired = self.network(name, texts, times, cache)
-        conditional = self.network(name, _first_half(texts), times, cache)
+        """A DiT under the first half of the texts, guided away from the second: both in one pack, or in two passes."""
+        conditional = self.network(name, _half(texts, 0), times, cached)
+        if self.passes == 2:
+            unconditional = self.network(name, _half(texts, 1), times, cached)
 
-        def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            out = paired(x + x, torch.cat([t, t]))
-            return out[: len(x)], out[len(x) :]
+            def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+                return conditional(x, t), unconditional(x, t)
+
+        else:
+            paired = self.network(name, texts, times, cached)
+
+            def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+                out = paired(x + x, torch.cat([t, t]))
+                return out[: len(x)], out[len(x) :]
 
         return classifier_free(conditional, both, lambda t: torch.tensor(scales, dtype=torch.float64))
 
-    def network(self, name: str, texts: Text, times: Tensor, cache: StepCache | None = None) -> Velocity:
+    def network(self, name: str, texts: Text, times: Tensor, cached: NewCache | None = None) -> Velocity:
         """A DiT under these texts as a function of (x, t); what stays the same at all these times is computed once."""
         ready: list[Prepared | Text] = []
-        skipping = {"cache": cache} if cache is not None and cache.threshold else {}
+        skipping = {} if cached is None else {"cache": cached()}
 
         def predict(x: list[Tensor], t: Tensor) -> list[Tensor]:
             dit = self.parts.network(name)
@@ -275,9 +290,11 @@ def load(
     return Pipe(open_pipeline(model, device=device, dtype=dtype, **how))
 
 
-def _first_half(texts: Text) -> Text:
-    lengths = texts.lengths[: len(texts.lengths) // 2]
-    return Text(texts.states[: sum(lengths)], lengths)
+def _half(texts: Text, which: int) -> Text:
+    """The prompts, or the negatives."""
+    middle = len(texts.lengths) // 2
+    lengths = texts.lengths[:middle], texts.lengths[middle:]
+    return Text(texts.states.split([sum(part) for part in lengths])[which], lengths[which])
 
 
 def _own(guidance: float | tuple[float, ...], expert: int) -> float:

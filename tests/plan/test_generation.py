@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import videodit
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
+from tests.tiny import TEXT
 from videodit.checkpoint.find import sketch_pipeline
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.weights import Weights
 from videodit.cli import memory
 from videodit.cli.main import main
@@ -19,8 +22,11 @@ from videodit.cli.memory import job_of
 from videodit.decode import Way
 from videodit.errors import InputError
 from videodit.generate import Pipe
+from videodit.plan import generation
 from videodit.plan.generation import Job, Planner, Setup
 from videodit.plan.machine import GIB, Limit, limits
+from videodit.plan.stages import Storage, by_layers, text_cost
+from videodit.plan.trace import Trace
 from videodit.shapes import LatentShape
 
 SHAPE = LatentShape(5, 30, 52)
@@ -69,10 +75,43 @@ def test_choosing_and_refusing() -> None:
     chosen = planner(13).choose(JOB, SETUP)
     assert chosen.fits and chosen.setup.offload == "model"
     assert planner(7).choose(JOB, SETUP).setup.offload == "block"
-    with pytest.raises(InputError, match=r"needs .* GiB, a test leaves 5.0; what would fit: .*frames"):
-        planner(5).choose(replace(JOB, shapes=(LatentShape(21, 90, 160),)), SETUP)
+    with pytest.raises(InputError, match=r"needs .* GiB, a test leaves 6.0; what would fit: .*frames=\d+"):
+        planner(6).choose(replace(JOB, shapes=(LatentShape(121, 90, 160),)), SETUP)
     with pytest.raises(InputError, match="nothing that could be given up would help"):
         planner(0.5).choose(JOB, SETUP)
+
+
+def test_text_is_counted_as_a_trace_would() -> None:
+    """Without a library that takes seconds to load; for T5 and umT5, in every type."""
+    for per_layer, dtype, int8 in ((False, torch.float32, False), (True, torch.bfloat16, False)):
+        arguments = {**TEXT, "dim": 64, "ffn": 160, "layers": 3, "bias_per_layer": per_layer}
+        part = Part({"architecture": "t5", "arguments": arguments}, Weights([]))
+        lengths, storage = (30, 9, 120), Storage("cpu", dtype, int8)
+
+        def run(model: nn.Module, trace: Trace, at: torch.device) -> None:
+            model(torch.zeros(sum(lengths), dtype=torch.long, device=at), lengths)  # noqa: B023 - called at once
+
+        counted, traced = text_cost(part, lengths, storage), by_layers(part, run, storage)
+        assert (counted.weights, counted.block) == (traced.weights, traced.block)
+        assert counted.work["matmul"] == pytest.approx(traced.work["matmul"], rel=0.01)
+        assert traced.peak / 2 < counted.peak < 2 * traced.peak
+
+
+def test_what_was_traced_once_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDEODIT_CACHE", str(tmp_path))
+    first = planner(100).plan(JOB, SETUP)
+
+    def trace(*_: object) -> None:
+        raise AssertionError("it was traced again")
+
+    monkeypatch.setattr(generation, "step_cost", trace)
+    monkeypatch.setattr(generation, "decode_cost", trace)
+    assert planner(100).plan(JOB, SETUP) == first
+    for other in (replace(SETUP, dtype=torch.float16), replace(SETUP, way=Way(1)), replace(SETUP, passes=2)):
+        with pytest.raises(AssertionError, match="traced again"):
+            planner(100).plan(JOB, other)
+    with pytest.raises(AssertionError, match="traced again"):
+        planner(100, name="wan2.1-t2v-14b").plan(JOB, SETUP)
 
 
 def test_limits_of_this_machine() -> None:
@@ -133,6 +172,20 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "model=ltx-video-0.9", "device=cuda", "limit=8GiB"]) == 2
     assert "its VAE has no class here yet" in capsys.readouterr().err
     assert main(["plan", "limit=much"]) == 2
+
+
+def test_halves_in_two_passes_change_no_pixel(folder: Path) -> None:
+    """And in the plan they need less, and as much work."""
+    request = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 3, "guidance": 4.0, "seed": 2}
+    pipe = videodit.load(str(folder), device="cpu")
+    expected = pipe([WORDS[0], WORDS[1]], **request)
+    pipe.passes = 2
+    for video, other in zip(pipe([WORDS[0], WORDS[1]], **request), expected, strict=True):
+        assert (video.clip - other.clip).abs().max() < 1e-5
+    job = job_of(pipe, [pipe.request(WORDS[0], size="256x256", frames=33)])
+    setups = (Setup("none", torch.float32, Way(4), passes=passes) for passes in (1, 2))
+    once, twice = (Planner(pipe.parts, Limit("x", 0), base=0).plan(job, setup).stages[1] for setup in setups)
+    assert twice.memory < once.memory
 
 
 @pytest.mark.parametrize("offload", ["none", "model", "block"])

@@ -36,7 +36,14 @@ def job_of(pipe: Pipe, requests: list[Request]) -> Job:
 
 def setup_of(pipe: Pipe) -> Setup:
     """How the model is open."""
-    return Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way, pipe.parts.quantize)
+    return Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way, pipe.parts.quantize, pipe.passes)
+
+
+def passes_of(passes: int) -> int:
+    """InputError for another number than 1 or 2."""
+    if passes not in (1, 2):
+        raise InputError(f"passes={passes}: it is 1 or 2")
+    return passes
 
 
 def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
@@ -51,8 +58,9 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
     if how == "auto":
         planned = planner.choose(job, setup)
         if planned.setup != setup:
-            print(f"memory=auto: offload={planned.setup.offload}, decoding {planned.setup.way}", file=sys.stderr)
-            pipe.parts.offload, pipe.way = planned.setup.offload, planned.setup.way
+            print(f"memory=auto: {planner.words(job, setup, job, planned.setup)}", file=sys.stderr)
+            chosen = planned.setup
+            pipe.parts.offload, pipe.way, pipe.passes = chosen.offload, chosen.way, chosen.passes
         return
     planned = planner.plan(job, setup)
     if not planned.fits:

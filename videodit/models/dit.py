@@ -63,7 +63,7 @@ class Attention(nn.Module):
 
     def __init__(self, *, dim: int, heads: int, qk_norm: str, qk_eps: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.attend = heads, attend
         self.q = Linear(dim, dim)
         self.k = Linear(dim, dim)
         self.v = Linear(dim, dim)
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         k, v = self.keys(source) if isinstance(source, Tensor) else source
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        h = attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
+        h = self.attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
         return self.out(h.flatten(1))
 
     def _normed(self, norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -204,18 +204,16 @@ class DiT(nn.Module):
             states, lengths = self._time_as_state(embedded, states, lengths)
         elif self.time_mode == "in_context":
             x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
-
-        def through(x: Tensor, start: int, stop: int) -> Tensor:
-            for number in range(start, stop):
-                source = states if isinstance(states, Tensor) else states[number]
-                x = self.blocks[number](x, time, source, lengths=lengths, rope=rope, kernel=kernel)
-            return x
-
-        count = len(self.blocks)
-        if cache is None:
-            x = through(x, 0, count)
+        start = None if cache is None else x
+        for number, block in enumerate(self.blocks):
+            source = states if isinstance(states, Tensor) else states[number]
+            x = block(x, time, source, lengths=lengths, rope=rope, kernel=kernel)
+            if number == 0 and cache is not None and (near := cache.after_first(start, x)) is not None:
+                x = near
+                break
         else:
-            x = cache(x, lambda x: through(x, 0, 1), lambda x: through(x, 1, count))
+            if cache is not None:
+                cache.after_last(x)
         if self.time_mode == "in_context":
             x = torch.cat([part[:-1] for part in x.split(lengths.q)])
         shift, scale = time.rows(self.table_out + embedded[:, None])
@@ -258,6 +256,8 @@ class DiT(nn.Module):
 
     def initialise(self) -> None:
         """DiT's: Xavier linears, small embeddings, and every residual branch and the output start at zero."""
+        if self.head.weight.is_meta:  # there are no values, and drawing them would load a compiler for seconds
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -57,7 +57,7 @@ class SmallT5(nn.Module):
 
     def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
         """Token ids (S,) of B prompts with these lengths -> their states."""
-        groups = list(_groups(lengths))
+        groups = list(together(lengths))
         parts = ids.split([sum(group) for group in groups])
         states = torch.cat([self._together(part, group) for part, group in zip(parts, groups, strict=True)])
         return Text(states, lengths)
@@ -70,7 +70,7 @@ class SmallT5(nn.Module):
         return self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
 
 
-def _groups(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def together(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Neighbouring prompts of TOGETHER tokens or less; longer prompts go alone."""
     group: tuple[int, ...] = ()
     for length in lengths:

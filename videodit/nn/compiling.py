@@ -17,7 +17,14 @@ def lacking_compiler(device: torch.device) -> str:
     return "" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "a C++ compiler"
 
 
-def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
-    """Compile each block in place when it first runs. Sizes that have changed once count as free from then on."""
+def compile_blocks(blocks: Iterable[nn.Module], *, backend: str = "inductor") -> None:
+    """Compile each block in place when it first runs. Sizes that have changed once count as free from then on.
+
+    Attention stays outside: which clips it computes together depends on their lengths, so every pack would have a graph
+    of its own.
+    """
     for block in blocks:
+        for part in block.modules():
+            if hasattr(part, "attend"):
+                part.attend = torch.compiler.disable(part.attend)
         block.compile(backend=backend)

@@ -40,7 +40,6 @@ SHORT_KEYS = 64
 SHORT_KEYS_BF16 = 320
 
 
-@torch.compiler.disable  # which clips are computed together depends on their lengths: a graph for each pack otherwise
 def attend(
     q: Tensor,
     k: Tensor,

@@ -6,11 +6,9 @@ is added again: first-block caching, as ParaAttention has it (compare TeaCache, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
-
-Pass = Callable[[Tensor], Tensor]
 
 
 class StepCache:
@@ -27,26 +25,31 @@ class StepCache:
         self.threshold = threshold
         self.calls = self.skipped = 0
         self.change = 0.0
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._added: Tensor | None = None  # by the first block when all last ran
+        self._left: Tensor | None = None  # by the others
+        self._now: tuple[Tensor, Tensor] | None = None
         self._reused = False
 
-    def __call__(self, x: Tensor, first: Pass, rest: Pass) -> Tensor:
-        """rest(first(x)), or nearly so."""
+    def after_first(self, x: Tensor, h: Tensor) -> Tensor | None:
+        """With x (L,N) that went into the first block and h that came out: what the last one gives, or nearly so; None
+        if the others have to run.
+        """
         self.calls += 1
-        h = first(x)
         added = h - x
-        if self._kept is not None and self._kept[0].shape != h.shape:  # a pack of another layout
-            self._kept = None
-        if self._kept is not None and relative(added, self._kept[0]) < self.threshold:
+        if self._added is not None and relative(added, self._added) < self.threshold:
             self.skipped += 1
             self._reused = True
-            return h + self._kept[1]
-        out = rest(h)
+            return h + self._left
+        self._now = added, h
+        return None
+
+    def after_last(self, out: Tensor) -> None:
+        """Keep what the blocks have added."""
+        self._added, h = self._now
         left = out - h
-        if self._kept is not None and self._reused:
-            self.change = max(self.change, relative(left, self._kept[1]))
-        self._kept, self._reused = (added, left), False
-        return out
+        if self._left is not None and self._reused:
+            self.change = max(self.change, relative(left, self._left))
+        self._left, self._now, self._reused = left, None, False
 
 
 def summary(caches: Sequence[StepCache]) -> str:

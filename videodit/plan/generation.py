@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from hashlib import sha256
 from itertools import product
+from pathlib import Path
 
 import torch
 
+import videodit
 from videodit.checkpoint.pretrained import Components
+from videodit.checkpoint.store import read_json, write_json
+from videodit.config import cache_dir
 from videodit.decode import Way, ways
 from videodit.errors import InputError
 from videodit.plan.machine import GIB, Limit, Rates
@@ -39,6 +44,7 @@ class Setup:
     dtype: torch.dtype
     way: Way
     quantize: str = ""
+    passes: int = 1  # of a step with guidance
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Planner:
     def __init__(self, parts: Components, limit: Limit, *, base: int, rates: Rates | None = None) -> None:
         self.parts, self.limit, self.base, self.rates = parts, limit, base, rates
         self.device = parts.device.type
-        self._costs: dict[tuple, Cost] = {}
+        self._costs: dict[str, Cost] = {}
 
     def plan(self, job: Job, setup: Setup) -> Plan:
         """What the job will take with this setup."""
@@ -114,7 +120,7 @@ class Planner:
         first = self.plan(job, setup)
         if first.fits:
             return first
-        for _, other_job, other in alternatives(job, setup, self.parts.device):
+        for other_job, other in alternatives(job, setup, self.parts.device):
             same = (other.dtype, other.quantize) == (setup.dtype, setup.quantize)
             if other_job == job and same and self.fits(job, other):
                 return self.plan(job, other)
@@ -124,33 +130,56 @@ class Planner:
         """Why it cannot run, and the first thing that would help."""
         peak, limit = planned.peak, planned.limit
         need = f"{peak.name} needs {peak.memory / GIB:.1f} GiB, {limit.name} leaves {limit.free / GIB:.1f}"
-        for words, other_job, setup in alternatives(job, planned.setup, self.parts.device):
+        for other_job, setup in alternatives(job, planned.setup, self.parts.device):
             if self.fits(other_job, setup):
-                return f"{need}; what would fit: {words}"
+                return f"{need}; what would fit: {self.words(job, planned.setup, other_job, setup)}"
         return f"{need}; nothing that could be given up would help"
 
+    def words(self, job: Job, setup: Setup, other_job: Job, other: Setup) -> str:
+        """How a job and a setup differ from others, in the words of the command line."""
+        found = [f"offload={other.offload}"] if other.offload != setup.offload else []
+        found += [f"quantize={other.quantize}"] if other.quantize != setup.quantize else []
+        found += [f"dtype={str(other.dtype).removeprefix('torch.')}"] if other.dtype != setup.dtype else []
+        found += [f"passes={other.passes}"] if other.passes != setup.passes else []
+        found += [f"decoding {other.way}"] if other.way != setup.way else []
+        if other_job != job:
+            most = max(shape.video(self.parts.sizes("vae").stride).frames for shape in other_job.shapes)
+            found += [f"frames={most}"]
+        return " and ".join(found)
+
     def _text(self, job: Job, setup: Setup) -> Cost:
-        key = ("text", job.lengths, setup.dtype, setup.quantize)
-        return self._cached(key, partial(text_cost, self.parts.parts["text"], job.lengths), setup)
+        return text_cost(self.parts.parts["text"], job.lengths, self._storage(setup))
 
     def _denoise(self, job: Job, setup: Setup) -> Cost:
         half = len(job.lengths) // 2
-        shapes, lengths = (job.shapes * 2, job.lengths) if job.guided else (job.shapes, job.lengths[:half])
+        together = job.guided and setup.passes == 1
+        shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, job.lengths[:half])
         lengths = tuple(_attended(length, self.parts.sizes("dit").text_length) for length in lengths)
-        key = ("denoise", shapes, lengths, setup.dtype, setup.quantize)
-        return self._cached(key, partial(step_cost, self.parts.parts["dit"], shapes, lengths), setup).times(job.calls)
+        calls = job.calls * (1 + (job.guided and setup.passes == 2))
+        cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
+        return self._once(("dit", shapes, lengths), cost, setup).times(calls)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
-        keys = [("decode", shape, setup.way, setup.dtype) for shape in job.shapes]
-        vae = self.parts.parts["vae"]
-        return _one_after_another(
-            [self._cached(key, partial(decode_cost, vae, key[1], setup.way), setup) for key in keys]
-        )
+        vae, way = self.parts.parts["vae"], setup.way
+        plain = replace(setup, quantize="")
+        costs = [self._once(("vae", s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
+        return _one_after_another(costs)
 
-    def _cached(self, key: tuple, trace: Callable[..., Cost], setup: Setup) -> Cost:
-        if key not in self._costs:
-            self._costs[key] = trace(Storage(self.device, setup.dtype, setup.quantize == "int8"))
-        return self._costs[key]
+    def _storage(self, setup: Setup) -> Storage:
+        return Storage(self.device, setup.dtype, setup.quantize == "int8")
+
+    def _once(self, key: tuple, trace: Callable[[Storage], Cost], setup: Setup) -> Cost:
+        """What was traced before, for these numbers, by this version of the code."""
+        storage = self._storage(setup)
+        words = repr([key, storage, self.parts.parts[key[0]].spec, torch.__version__, _newest_source()])
+        if words not in self._costs:
+            path = cache_dir() / "costs" / f"{sha256(words.encode()).hexdigest()[:32]}.json"
+            try:
+                self._costs[words] = Cost(**read_json(path))
+            except (InputError, TypeError):
+                self._costs[words] = trace(storage)
+                write_json(path, asdict(self._costs[words]))
+        return self._costs[words]
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
@@ -161,29 +190,36 @@ class Planner:
         return {"text": 0, "denoise": 6 * latents, "decode": latents + (2 * pixels if self.device == "cpu" else 0)}
 
 
-def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple[str, Job, Setup]]:
-    """What could be given up, the least painful first: a description, and the job and setup that it gives."""
+def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple[Job, Setup]]:
+    """What could be done instead, the least painful first."""
     shape = max(job.shapes, key=lambda one: one.frames * one.height * one.width)
     down = [way for way in ways((shape.frames, shape.height, shape.width), device, setup.way) if not way.device]
     offloads = {"none": ["none", "model", "block"], "model": ["model", "block"], "block": ["block"]}[setup.offload]
-    for offload, quantize, way in product(offloads, dict.fromkeys((setup.quantize, "int8")), down):
-        other = replace(setup, offload=offload, way=way, quantize=quantize)
-        if other != setup:
-            words = [f"offload={offload}"] if offload != setup.offload else []
-            words += [f"quantize={quantize}"] if quantize != setup.quantize else []
-            words += [f"decoding {way}"] if way != setup.way else []
-            yield " and ".join(words), job, other
-    low = replace(setup, offload="block", way=down[-1])
+    exact, tiled = ([way for way in down if bool(way.tile) == on] for on in (False, True))
+    passes = (1, 2) if job.guided and setup.passes == 1 else (setup.passes,)
+    for quantize, some in product(dict.fromkeys((setup.quantize, "int8")), (exact, tiled)):
+        for offload, count, way in product(offloads, passes, some):
+            other = replace(setup, offload=offload, way=way, quantize=quantize, passes=count)
+            if other != setup:
+                yield job, other
+    low = replace(setup, offload="block", way=down[-1], passes=passes[-1])
     if setup.dtype == torch.float32:
-        yield "dtype=bfloat16", job, replace(low, dtype=torch.bfloat16)
+        low = replace(low, dtype=torch.bfloat16)
+        yield job, low
     for frames in _halves(shape.frames):
         cut = tuple(replace(one, frames=min(one.frames, frames)) for one in job.shapes)
-        yield f"{frames} latent frames instead of {shape.frames}", replace(job, shapes=cut), low
+        yield replace(job, shapes=cut), low
 
 
 def base_memory(device: torch.device, resident: int) -> int:
     """Bytes that the process takes beside weights and activations."""
     return CUDA_CONTEXT if device.type == "cuda" else resident + LIBRARIES
+
+
+@cache
+def _newest_source() -> float:
+    """When the package's code last changed."""
+    return max(path.stat().st_mtime for path in Path(videodit.__file__).parent.rglob("*.py"))
 
 
 def _attended(length: int, whole: int) -> int:

@@ -17,10 +17,12 @@ from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
 from videodit.models.build import rebuild
 from videodit.models.pack import Text, patchify
-from videodit.nn.int8 import suits_int8
+from videodit.models.text import together
+from videodit.nn.int8 import SMALLEST, suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
 
+BUCKETS = 32  # distances that T5's position biases tell apart
 Run = Callable[[Any, Trace, torch.device], None]
 
 
@@ -50,12 +52,27 @@ class Storage:
 
 
 def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
-    """One pass over prompts of these lengths."""
-
-    def run(model: Any, trace: Trace, at: torch.device) -> None:
-        model(torch.zeros(sum(lengths), dtype=torch.long, device=at), tuple(lengths))
-
-    return _by_layers(part, run, storage)
+    """One pass over prompts of these lengths, by counting: a trace would first load a library for seconds."""
+    a = part.spec["arguments"]
+    dim, inner, ffn, layers, size = a["dim"], a["heads"] * a["head_dim"], a["ffn"], a["layers"], storage.dtype.itemsize
+    matrices = [(inner, dim)] * 3 + [(dim, inner)] + [(ffn, dim)] * 2 + [(dim, ffn)]
+    numbers = sum(rows * columns for rows, columns in matrices)
+    biases = BUCKETS * a["heads"]
+    block = size * (numbers + 2 * dim + (biases if a["bias_per_layer"] else 0))
+    around = size * (a["vocabulary"] * dim + dim + (0 if a["bias_per_layer"] else biases))
+    groups = [sum(group) for group in together(lengths)]
+    most = max(groups)
+    peak = 4 * (most * (3 * dim + 2 * inner + 3 * ffn) + most**2 * (1 + 3 * a["heads"]))  # norms, biases in float32
+    if storage.int8:
+        large = [rows * columns for rows, columns in matrices if rows * columns >= SMALLEST]
+        saved = sum((size - 1) * n for n in large) - size * sum(r for r, c in matrices if r * c >= SMALLEST)
+        block, peak = block - saved, peak + size * max(large, default=0)
+    work = {
+        "matmul": 2.0 * numbers * layers * sum(groups),
+        "attention": 4.0 * inner * layers * sum(group**2 for group in groups),
+        "bytes": 60.0 * size * dim * layers * sum(groups),
+    }
+    return Cost(around + layers * block, around + block, peak, work, 60.0 * layers * len(groups))
 
 
 def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], storage: Storage) -> Cost:
@@ -69,7 +86,7 @@ def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int],
         pack = patchify([x.to(dtype) for x in latents], model.patch)
         model(pack, torch.full((len(shapes),), 0.5, device=at), Text(states, tuple(lengths)))
 
-    return _by_layers(part, run, storage)
+    return by_layers(part, run, storage)
 
 
 def decode_cost(part: Part, shape: LatentShape, way: Way, storage: Storage) -> Cost:
@@ -80,21 +97,23 @@ def decode_cost(part: Part, shape: LatentShape, way: Way, storage: Storage) -> C
     count = tiles(shape.height, tile) * tiles(shape.width, tile)
     size = (min(tile, shape.height), min(tile, shape.width))
 
-    def traced(frames: int) -> Cost:
-        def run(model: Any, trace: Trace, at: torch.device) -> None:
-            latents = torch.zeros(1, arguments["latent_channels"], frames, *size, device=at, dtype=storage.dtype)
-            for _ in model.decode_chunks(latents, chunk):
-                pass
+    work: list[dict[str, float]] = []
 
-        return _trace(part.spec, run, storage)
+    def run(model: Any, trace: Trace, at: torch.device) -> None:
+        frames = min(2 * chunk, shape.frames)
+        latents = torch.zeros(1, arguments["latent_channels"], frames, *size, device=at, dtype=storage.dtype)
+        for _ in model.decode_chunks(latents, chunk):
+            work.append({**trace.work, "calls": trace.calls})
 
-    counts = [min(n * chunk, shape.frames) for n in (2, 3)]
-    two, three = (traced(frames) for frames in counts)
-    more = (shape.frames - counts[1]) / max(1, counts[1] - counts[0])
-    return extrapolate(two, three, 1 + more).times(count)
+    cost = _trace(part.spec, run, storage)
+    first, last = work[0], work[-1]  # every chunk after the first is like the second
+    more = (shape.frames - chunk) / max(1, min(chunk, shape.frames - chunk))
+    total = {kind: first.get(kind, 0) + more * (amount - first.get(kind, 0)) for kind, amount in last.items()}
+    return replace(cost, calls=total.pop("calls"), work=total).times(count)
 
 
-def _by_layers(part: Part, run: Run, storage: Storage) -> Cost:
+def by_layers(part: Part, run: Run, storage: Storage) -> Cost:
+    """A run of a network whose layers are alike."""
     arguments = part.spec["arguments"]
     one, two = (_trace({**part.spec, "arguments": {**arguments, "layers": n}}, run, storage) for n in (1, 2))
     whole = extrapolate(one, two, arguments["layers"] - 1)
