@@ -92,7 +92,7 @@ def decode_stepping_down(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory", "bad_alloc")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 

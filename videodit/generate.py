@@ -224,8 +224,8 @@ class Pipe:
         return wanted.nearest(self.parts.sizes("vae").stride, self.patch)
 
     def finish(self, clip: Tensor, request: Request) -> Video:
-        """Exactly the size, rate and number of frames asked for, with the record."""
-        clip = clip.float().cpu().clamp(-1, 1)
+        """Exactly the size, rate and number of frames asked for, with the record. The clip itself may change."""
+        clip = clip.float().cpu().clamp_(-1, 1)
         _, frames, height, width = clip.shape
         record = {
             **asdict(request),

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from tests.tiny import CAPTIONS, tiny_pipeline
+from videodit.checkpoint.store import read_json, write_json
 from videodit.cli.main import main
 from videodit.data.video import read
 from videodit.errors import InputError
 from videodit.generate import Pipe
+
+ROOM = 400 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,44 @@ def test_a_killed_run_is_finished(model: Path, tmp_path: Path, capsys: pytest.Ca
         assert np.array_equal(read(path)[0], read(whole)[0])
     assert main(["info", str(broken)]) == 0
     assert '"guidance": 3.0' in capsys.readouterr().out
+
+
+LIMITED = """
+import resource, sys
+from videodit.checkpoint.store import read_json, write_json
+from videodit.cli.main import main
+from videodit.plan.machine import _proc
+model, out, room, *words = sys.argv[1:]
+asked = ["generate", "a large red ball", f"model={model}"]
+assert main([*asked, f"out={out}.first.mp4", "size=64x64", "frames=9"]) == 0  # all libraries are there
+resource.setrlimit(resource.RLIMIT_AS, (_proc("/proc/self/status", "VmSize") + int(room),) * 2)
+sys.exit(main([*asked, f"out={out}", "size=384x384", "frames=65", "steps=1", "guidance=1", "chunk=0", *words]))
+"""
+
+
+def test_a_limit_at_which_whole_decoding_dies(tmp_path: Path) -> None:
+    """A real one, on the process's memory: refused with advice, or chosen around, or stepped down from."""
+    model = tiny_pipeline(tmp_path / "model")
+    pipeline = read_json(model / "pipeline.json")
+    write_json(model / "pipeline.json", {**pipeline, "area": [1024, 2**20]})
+
+    def run(name: str, room: int, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LIMITED, str(model), str(tmp_path / name), str(room), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    free = run("free.mp4", 2**34)
+    assert free.returncode == 0 and "not enough memory" not in free.stderr, free.stderr
+    stepped = run("stepped.mp4", ROOM, "memory=off")
+    assert stepped.returncode == 0, stepped.stderr
+    assert "not enough memory to decode whole; now 4 latent frames at a time" in stepped.stderr
+    refused = run("refused.mp4", ROOM)
+    assert refused.returncode == 2 and "RLIMIT_AS (ulimit -v) leaves" in refused.stderr
+    chosen = run("chosen.mp4", ROOM, "memory=auto")
+    assert chosen.returncode == 0 and "memory=auto: decoding 4 latent frames at a time" in chosen.stderr, chosen.stderr
+    expected = read(tmp_path / "free.mp4")[0].astype(int)
+    for name in ("stepped.mp4", "chosen.mp4"):
+        difference = abs(read(tmp_path / name)[0] - expected)  # of packed videos: a rounding goes a long way
+        assert difference.mean() < 0.1 and (difference > 2).mean() < 1e-3
 
 
 def test_what_goes_wrong_in_decoding_says_how_to_go_on(

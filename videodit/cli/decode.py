@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.cli.generate import check_file, finish, read_latents
+from videodit.cli.memory import way_of
 from videodit.errors import InputError
 from videodit.generate import load
 
@@ -30,6 +31,7 @@ def run(cfg: DictConfig) -> None:
     pipe = load(cfg.model or waiting.model, device=cfg.device or None)
     if (vae := pipe.parts.fingerprints["vae"]) != waiting.weights["vae"]:
         raise InputError(f"{path}: its latents are of another VAE ({waiting.weights['vae']}) than the model's ({vae})")
+    pipe.way = way_of(cfg.chunk)
     finish(pipe, waiting.latents, waiting.requests, paths)
     if not cfg.keep:
         path.unlink()

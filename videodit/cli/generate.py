@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
-from videodit.cli.memory import check_memory, dtype_of, passes_of
+from videodit.cli.memory import check_memory, dtype_of, passes_of, way_of
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.errors import InputError
@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"out={out}: many videos need a folder")
     how = {"offload": cfg.offload, "quantize": cfg.quantize, "compiled": cfg.compile}
     pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), **how)
-    pipe.passes = passes_of(cfg.passes)
+    pipe.passes, pipe.way = passes_of(cfg.passes), way_of(cfg.chunk)
     requests = [pipe.request(**keys) for keys in asked]
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))

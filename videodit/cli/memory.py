@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from videodit.decode import Way
 from videodit.errors import InputError
 from videodit.generate import Pipe, Request
 from videodit.plan.generation import Job, Planner, Setup, base_memory
@@ -44,6 +45,13 @@ def passes_of(passes: int) -> int:
     if passes not in (1, 2):
         raise InputError(f"passes={passes}: it is 1 or 2")
     return passes
+
+
+def way_of(chunk: int) -> Way:
+    """To decode so many latent frames at a time, or 0: all of them. InputError for anything else."""
+    if not isinstance(chunk, int) or chunk < 0:
+        raise InputError(f"chunk={chunk}: how many latent frames are decoded at a time, or 0 for all")
+    return Way(chunk)
 
 
 def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:

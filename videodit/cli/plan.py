@@ -9,8 +9,7 @@ import torch
 
 from videodit.checkpoint.find import families, sketch_pipeline
 from videodit.cli.generate import KEYS
-from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of
-from videodit.decode import Way
+from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of, way_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
 from videodit.plan.generation import Planner, base_memory
@@ -32,7 +31,7 @@ def run(cfg: DictConfig) -> None:
     base = base_memory(device, resident())
     limit = Limit("limit", size_of(cfg.limit)) if cfg.limit else room(limits(device)[0], base)
     planner = Planner(pipe.parts, limit, base=base, rates=rates(device, pipe.parts.dtype) if here else None)
-    pipe.way, pipe.passes = Way(cfg.chunk), passes_of(cfg.passes)
+    pipe.way, pipe.passes = way_of(cfg.chunk), passes_of(cfg.passes)
     job, setup = job_of(pipe, [request]), setup_of(pipe)
     planned, native = planner.plan(job, setup), pipe.native(request)
     kind = str(setup.dtype).removeprefix("torch.")

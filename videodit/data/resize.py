@@ -39,6 +39,7 @@ def resize(clip: Tensor, height: int, width: int, *, fit: Fit = "crop") -> Tenso
 
     Where the shapes differ, `crop` fills the frame and cuts off what stands out on both sides, `pad` shows everything
     between black bars, and `stretch` changes the proportions. Raises InputError for another fit or an empty size.
+    A clip of that size is returned as it is.
     """
     if min(height, width) < 1:
         raise InputError(f"a frame needs at least 1x1 pixels, got {width}x{height}")
@@ -53,6 +54,8 @@ def resize(clip: Tensor, height: int, width: int, *, fit: Fit = "crop") -> Tenso
         inner = (min(height, max(1, round(rows * scale))), min(width, max(1, round(columns * scale))))
     else:
         raise InputError(f"fit must be crop, pad or stretch, got {fit}")
+    if (rows, columns) == inner == (height, width):
+        return clip
     top, left = (inner[0] - height) // 2, (inner[1] - width) // 2  # what is cut off, or below zero a bar
     result = clip.new_empty((*clip.shape[:2], height, width))
     for source, target in zip(clip.split(CHUNK, dim=1), result.split(CHUNK, dim=1), strict=True):
@@ -76,14 +79,20 @@ def retime(clip: Tensor, fps_in: float, fps_out: float, frames: int) -> Tensor:
 
     Blends linearly between the two neighbours in time: where the rates are no multiples of each other, taking the
     nearest frame holds some longer than others, which the eye sees as a stutter; a blend moves evenly, at the price
-    of a soft edge on what moves fast, and frames that exist in the source come through unchanged.
+    of a soft edge on what moves fast, and frames that exist in the source come through unchanged. A clip of that rate
+    and length is returned as it is.
     """
     if frames < 1 or not (fps_in > 0 and fps_out > 0):
         raise InputError(f"needs 1 or more frames and rates above 0, got {frames} frames, {fps_in} to {fps_out} fps")
     last = clip.shape[1] - 1
+    if fps_in == fps_out and frames == last + 1:
+        return clip
     place = (torch.arange(frames, dtype=torch.float64) * (fps_in / fps_out)).clamp(max=last)
     before = place.floor().long()
     after = (before + 1).clamp(max=last)
     share = rearrange((place - before).to(clip), "t -> t 1 1")
     before, after = before.to(clip.device), after.to(clip.device)
-    return torch.lerp(clip[:, before], clip[:, after], share)
+    result = clip.new_empty(clip.shape[0], frames, *clip.shape[2:])
+    for part in torch.arange(frames, device=clip.device).split(CHUNK):
+        result[:, part] = torch.lerp(clip[:, before[part]], clip[:, after[part]], share[part])
+    return result

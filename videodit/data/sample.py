@@ -50,5 +50,7 @@ def to_frames(clip: Tensor) -> np.ndarray:
 
     The exact inverse of `to_clip`.
     """
-    grey = ((clip.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return rearrange(grey, "c t h w -> t h w c").cpu().contiguous().numpy()
+    out = torch.empty(*clip.shape[1:], 3, dtype=torch.uint8)
+    for frame, target in zip(clip.detach().unbind(1), out, strict=True):  # one by one: no copy of the whole in float32
+        target.copy_(rearrange(((frame.float() + 1) * 127.5).round().clamp(0, 255), "c h w -> h w c"))
+    return out.numpy()
