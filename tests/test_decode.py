@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.compare import assert_equal, distance, shaken
-from videodit.decode import OVERLAP, Way, _starts, decode, decode_stepping_down, is_out_of_memory, ways
+from videodit.decode import OVERLAP, Way, decode, decode_stepping_down, is_out_of_memory, starts, ways
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 
@@ -63,10 +63,10 @@ def test_tiles_change_little(vae: VideoVAE, latents: Tensor) -> None:
 
 @pytest.mark.parametrize(("size", "tile"), [(40, 16), (16, 16), (7, 16), (17, 16), (104, 32), (28, 16)])
 def test_tiles_cover_all_and_overlap(size: int, tile: int) -> None:
-    starts = list(_starts(size, tile))
-    ends = [start + tile for start in starts]
-    assert starts[0] == 0 and ends[-1] >= size and (size <= tile or ends[-1] == size)
-    assert all(end - start >= OVERLAP for end, start in zip(ends, starts[1:], strict=False))
+    places = list(starts(size, tile))
+    ends = [start + tile for start in places]
+    assert places[0] == 0 and ends[-1] >= size and (size <= tile or ends[-1] == size)
+    assert all(end - start >= OVERLAP for end, start in zip(ends, places[1:], strict=False))
 
 
 class Small:

@@ -57,7 +57,7 @@ def decode(vae: VideoVAE, latents: Tensor, way: Way) -> Tensor:
             done += clip.shape[2]
         return out
     total = torch.zeros(height * sh, width * sw)
-    for top, left in product(_starts(height, way.tile), _starts(width, way.tile)):
+    for top, left in product(starts(height, way.tile), starts(width, way.tile)):
         part = latents[:, :, top : top + way.tile, left : left + way.tile]
         weight = _ramp(part.shape[2] * sh, OVERLAP * sh)[:, None] * _ramp(part.shape[3] * sw, OVERLAP * sw)
         rows = slice(top * sh, top * sh + weight.shape[0])
@@ -101,7 +101,7 @@ def tiles(size: int, tile: int) -> int:
     return 1 if size <= tile else -(-(size - OVERLAP) // (tile - OVERLAP))
 
 
-def _starts(size: int, tile: int) -> Iterator[int]:
+def starts(size: int, tile: int) -> Iterator[int]:
     """Where tiles begin, spread evenly."""
     count, last = tiles(size, tile), max(0, size - tile)
     return (round(last * i / max(1, count - 1)) for i in range(count))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import videodit
+from tests import tiny
 from tests.parity import pipelines
 from videodit.checkpoint import find, loose
 from videodit.checkpoint.find import describe, table
 from videodit.checkpoint.keymap import names_of, reverse, translate
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.store import read_json, write_json
+from videodit.checkpoint.store import read_json, save_model, write_json
 from videodit.cli.main import main
 from videodit.config import conf_dir, read_yaml
+from videodit.models.build import build
 
 NAMES = {"dit": "diffusion_pytorch_model", "vae": "Wan2.1_VAE", "text": "models_t5_umt5-xxl-enc-bf16"}
 Folder = Path
@@ -244,7 +248,51 @@ def test_no_network(
 def test_loading_maps_the_files(folder: Folder) -> None:
     """In the files' own type nothing is copied; in another, once."""
     part = describe(str(folder))[1]["text"]
-    first, again = part.load(), part.load()
     name = "encoder.embed_tokens.weight"
-    assert first.state_dict()[name].data_ptr() == again.state_dict()[name].data_ptr()
-    assert part.load(dtype=torch.bfloat16).state_dict()[name].dtype == torch.bfloat16
+    file, other = str(part.weights.files[0]), part.load(dtype=torch.bfloat16)
+    assert other.state_dict()[name].dtype == torch.bfloat16 and not mappings(file), "the file is let go"
+    network = part.load()
+    at = network.state_dict()[name].data_ptr()
+    assert any(start <= at < stop for start, stop in mappings(file))
+    del network
+    assert not mappings(file)
+
+
+def mappings(file: str) -> list[tuple[int, int]]:
+    """Where the file lies in this process's memory."""
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(file)]
+    return [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in lines]
+
+
+PRIVATE = """
+import sys, threading, time, torch
+from pathlib import Path
+from videodit.checkpoint.pretrained import Part
+from videodit.plan.machine import _proc
+part, dtype = Part.own(Path(sys.argv[1])), getattr(torch, sys.argv[2])
+part.sources
+before, most, done = _proc("/proc/self/status", "RssAnon"), [0], threading.Event()
+def watch():
+    while not done.is_set():
+        most.append(_proc("/proc/self/status", "RssAnon"))
+        time.sleep(0.0005)
+thread = threading.Thread(target=watch)
+thread.start()
+network = part.load(dtype=dtype)
+done.set(), thread.join()
+print((max(most) - before) / sum(p.numel() * p.element_size() for p in network.parameters()))
+"""
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.1), ("float32", 1.1)])
+def test_private_memory_of_loading(dtype: str, most: float, tmp_path: Path) -> None:
+    """None in the files' own type, and in another once the weights: never two copies."""
+    path = tmp_path / "dit.safetensors"
+    wide = {**tiny.DIT, "dim": 512, "ffn": 2048, "heads": 8, "layers": 12}
+    network = build("dit", **wide).bfloat16()
+    for name, parameter in network.named_parameters():  # these are in float32 whatever the rest is
+        if any(name.startswith(part) or name.endswith(part) for part in network.EXACT):
+            parameter.data = parameter.data.float()
+    save_model(path, network)
+    out = subprocess.run([sys.executable, "-c", PRIVATE, str(path), dtype], capture_output=True, text=True, check=True)
+    assert float(out.stdout) < most, out.stdout
