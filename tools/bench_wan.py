@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ GPU = Case(
 
 def main(arguments: list[str]) -> None:
     """Measure what is asked for and print a line for each."""
-    given = {"rounds": "3", "part": "text,encode,decode,dit,whole"}
+    given = {"rounds": "3", "part": "text,encode,decode,memory,dit,whole"}
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in given:
@@ -151,18 +152,28 @@ def bench_encode(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> Non
 
 
 def bench_decode(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
-    """Latents to a clip, and the most memory that takes above the weights, at one latent frame a chunk."""
+    """Latents to a clip, in chunks of the usual size and of one latent frame."""
+    mine, other = _decoders(case, ours, theirs)
+    for name, way in (("VAE decode", ours.way), ("VAE decode, 1 a chunk", Way(1))):
+        compare(name, rounds, partial(mine, way), other)
+
+
+def bench_memory(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
+    """The most memory that decoding takes above the weights, at one latent frame a chunk."""
+    one, other = _decoders(case, ours, theirs)
+    mine, peak = memory(partial(one, Way(1))), memory(other)
+    sizes = f"{mine / 2**30:>8.2f}G{peak / 2**30:>10.2f}G{mine / peak:>8.2f}"
+    print(f"{'memory of VAE decode':<22}{sizes}   above the weights", flush=True)
+
+
+def _decoders(case: Case, ours: Any, theirs: WanPipeline) -> tuple[Callable[[Way], Tensor], Callable[[], Tensor]]:
     shape = (1, 16, 1 + (case.frames - 1) // 4, case.height // 8, case.width // 8)
     latents = torch.randn(shape, device=ours.parts.device, dtype=case.dtype)
     mean, std = _statistics(theirs, latents)
-    one = lambda: decode(ours.parts.vae, latents[0], Way(1)).clamp(-1, 1)[None]  # noqa: E731
-    other = lambda: theirs.vae.decode(latents * std + mean).sample  # noqa: E731
-    if rounds:
-        compare("VAE decode", rounds, lambda: decode(ours.parts.vae, latents[0], ours.way).clamp(-1, 1)[None], other)
-        compare("VAE decode, 1 a chunk", rounds, one, other)
-    mine, peak = memory(one), memory(other)
-    sizes = f"{mine / 2**30:>8.2f}G{peak / 2**30:>10.2f}G{mine / peak:>8.2f}"
-    print(f"{'  its peak memory':<22}{sizes}   above the weights", flush=True)
+    return (
+        lambda way: decode(ours.parts.vae, latents[0], way).clamp(-1, 1)[None],
+        lambda: theirs.vae.decode(latents * std + mean).sample,
+    )
 
 
 def bench_dit(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
@@ -234,7 +245,10 @@ def _statistics(theirs: WanPipeline, like: Tensor) -> list[Tensor]:
     return [torch.tensor(v, device=like.device, dtype=like.dtype).view(1, -1, 1, 1, 1) for v in values]
 
 
-PARTS = {"text": bench_text, "encode": bench_encode, "decode": bench_decode, "dit": bench_dit, "whole": bench_whole}
+PARTS = {
+    **{"text": bench_text, "encode": bench_encode, "decode": bench_decode, "memory": bench_memory},
+    **{"dit": bench_dit, "whole": bench_whole},
+}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

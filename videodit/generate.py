@@ -158,7 +158,7 @@ class Pipe:
         ids, lengths = self.parts.tokenizer(prompts)
         if self.parts.offload == "none":
             return self.parts.text(ids.to(self.parts.device), lengths)
-        made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}"
+        made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}/{self.parts.quantize}"
         text = encode_cached(
             cache_dir() / "text", made_by, ids, lengths, lambda ids, n: self.parts.text(ids.to(self.parts.device), n)
         )
@@ -230,6 +230,10 @@ class Pipe:
         record = {
             **asdict(request),
             "generated": {"frames": frames, "height": height, "width": width, "fps": self.defaults["fps"]},
+            "made_with": {
+                **{"dtype": str(self.parts.dtype).removeprefix("torch."), "quantize": self.parts.quantize},
+                **{"passes": self.passes, "device": self.parts.device.type},
+            },
             "model": self.parts.name,
             "weights": self.parts.fingerprints,
             "versions": {"videodit": videodit.__version__, "torch": torch.__version__},

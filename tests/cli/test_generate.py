@@ -42,6 +42,31 @@ def test_a_prompt_becomes_a_video_its_record_and_a_sheet(model: Path, tmp_path: 
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_skipped_steps_are_told_and_recorded(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.mp4"
+    assert main(["generate", CAPTIONS[0], f"model={model}", f"out={out}", "steps=8", "step_cache=0.9"]) == 0
+    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("step cache: "))
+    assert int(told.split()[2]) > 0 and " of 8 steps skipped; " in told
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["step_cache"] == 0.9
+    assert main(["generate", f"recipe={out}", f"model={model}", f"out={tmp_path / 'b.mp4'}"]) == 0
+    assert np.array_equal(read(out)[0], read(tmp_path / "b.mp4")[0])
+
+
+def test_other_ways_to_the_same_pixels(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two passes, whole decoding; compiled blocks where there is no compiler, which is said."""
+    request = ["generate", CAPTIONS[0], f"model={model}", "guidance=3"]
+    assert main([*request, f"out={tmp_path / 'a.mp4'}"]) == 0
+    monkeypatch.setenv("PATH", "")
+    assert main([*request, f"out={tmp_path / 'b.mp4'}", "passes=2", "chunk=0", "compile=true"]) == 0
+    assert "compile=true: there is no C++ compiler here, so the DiT runs uncompiled" in capsys.readouterr().err
+    assert abs(read(tmp_path / "a.mp4")[0] - read(tmp_path / "b.mp4")[0].astype(int)).mean() < 0.1
+
+
 def test_a_recipe_makes_the_same_video_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
     assert main(["generate", CAPTIONS[1], f"model={model}", f"out={first}", "seed=9", "seconds=0.7", "fps=10"]) == 0
@@ -90,6 +115,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     fails(capsys, "'colour'", "generate", "a ball", "colour=red", at, out)
     fails(capsys, "nowhere", "generate", "a ball", "model=nowhere", out)
     fails(capsys, "no such file", "generate", f"recipe={tmp_path / 'none.mp4'}", at, out)
+    for wrong in ("quantize=int4", "passes=3", "chunk=-1", "chunk=some", "step_cache=2", "offload=disk"):
+        fails(capsys, wrong, "generate", "a ball", wrong, at, out)
+    fails(capsys, "compile=true", "generate", "a ball", "compile=true", "offload=block", at, out)
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert lacking_compiler(CPU) == "a C++ compiler"
+    assert lacking_compiler(CPU) == "C++ compiler"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert lacking_compiler(torch.device("cuda")) == "triton"
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.compare import noise, shaken
 from tests.tiny import DIT, TEXT
+from videodit.checkpoint.find import check_choices
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model
 from videodit.errors import InputError
@@ -46,8 +47,11 @@ def test_close_and_small(part: Part) -> None:
     assert 1e-4 < relative(run(rounded), run(exact)) < 0.02
 
 
-def test_block_by_block(part: Part) -> None:
-    assert torch.equal(run(part.load(int8=True, streamed=True)), run(part.load(int8=True)))
+def test_block_by_block_nothing_is_gained(part: Part) -> None:
+    """The weights stay in their files."""
+    assert torch.equal(run(part.load(int8=True, streamed=True)), run(part.load()))
+    with pytest.raises(InputError, match="it would save nothing"):
+        check_choices("block", "int8")
 
 
 def test_a_text_encoder(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "model=wan2.1-t2v-1.3b", "device=cuda", "limit=24GiB", "size=416x240", "frames=17"]) == 0
     said = capsys.readouterr().out
     assert "416x240, 17 frames" in said and "24.00 GiB left by limit: fits" in said
+    assert "disk: 0.5 MiB of latents" in said
     assert main(["plan", "model=wan2.2-t2v-a14b", "device=cuda", "limit=8GiB"]) == 2
     assert "what would fit" in (error := capsys.readouterr().err) or "nothing that could" in error
     assert main(["plan", "model=ltx-video-0.9", "device=cuda", "limit=8GiB"]) == 2

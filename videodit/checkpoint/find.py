@@ -68,13 +68,15 @@ def open_pipeline(
     )
 
 
-def check_choices(offload: str, quantize: str) -> None:
-    """InputError for what these keys cannot be."""
+def check_choices(offload: str, quantize: str, *, planned: bool = False) -> None:
+    """InputError for what these keys cannot be; a plan needs no library for it."""
     if offload not in ("auto", "none", "model", "block"):
         raise InputError(f"offload={offload}: it is auto, none, model or block")
     if quantize not in ("", "int8"):
         raise InputError(f"quantize={quantize}: it is int8 or nothing")
-    if quantize:
+    if quantize and offload == "block":
+        raise InputError("quantize=int8: with offload=block the weights stay in their files, so it would save nothing")
+    if quantize and not planned:
         check_int8()
 
 
@@ -90,7 +92,7 @@ def sketch_pipeline(
     name: str, *, device: str, dtype: torch.dtype, offload: str = "auto", quantize: str = ""
 ) -> Components:
     """A name in conf/pretrained by its numbers alone, without any file: for plans."""
-    check_choices(offload, "")
+    check_choices(offload, quantize, planned=True)
     family = read_family(name)
     if "defaults" not in family:
         raise InputError(f"model={name}: its VAE has no class here yet, so it makes no videos")

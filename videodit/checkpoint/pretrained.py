@@ -100,8 +100,8 @@ class Part:
     ) -> nn.Module:
         """The network with its weights: mapped where the files' type is the one asked for, else converted once.
 
-        `streamed`: the weights of its blocks stay in the files until a block runs, and go after it. `int8`: the
-        matrices of its blocks as 8-bit numbers.
+        `streamed`: the weights of its blocks stay in the files until a block runs, and go after it. `int8`: else the
+        matrices of its blocks become 8-bit numbers.
         """
         self.sources  # noqa: B018 - the check comes before anything is read
         with torch.device("meta"):
@@ -113,11 +113,9 @@ class Part:
             tensor = change(self.weights.read(theirs))
             inside = blocks is not None and ours.startswith(f"{blocks}.")
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
-            kind, place = torch.float32 if wide else dtype, "cpu" if inside and streamed else device
-            if inside and int8 and suits_int8(ours, tensor):
-                tensor = to_int8(_to(tensor, kind, place))
-            elif not (inside and streamed):
-                tensor = _to(tensor, kind, place)
+            if not (inside and streamed):
+                tensor = _to(tensor, torch.float32 if wide else dtype, device)
+                tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor) else tensor
             state[ours] = tensor
         self.weights.close()  # what is mapped now is what the network uses
         for name, values in self.constants.items():
@@ -225,7 +223,7 @@ class Components:
 def check_kinds(parts: Mapping[str, Part]) -> None:
     """InputError where a part is another kind of network than its name says."""
     for name, part in parts.items():
-        if part.spec["architecture"] != KINDS[name]:
+        if part.spec.get("architecture") != KINDS[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
 
 

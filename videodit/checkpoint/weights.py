@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from hashlib import file_digest, sha256
 from math import prod
@@ -71,7 +72,9 @@ class Weights:
         if path not in self._open:
             self._open[path] = _mapped(path)
         tensor = self._open[path].get_tensor(name)
-        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):  # no copy of it, unlike with a wider type
+        # No wider type where it is not needed: that would take a copy.
+        wider = torch.float32 if tensor.element_size() == 1 else None
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=wider)):
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.source}: {name} holds values that are not finite; the file is damaged")
         return tensor
@@ -89,8 +92,9 @@ class Weights:
     def _check(self, index: Path) -> None:
         """Compare with what an index file promises."""
         promised, metadata = _read_index(index)
-        self._promised = {str(file): str(digest) for file, digest in dict(metadata.get("sha256") or {}).items()}
-        size = sum(prod(shape) * SIZES.get(self.dtypes[name], 0) for name, shape in self.shapes.items())
+        digests = metadata.get("sha256")
+        if isinstance(digests, dict):
+            self._promised = {str(file): str(digest).lower() for file, digest in digests.items()}
         held: dict[str, set[str]] = {path.name: set(_mapped(path).keys()) for path in self.files}
         for name, file in promised.items():
             if name not in held.get(file, ()):
@@ -99,6 +103,9 @@ class Weights:
                 raise InputError(f"{index}: {name} should be in {file}, but {where}")
         if extra := sorted(self.shapes.keys() - promised.keys()):
             raise InputError(f"{index}: it does not list {extra[0]}, which is there")
+        if not all(kind in SIZES for kind in self.dtypes.values()):
+            return
+        size = sum(prod(shape) * SIZES[self.dtypes[name]] for name, shape in self.shapes.items())
         if size != metadata.get("total_size", size):
             raise InputError(f"{index}: it promises {metadata['total_size']} bytes of tensors, the files hold {size}")
 
@@ -157,8 +164,9 @@ def _verify(path: Path, promised: str) -> None:
         found = file_digest(file, "sha256").hexdigest()
     if found != promised:
         raise InputError(f"{path}: its SHA-256 is {found[:12]}…, not {promised[:12]}… as its index says; get it again")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(promised)
+    with suppress(OSError):  # no place to remember it is no reason to stop
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(promised)
 
 
 def _plain(name: str, index: Path) -> str:

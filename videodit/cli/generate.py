@@ -47,6 +47,7 @@ def run(cfg: DictConfig) -> None:
     requests = [pipe.request(**keys) for keys in asked]
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
+        tell_differences(pipe, Path(cfg.recipe))
     tell(pipe, requests)
     paths = [out / f"{number:04d}.mp4" for number in range(len(requests))] if cfg.prompts else [out]
     rows = []
@@ -170,7 +171,9 @@ def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Req
         return pair[0].sampler, pair[0].steps, pair[0].step_cache
 
     groups = [list(run) for _, run in groupby(pairs, key=kind)]
-    return [group[i : i + size] for group in groups for i in range(0, len(group), max(1, size))]
+    # A step cache skips by what the whole pack does: alone, a video is the one that its recipe makes again.
+    sizes = [1 if group[0][0].step_cache else max(1, size) for group in groups]
+    return [group[i : i + n] for group, n in zip(groups, sizes, strict=True) for i in range(0, len(group), n)]
 
 
 def check_file(out: Path) -> None:
@@ -187,6 +190,15 @@ def check_weights(pipe: Pipe, recipe: Path) -> None:
     if recorded != pipe.parts.fingerprints:
         other = [part for part, digest in pipe.parts.fingerprints.items() if recorded.get(part) != digest]
         raise InputError(f"{recipe}: made with other weights ({', '.join(other)}) than model={pipe.parts.name} has")
+
+
+def tell_differences(pipe: Pipe, recipe: Path) -> None:
+    """Say where a recipe was followed in another way than now, which may change pixels."""
+    before = read_record(recipe).get("made_with", {})
+    now = {"dtype": str(pipe.parts.dtype).removeprefix("torch."), "quantize": pipe.parts.quantize}
+    for key, value in now.items():
+        if before.get(key, value) != value:
+            _say(f"recipe: made with {key}={before[key]!s}, now {value!s}")
 
 
 def tell(pipe: Pipe, requests: list[Request]) -> None:

@@ -32,6 +32,7 @@ def job_of(pipe: Pipe, requests: list[Request]) -> Job:
         lengths=pipe.parts.tokenizer(prompts)[1],
         calls=2 * steps - 1 if requests[0].sampler == "heun" else steps,
         guided=any(one.guidance != 1 for one in requests),
+        cached=requests[0].step_cache > 0,
     )
 
 
@@ -69,6 +70,7 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
             print(f"memory=auto: {planner.words(job, setup, job, planned.setup)}", file=sys.stderr)
             chosen = planned.setup
             pipe.parts.offload, pipe.way, pipe.passes = chosen.offload, chosen.way, chosen.passes
+            pipe.parts.compiled = pipe.parts.compiled and chosen.offload != "block"  # blocks that come and go are not
         return
     planned = planner.plan(job, setup)
     if not planned.fits:

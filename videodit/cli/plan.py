@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,13 +13,14 @@ from videodit.checkpoint.find import families, sketch_pipeline
 from videodit.cli.generate import KEYS
 from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of, way_of
 from videodit.errors import InputError
-from videodit.generate import Pipe, load
+from videodit.generate import Pipe, Request, load
 from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+PACKED = 0.1  # bytes a pixel of an mp4, more or less
 UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
@@ -35,10 +38,24 @@ def run(cfg: DictConfig) -> None:
     job, setup = job_of(pipe, [request]), setup_of(pipe)
     planned, native = planner.plan(job, setup), pipe.native(request)
     kind = str(setup.dtype).removeprefix("torch.")
-    print(f"{cfg.model}: {native}, {request.steps} steps, {kind}, offload={setup.offload}, decoding {setup.way}")
+    told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
+    told += f", quantize={setup.quantize}" if setup.quantize else ""
+    print(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
     print("\n".join(planned.lines()))
+    print(disk(pipe, request))
     if not planned.fits:
         raise InputError(planner.refusal(job, planned))
+
+
+def disk(pipe: Pipe, request: Request) -> str:
+    """What is written where the command runs: latents before decoding, then the video."""
+    vae, shape = pipe.parts.sizes("vae"), pipe.native(request)
+    latent = shape.latent(vae.stride)
+    latents = 4 * vae.latent_channels * latent.frames * latent.height * latent.width
+    video = PACKED * request.frames * request.height * request.width
+    free = shutil.disk_usage(Path.cwd()).free
+    sizes = f"{latents / 2**20:.1f} MiB of latents, a video of about {video / 2**20:.1f} MiB"
+    return f"disk: {sizes}; {free / GIB:.0f} GiB free"
 
 
 def opened(cfg: DictConfig) -> Pipe:

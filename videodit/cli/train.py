@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
     folder, device = Path(cfg.run_dir), pick_device(cfg.device)
-    if cfg.fresh:
+    if cfg.fresh and not cfg.plan:
         start_over(folder)
     for overrides in () if cfg.plan else cfg.after:
         run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
@@ -158,7 +158,8 @@ def largest(batches: PackBatches, cache: LatentCache, tokenizer: Tokenizer) -> t
 def how(cfg: DictConfig, device: torch.device) -> Training:
     """What a plan must know of the way of training."""
     precision = PRECISIONS[pick_precision(cfg.precision, device)]
-    return Training(precision, tuple(cfg.freeze), "muon_lr" in cfg.optim.make)
+    frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
+    return Training(precision, frozen, "muon_lr" in cfg.optim.make, cfg.loop.accumulate)
 
 
 def planned(cfg: DictConfig, step: StepPlan, device: torch.device) -> bool:

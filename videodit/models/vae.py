@@ -369,7 +369,7 @@ class VideoVAE(nn.Module):
             raise ValueError(f"a clip needs 1 + k*{self.stride[0]} frames: {waiting.shape[2]} are left over")
 
     def decode_chunks(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """Decode latents (B,C,t,h,w); yields clips (B,3,n,H,W). No level holds more than `frames` frames at a time."""
+        """Decode latents (B,C,t,h,w); yields clips (B,3,n,H,W). No level passes more than 1 + `frames` together."""
         stream = Stream(keep=True, most=frames)
         for chunk in latents.split(frames, dim=2):
             yield self.decode(chunk, stream)

@@ -14,7 +14,7 @@ def lacking_compiler(device: torch.device) -> str:
     """What torch.compile would need on this device and does not find; empty if it can work."""
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "triton"
-    return "" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "a C++ compiler"
+    return "" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "C++ compiler"
 
 
 def compile_blocks(blocks: Iterable[nn.Module], *, backend: str = "inductor") -> None:

@@ -17,7 +17,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """(...,in) -> (...,out); `gelu`: its tanh approximation after that."""
-        ordinary = type(self.weight) is nn.Parameter  # not one of 8-bit numbers
+        ordinary = not hasattr(self.weight, "qdata")  # not 8-bit numbers
         if ordinary and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and _plain():
             activation = ("gelu", [], "tanh") if gelu else ("none", [], "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *activation)

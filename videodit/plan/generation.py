@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -22,18 +23,22 @@ from videodit.plan.stages import Cost, Storage, decode_cost, step_cost, text_cos
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
+STATES = 5  # of a pack's size, that a step cache holds at most
 LIBRARIES = 48 * 2**20  # what torch's libraries take of a CPU's memory when they first work
 MARGIN = 1.05  # allocators round up and fragment
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: latent shapes, lengths of the prompts and then of the negatives, calls of the DiT."""
+    """What is to be made: latent shapes, lengths of the prompts and then of the negatives, calls of the DiT, whether a
+    step cache keeps states between them.
+    """
 
     shapes: tuple[LatentShape, ...]
     lengths: tuple[int, ...]
     calls: int
     guided: bool
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Planner:
         return f"{need}; nothing that could be given up would help"
 
     def words(self, job: Job, setup: Setup, other_job: Job, other: Setup) -> str:
-        """How a job and a setup differ from others, in the words of the command line."""
+        """How a job and a setup differ from others."""
         found = [f"offload={other.offload}"] if other.offload != setup.offload else []
         found += [f"quantize={other.quantize}"] if other.quantize != setup.quantize else []
         found += [f"dtype={str(other.dtype).removeprefix('torch.')}"] if other.dtype != setup.dtype else []
@@ -153,11 +158,16 @@ class Planner:
     def _denoise(self, job: Job, setup: Setup) -> Cost:
         half = len(job.lengths) // 2
         together = job.guided and setup.passes == 1
-        shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, job.lengths[:half])
+        longer = max(job.lengths[:half], job.lengths[half:] if job.guided else (), key=sum)
+        shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, longer)
         lengths = tuple(_attended(length, self.parts.sizes("dit").text_length) for length in lengths)
         calls = job.calls * (1 + (job.guided and setup.passes == 2))
         cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
-        return self._once(("dit", shapes, lengths), cost, setup).times(calls)
+        cost = self._once(("dit", shapes, lengths), cost, setup).times(calls)
+        dit = self.parts.sizes("dit")
+        tokens = sum(shape.grid(dit.patch).count for shape in shapes)
+        states = STATES * tokens * dit.dim * setup.dtype.itemsize if job.cached else 0
+        return replace(cost, peak=cost.peak + states * (1 + (job.guided and setup.passes == 2)))
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
         vae, way = self.parts.parts["vae"], setup.way
@@ -171,14 +181,16 @@ class Planner:
     def _once(self, key: tuple, trace: Callable[[Storage], Cost], setup: Setup) -> Cost:
         """What was traced before, for these numbers, by this version of the code."""
         storage = self._storage(setup)
-        words = repr([key, storage, self.parts.parts[key[0]].spec, torch.__version__, _newest_source()])
+        made_by = [torch.__version__, torch.get_num_threads(), _newest_source()]
+        words = repr([key, storage, self.parts.parts[key[0]].spec, made_by])
         if words not in self._costs:
             path = cache_dir() / "costs" / f"{sha256(words.encode()).hexdigest()[:32]}.json"
             try:
                 self._costs[words] = Cost(**read_json(path))
             except (InputError, TypeError):
                 self._costs[words] = trace(storage)
-                write_json(path, asdict(self._costs[words]))
+                with suppress(OSError, InputError):  # no place to remember it is no reason to stop
+                    write_json(path, asdict(self._costs[words]))
         return self._costs[words]
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
@@ -198,11 +210,12 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
     exact, tiled = ([way for way in down if bool(way.tile) == on] for on in (False, True))
     passes = (1, 2) if job.guided and setup.passes == 1 else (setup.passes,)
     for quantize, some in product(dict.fromkeys((setup.quantize, "int8")), (exact, tiled)):
-        for offload, count, way in product(offloads, passes, some):
+        kept = [name for name in offloads if not quantize or name != "block"]  # where 8 bits save nothing
+        for offload, count, way in product(kept, passes, some):
             other = replace(setup, offload=offload, way=way, quantize=quantize, passes=count)
             if other != setup:
                 yield job, other
-    low = replace(setup, offload="block", way=down[-1], passes=passes[-1])
+    low = replace(setup, offload="block", quantize="", way=down[-1], passes=passes[-1])
     if setup.dtype == torch.float32:
         low = replace(low, dtype=torch.bfloat16)
         yield job, low

@@ -1,7 +1,7 @@
 """The stages of a generation, each with the memory and the work it takes, by a trace of the networks themselves.
 
 The blocks of a transformer are alike, so it is traced with one and with two blocks and the rest follows; the chunks of
-a stream are alike after the second, so three are traced.
+a stream are alike after the second, so two are traced.
 """
 
 from __future__ import annotations

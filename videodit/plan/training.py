@@ -26,11 +26,12 @@ MARGIN = 1.05  # allocators round up and fragment
 
 @dataclass(frozen=True)
 class Training:
-    """How a run trains: the type of its matmuls, what is frozen, Muon for the blocks' matrices or not."""
+    """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step."""
 
     precision: torch.dtype
     frozen: tuple[str, ...]
     muon: bool
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def dit_step(
 
 
 def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], how: Training) -> StepPlan:
-    """A step of the VAE over one of these kinds of crops, (how many, shape): the one that takes most."""
+    """A step of the VAE, without a critic, over one of these kinds of crops, (how many, shape): what takes most."""
 
     def traced(count: int, shape: VideoShape) -> Cost:
         def run(networks: nn.ModuleDict) -> None:
@@ -105,7 +106,9 @@ def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], h
 def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
     weights, gradients, momenta = _state(specs, how)
     state = 2 * weights + momenta
-    peak = round(MARGIN * max(cost.peak, gradients))
+    # Where batches add up, the gradients of those before are there already.
+    peak = round(MARGIN * max(cost.peak + (gradients if how.accumulate > 1 else 0), gradients))
+    cost = cost.times(how.accumulate)
     return StepPlan(state, peak, state, cost.work, round(cost.calls), how.precision)
 
 
