@@ -24,7 +24,7 @@ from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
 STATES = 5  # of a pack's size, that a step cache holds at most
-LIBRARIES = 48 * 2**20  # what torch's libraries take of a CPU's memory when they first work
+LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's libraries take when they first work
 MARGIN = 1.05  # allocators round up and fragment
 
 
