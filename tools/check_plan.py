@@ -101,7 +101,8 @@ def measure(case: Case, model: str) -> dict[str, tuple[float, float, float, floa
     speed = rates(pipe.parts.device, pipe.parts.dtype)
     planner = Planner(pipe.parts, Limit("none", 2**60), base=base_memory(pipe.parts.device, resident()), rates=speed)
     text, denoise, decode = planner.plan(job_of(pipe, [request]), setup_of(pipe)).stages
-    pipe.parts.network("text")  # the times are of computing: without loading libraries and weights
+    for part in ("text", "dit") if case.offload == "none" else ("text",):
+        pipe.parts.network(part)  # the times are of computing: without loading libraries and weights
     latents, first, one = watched(lambda: pipe.denoise([request]))
     pipe.parts.network("vae")  # in its place where one network is open at a time, before the water is let out
     _, second, two = watched(lambda: pipe.decode(latents, [request]))
