@@ -19,7 +19,7 @@ from videodit.data.video import read
 from videodit.errors import InputError
 from videodit.generate import Pipe
 
-ROOM = 400 * 2**20
+ROOM = 560 * 2**20
 
 
 @pytest.fixture(scope="module")
