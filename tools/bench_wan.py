@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ GPU = Case(
 
 def main(arguments: list[str]) -> None:
     """Measure what is asked for and print a line for each."""
-    given = {"rounds": "3", "part": "text,encode,decode,memory,dit,whole"}
+    given = {"rounds": "3", "part": "text,encode,decode,memory,length,dit,whole"}
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in given:
@@ -170,6 +170,14 @@ def bench_memory(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> Non
     print(f"{'memory of VAE decode':<22}{sizes}   above the weights", flush=True)
 
 
+def bench_length(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
+    """Our memory of decoding 81 frames beside that of the case's, at one latent frame a chunk."""
+    longer = replace(case, frames=81)
+    long, short = (memory(partial(_decoders(one, ours, theirs)[0], Way(1))) for one in (longer, case))
+    name = f"memory, {longer.frames} : {case.frames} frames"
+    print(f"{name:<22}{long / 2**30:>8.2f}G{short / 2**30:>10.2f}G{long / short:>8.2f}   ours both", flush=True)
+
+
 def _decoders(case: Case, ours: Any, theirs: WanPipeline) -> tuple[Callable[[Way], Tensor], Callable[[], Tensor]]:
     shape = (1, 16, 1 + (case.frames - 1) // 4, case.height // 8, case.width // 8)
     latents = torch.randn(shape, device=ours.parts.device, dtype=case.dtype)
@@ -253,7 +261,7 @@ def _statistics(theirs: WanPipeline, like: Tensor) -> list[Tensor]:
 
 PARTS = {
     **{"text": bench_text, "encode": bench_encode, "decode": bench_decode, "memory": bench_memory},
-    **{"dit": bench_dit, "whole": bench_whole},
+    **{"length": bench_length, "dit": bench_dit, "whole": bench_whole},
 }
 
 if __name__ == "__main__":
