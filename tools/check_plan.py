@@ -104,7 +104,7 @@ def measure(case: Case, model: str) -> dict[str, tuple[float, float, float, floa
     for part in ("text", "dit") if case.offload == "none" else ("text",):
         pipe.parts.network(part)  # the times are of computing: without loading libraries and weights
     latents, first, one = watched(lambda: pipe.denoise([request]))
-    pipe.parts.network("vae")  # in its place where one network is open at a time, before the water is let out
+    pipe.parts.network("vae")  # where one is open at a time the DiT is closed now, not while it is watched
     _, second, two = watched(lambda: pipe.decode(latents, [request]))
     planned = max(text.memory, denoise.memory)
     return {

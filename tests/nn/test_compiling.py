@@ -17,6 +17,8 @@ CPU = torch.device("cpu")
 def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert lacking_compiler(CPU) == "C++ compiler"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert lacking_compiler(torch.device("cuda")) == "C++ compiler", "Triton builds its launchers with one"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert lacking_compiler(torch.device("cuda")) == "triton"
 

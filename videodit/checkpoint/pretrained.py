@@ -115,7 +115,7 @@ class Part:
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
             if not (inside and streamed):
                 tensor = _to(tensor, torch.float32 if wide else dtype, device)
-                tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor) else tensor
+                tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor.shape) else tensor
             state[ours] = tensor
         self.weights.close()  # what is mapped now is what the network uses
         for name, values in self.constants.items():

@@ -198,7 +198,7 @@ def tell_differences(pipe: Pipe, recipe: Path) -> None:
     now = {"dtype": str(pipe.parts.dtype).removeprefix("torch."), "quantize": pipe.parts.quantize}
     for key, value in now.items():
         if before.get(key, value) != value:
-            _say(f"recipe: made with {key}={before[key]!s}, now {value!s}")
+            _say(f"recipe: made with {key}={before[key]}, now {value}")
 
 
 def tell(pipe: Pipe, requests: list[Request]) -> None:

@@ -228,7 +228,7 @@ class Decoder(nn.Module):
         if not levels:
             yield self.conv_out(x, stream, norm=self.norm_out)
             return
-        for part in stream.parts(x, levels[0].blocks):
+        for part in stream.parts(x, levels[0].blocks):  # the level itself asks when its shortcut begins
             yield from self._finer(levels[0](part, stream), stream, levels[1:])
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 def lacking_compiler(device: torch.device) -> str:
     """What torch.compile would need on this device and does not find; empty if it can work."""
-    if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "triton"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "triton"
     return "" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "C++ compiler"
 
 

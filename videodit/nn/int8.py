@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,9 @@ def check_int8() -> None:
         raise InputError('quantize=int8 needs torchao: pip install "videodit[int8]"')
 
 
-def suits_int8(name: str, tensor: Tensor) -> bool:
+def suits_int8(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor of a network's blocks is the matrix of a linear layer, and large enough."""
-    return name.endswith(".weight") and tensor.dim() == 2 and tensor.numel() >= SMALLEST
+    return name.endswith(".weight") and len(shape) == 2 and prod(shape) >= SMALLEST
 
 
 @torch.no_grad()

@@ -62,17 +62,7 @@ def conv(
     return out
 
 
-@conv.register_fake
-def _(
-    x: Tensor,
-    past: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor | None = None,
-    plus: Tensor | None = None,
-    up: int = 1,
-) -> Tensor:
-    return _empty(x, weight, up)
+conv.register_fake(lambda x, past, weight, bias, gamma=None, plus=None, up=1: _empty(x, weight, up))
 
 
 def flops(out: Tensor, weight: Tensor) -> int:

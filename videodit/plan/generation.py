@@ -19,13 +19,12 @@ from videodit.config import cache_dir
 from videodit.decode import Way, ways
 from videodit.errors import InputError
 from videodit.plan.machine import GIB, Limit, Rates
-from videodit.plan.stages import Cost, Storage, decode_cost, step_cost, text_cost
+from videodit.plan.stages import MARGIN, Cost, Storage, decode_cost, step_cost, text_cost
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
 STATES = 5  # of a pack's size, that a step cache holds at most
 LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's libraries take when they first work
-MARGIN = 1.05  # allocators round up and fragment
 
 
 @dataclass(frozen=True)

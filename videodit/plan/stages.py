@@ -6,8 +6,9 @@ a stream are alike after the second, so two are traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from videodit.decode import Way, tiles
 from videodit.models.build import rebuild
 from videodit.models.pack import Text, patchify
 from videodit.models.text import together
-from videodit.nn.int8 import SMALLEST, suits_int8
+from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
 
+MARGIN = 1.05  # on what a trace counts: allocators round up and fragment
 BUCKETS = 32  # distances that T5's position biases tell apart
 Run = Callable[[Any, Trace, torch.device], None]
 
@@ -56,17 +58,15 @@ def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
     a = part.spec["arguments"]
     dim, inner, ffn, layers, size = a["dim"], a["heads"] * a["head_dim"], a["ffn"], a["layers"], storage.dtype.itemsize
     matrices = [(inner, dim)] * 3 + [(dim, inner)] + [(ffn, dim)] * 2 + [(dim, ffn)]
-    numbers = sum(rows * columns for rows, columns in matrices)
+    numbers = sum(map(prod, matrices))
     biases = BUCKETS * a["heads"]
     block = size * (numbers + 2 * dim + (biases if a["bias_per_layer"] else 0))
     around = size * (a["vocabulary"] * dim + dim + (0 if a["bias_per_layer"] else biases))
     groups = [sum(group) for group in together(lengths)]
     most = max(groups)
     peak = 4 * (most * (3 * dim + 2 * inner + 3 * ffn) + most**2 * (1 + 3 * a["heads"]))  # norms, biases in float32
-    if storage.int8:
-        large = [rows * columns for rows, columns in matrices if rows * columns >= SMALLEST]
-        saved = sum((size - 1) * n for n in large) - size * sum(r for r, c in matrices if r * c >= SMALLEST)
-        block, peak = block - saved, peak + size * max(large, default=0)
+    saved, widest = _by_int8([(".weight", shape) for shape in matrices], storage)
+    block, peak = block - saved, peak + widest
     work = {
         "matmul": 2.0 * numbers * layers * sum(groups),
         "attention": 4.0 * inner * layers * sum(group**2 for group in groups),
@@ -136,26 +136,36 @@ def extrapolate(first: Cost, second: Cost, steps: float) -> Cost:
 def _trace(spec: Any, run: Run, storage: Storage) -> Cost:
     with torch.device("meta"):
         model: nn.Module = rebuild(spec["architecture"], spec["arguments"]).eval().requires_grad_(False)
+    cost = measured(model, run, storage)
+    blocks = f"{getattr(model, 'BLOCKS', None)}."
+    inside = [(name, tuple(x.shape)) for name, x in model.state_dict().items() if name.startswith(blocks)]
+    saved, widest = _by_int8(inside, storage)
+    weights = cost.weights - saved
+    return replace(cost, weights=weights, block=weights, peak=cost.peak + widest)
+
+
+def measured(model: nn.Module, run: Run, storage: Storage, *, grad: bool = False) -> Cost:
+    """A run of a network that is on the meta device; with `grad` its backward pass as well, if the run asks for it."""
     sizes = {name: (x.shape, x.is_floating_point(), x.dtype) for name, x in model.state_dict().items()}
-    with tracing(storage.device) as (trace, at):
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with tracing(storage.device, grad=grad) as (trace, at):
         state = {
             name: torch.empty(shape, dtype=storage.dtype if floating else kind, device=at)
             for name, (shape, floating, kind) in sizes.items()
         }
         model.load_state_dict(state, assign=True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        del state
         weights = trace.alive
         trace.restart()
         run(model, trace, at)
-        peak = trace.peak - weights
-        if storage.int8 and hasattr(model, "BLOCKS"):
-            saved, widest = _int8(state, model.BLOCKS)
-            weights, peak = weights - saved, peak + widest
-        return Cost(weights, weights, peak, dict(trace.work), trace.calls)
+        return Cost(weights, weights, trace.peak - weights, dict(trace.work), trace.calls)
 
 
-def _int8(state: Mapping[str, torch.Tensor], blocks: str) -> tuple[int, int]:
+def _by_int8(tensors: Sequence[tuple[str, tuple[int, ...]]], storage: Storage) -> tuple[int, int]:
     """Bytes that 8-bit matrices save, and those of the largest as a product brings it back to its type."""
-    matrices = [x for name, x in state.items() if name.startswith(f"{blocks}.") and suits_int8(name, x)]
-    saved = sum((x.element_size() - 1) * x.numel() - x.element_size() * x.shape[0] for x in matrices)
-    return saved, max((x.element_size() * x.numel() for x in matrices), default=0)
-
+    shapes = [shape for name, shape in tensors if suits_int8(name, shape)] if storage.int8 else []
+    size = storage.dtype.itemsize
+    saved = sum((size - 1) * prod(shape) - size * shape[0] for shape in shapes)
+    return saved, size * max(map(prod, shapes), default=0)

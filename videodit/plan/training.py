@@ -17,11 +17,9 @@ from videodit.errors import InputError
 from videodit.models.build import rebuild
 from videodit.models.pack import patchify
 from videodit.plan.machine import GIB, Limit, Rates
-from videodit.plan.stages import Cost, extrapolate
-from videodit.plan.trace import tracing
+from videodit.plan.stages import MARGIN, Cost, Storage, extrapolate, measured
+from videodit.plan.trace import Trace
 from videodit.shapes import LatentShape, VideoShape
-
-MARGIN = 1.05  # allocators round up and fragment
 
 
 @dataclass(frozen=True)
@@ -134,16 +132,9 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
 
 def _traced(specs: Mapping[str, Any], run: Callable[[nn.ModuleDict], None], how: Training) -> Cost:
     """Forward and backward in one."""
-    networks = _module(specs, how)
-    sizes = {name: (x.shape, x.dtype) for name, x in networks.state_dict().items()}
-    trainable = {name for name, p in networks.named_parameters() if p.requires_grad}
-    with tracing("cpu", grad=True) as (trace, at):
-        state = {name: torch.empty(shape, dtype=dtype, device=at) for name, (shape, dtype) in sizes.items()}
-        networks.load_state_dict(state, assign=True)
-        for name, parameter in networks.named_parameters():
-            parameter.requires_grad_(name in trainable)
-        weights = trace.alive
-        trace.restart()
+
+    def inside(networks: Any, trace: Trace, at: torch.device) -> None:
         with nullcontext() if how.precision == torch.float32 else torch.autocast("cpu", how.precision):
             run(networks)
-        return Cost(weights, weights, trace.peak - weights, dict(trace.work), trace.calls)
+
+    return measured(_module(specs, how), inside, Storage("cpu", torch.float32), grad=True)

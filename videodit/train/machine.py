@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -12,6 +13,7 @@ from videodit.errors import InputError
 PRECISIONS = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16})
 
 
+@cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.2) -> float:
     """Floating-point operations a second of square matmuls of this type: the best of several tries."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
