@@ -33,10 +33,13 @@ def run(cfg: DictConfig) -> None:
         raise InputError("device=cuda: there is no GPU here; say what to plan for, such as limit=24GiB")
     base = base_memory(device, resident())
     limit = Limit("limit", size_of(cfg.limit)) if cfg.limit else room(limits(device)[0], base)
-    planner = Planner(pipe.parts, limit, base=base, rates=rates(device, pipe.parts.dtype) if here else None)
+    planner = Planner(pipe.parts, limit, base=base)
     pipe.way, pipe.passes = way_of(cfg.chunk), passes_of(cfg.passes)
     job, setup = job_of(pipe, [request]), setup_of(pipe)
     planned, native = planner.plan(job, setup), pipe.native(request)
+    if planned.fits and here:  # measured once on a machine, for seconds: a refusal does not wait for that
+        planner.rates = rates(device, pipe.parts.dtype)
+        planned = planner.plan(job, setup)
     kind = str(setup.dtype).removeprefix("torch.")
     told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
     told += f", quantize={setup.quantize}" if setup.quantize else ""

@@ -68,7 +68,7 @@ conv.register_fake(lambda x, past, weight, bias, gamma=None, plus=None, up=1: _e
 
 def flops(out: Tensor, weight: Tensor) -> int:
     """What an ordinary convolution with this output would take: the measure of this one's speed."""
-    return 2 * weight[0].numel() * out.numel()
+    return 2 * prod(weight.shape[1:]) * out.numel()
 
 
 def scratch(out: Tensor, weight: Tensor) -> int:

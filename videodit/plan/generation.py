@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from hashlib import sha256
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from pathlib import Path
 
 import torch
 
-import videodit
 from videodit.checkpoint.pretrained import Components
-from videodit.checkpoint.store import read_json, write_json
-from videodit.config import cache_dir
 from videodit.decode import Way, ways
 from videodit.errors import InputError
 from videodit.plan.machine import GIB, Limit, Rates
@@ -97,7 +91,7 @@ class Planner:
     def __init__(self, parts: Components, limit: Limit, *, base: int, rates: Rates | None = None) -> None:
         self.parts, self.limit, self.base, self.rates = parts, limit, base, rates
         self.device = parts.device.type
-        self._costs: dict[str, Cost] = {}
+        self._costs: dict[tuple, Cost] = {}
 
     def plan(self, job: Job, setup: Setup) -> Plan:
         """What the job will take with this setup."""
@@ -178,19 +172,10 @@ class Planner:
         return Storage(self.device, setup.dtype, setup.quantize == "int8")
 
     def _once(self, key: tuple, trace: Callable[[Storage], Cost], setup: Setup) -> Cost:
-        """What was traced before, for these numbers, by this version of the code."""
         storage = self._storage(setup)
-        made_by = [torch.__version__, torch.get_num_threads(), _newest_source()]
-        words = repr([key, storage, self.parts.parts[key[0]].spec, made_by])
-        if words not in self._costs:
-            path = cache_dir() / "costs" / f"{sha256(words.encode()).hexdigest()[:32]}.json"
-            try:
-                self._costs[words] = Cost(**read_json(path))
-            except (InputError, TypeError):
-                self._costs[words] = trace(storage)
-                with suppress(OSError, InputError):  # no place to remember it is no reason to stop
-                    write_json(path, asdict(self._costs[words]))
-        return self._costs[words]
+        if (key, storage) not in self._costs:
+            self._costs[key, storage] = trace(storage)
+        return self._costs[key, storage]
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
@@ -226,12 +211,6 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
 def base_memory(device: torch.device, resident: int) -> int:
     """Bytes that the process takes beside weights and activations."""
     return CUDA_CONTEXT if device.type == "cuda" else resident + LIBRARIES
-
-
-@cache
-def _newest_source() -> float:
-    """When the package's code last changed."""
-    return max(path.stat().st_mtime for path in Path(videodit.__file__).parent.rglob("*.py"))
 
 
 def _attended(length: int, whole: int) -> int:

@@ -54,7 +54,7 @@ class Storage:
 
 
 def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
-    """One pass over prompts of these lengths, by counting: a trace would first load a library for seconds."""
+    """One pass over prompts of these lengths, by counting: to build the network would load transformers for seconds."""
     a = part.spec["arguments"]
     dim, inner, ffn, layers, size = a["dim"], a["heads"] * a["head_dim"], a["ffn"], a["layers"], storage.dtype.itemsize
     matrices = [(inner, dim)] * 3 + [(dim, inner)] + [(ffn, dim)] * 2 + [(dim, ffn)]
@@ -136,10 +136,9 @@ def extrapolate(first: Cost, second: Cost, steps: float) -> Cost:
 def _trace(spec: Any, run: Run, storage: Storage) -> Cost:
     with torch.device("meta"):
         model: nn.Module = rebuild(spec["architecture"], spec["arguments"]).eval().requires_grad_(False)
-    cost = measured(model, run, storage)
     blocks = f"{getattr(model, 'BLOCKS', None)}."
-    inside = [(name, tuple(x.shape)) for name, x in model.state_dict().items() if name.startswith(blocks)]
-    saved, widest = _by_int8(inside, storage)
+    inside = [(name, tuple(x.shape)) for name, x in model.named_parameters() if name.startswith(blocks)]
+    cost, (saved, widest) = measured(model, run, storage), _by_int8(inside, storage)
     weights = cost.weights - saved
     return replace(cost, weights=weights, block=weights, peak=cost.peak + widest)
 

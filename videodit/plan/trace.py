@@ -1,7 +1,7 @@
 """Memory and work of a computation, found by running it on tensors without values.
 
-A fake tensor has a shape, a type and a device but no storage, so a pass of a network of any size takes a second and no
-memory. Every operation is seen: which storages are alive, what it multiplies, what it reads and writes.
+A pass of a network of any size on hollow tensors takes no memory and a fraction of a second. Every operation is seen:
+which storages are alive, what it multiplies, what it reads and writes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from videodit.nn import winograd
+from videodit.plan.hollow import CPU, META, on_cpu, on_meta
 
+Run = Callable[[Any, tuple, dict], Any]
 aten = torch.ops.aten
 
 
@@ -30,18 +31,27 @@ class Trace(TorchDispatchMode):
     """Counts what passes below it.
 
     peak: most bytes alive at once. work: floating-point operations by kind ("matmul", "conv", "attention") and
-    "bytes", what all other operations read and write. calls: number of operations that are not views.
+    "bytes", what all other operations read and write. calls: number of operations that are not views. `run` carries
+    operations out where the tensors are without values.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run | None = None) -> None:
         super().__init__()
+        self.run = run
         self.alive = self.peak = self.calls = 0
         self.work: Counter[str] = Counter()
         self._seen: dict[int, weakref.ref] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch need not load its compiler in order to keep it away from here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked by torch itself
+            return args[0].device
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self.run(func, args, kwargs) if self.run else func(*args, **kwargs)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         fresh = [x for x in outputs if self._is_new(x)]
@@ -149,10 +159,7 @@ class _Fused(torch.autograd.Function):
 @contextmanager
 def tracing(device: str, *, grad: bool = False) -> Iterator[tuple[Trace, torch.device]]:
     """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named."""
-    trace = Trace()
-    if device == "cpu":
-        with FakeTensorMode(), trace, _Attention(trace), torch.set_grad_enabled(grad):
-            yield trace, torch.device("cpu")
-    else:
-        with trace, _Attention(trace), torch.set_grad_enabled(grad):
-            yield trace, torch.device("meta")
+    at, run = (CPU, on_cpu) if device == "cpu" else (META, on_meta)
+    trace = Trace(run)
+    with trace, _Attention(trace), torch.set_grad_enabled(grad):
+        yield trace, at
