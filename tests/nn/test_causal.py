@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.compare import assert_equal, noise, shaken
-from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, Stream, per_frame
+from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
+from videodit.nn.causal import conv as conv_by_fastest
+from videodit.nn.linear import onednn_serves
 
 CHANNELS = 3
 
@@ -53,6 +55,35 @@ def test_conv_is_a_conv_of_the_clip_behind_zeros(kernel: tuple[int, int, int]) -
 def test_conv_in_chunks(sizes: tuple[int, ...]) -> None:
     layer, x = conv(), clip(7)
     assert_equal(in_chunks(layer, x, sizes), one_shot(layer, x), tolerance=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (1, 4), (3, 2)])
+def test_few_outputs_are_added_up_from_what_each_tap_made(sizes: tuple[int, ...], norm: bool) -> None:
+    """In chunks the products are remembered; in one shot the convolution is an ordinary one."""
+    layer = shaken(CausalConv3d(channels=20, out_channels=3, kernel=(3, 3, 3)))
+    before = shaken(ChannelNorm(channels=20)) if norm else None
+    x, stream = noise(1, 20, 5, 6, 4), Stream(keep=True)
+    whole = layer(x, Stream(keep=False), norm=before)
+    chunks = torch.cat([layer(part, stream, norm=before) for part in x.split(sizes, dim=2)], dim=2)
+    assert_equal(chunks, whole)
+    assert stream.past(layer).shape == (1, 9, 2, 6, 4), "less than the two frames of 20 channels"
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_small_convolutions_are_those_of_torch(dims: int, last: bool) -> None:
+    x, weight, bias = noise(1, 6, *[5] * dims), noise(4, 6, *[3] * dims), noise(4)
+    x = x.contiguous(memory_format=(torch.channels_last, torch.channels_last_3d)[dims - 2]) if last else x
+    padding = (0, 1, 1)[-dims:]
+    with torch.no_grad():
+        assert onednn_serves(x, weight) == torch.backends.mkldnn.is_available()
+        mine = conv_by_fastest(x, weight, bias, padding)
+    reference = (F.conv2d if dims == 2 else F.conv3d)(x.double(), weight.double(), bias.double(), padding=padding)
+    assert_equal(mine, reference.float())
+    with torch.enable_grad():
+        assert conv_by_fastest(x, weight.requires_grad_(), bias, padding).requires_grad, "torch's own where it learns"
 
 
 @pytest.mark.parametrize("sizes", [(1, 2, 2, 4), (1, 4, 4), (5, 4), (3, 2, 4), (9,)], ids=str)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videodit.nn.causal import conv
 from videodit.plan.hollow import Hollow
 from videodit.plan.trace import tracing
 
@@ -44,6 +45,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bmm": lambda m, v: torch.baddbmm(m[:, None, :1], m[None].expand(6, -1, -1), m.T[None].expand(6, -1, -1)),
     "conv2d": lambda m, v: F.conv2d(v[:, :, 0], v[:, :, 0], padding=1, stride=2),
     "conv3d": lambda m, v: F.conv3d(v.contiguous(memory_format=torch.channels_last_3d), v, padding=(0, 3, 2)),
+    "conv by oneDNN": lambda m, v: conv(v.contiguous(memory_format=torch.channels_last_3d), v[:1], m[0, :1], (0, 3, 2)),
     "transposed conv": lambda m, v: F.conv_transpose2d(v[:, :, 0], v[:, :, 0].transpose(0, 1)),
     "interpolate": lambda m, v: F.interpolate(v, scale_factor=(1, 2, 2), mode="nearest"),
     "pad": lambda m, v: F.pad(v, (0, 1, 0, 1)),
@@ -55,7 +57,8 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_shape_type_and_order_are_those_of_the_real_result(name: str) -> None:
     run = OPERATIONS[name]
-    real = run(torch.rand(MATRIX), torch.rand(VOLUME))
+    with torch.no_grad():
+        real = run(torch.rand(MATRIX), torch.rand(VOLUME))
     with torch.no_grad(), tracing("cpu") as (_, at):
         hollow = run(torch.empty(MATRIX, device=at), torch.empty(VOLUME, device=at))
         assert isinstance(hollow, Hollow) and hollow.device == real.device

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from videodit.nn.causal import conv
 from videodit.plan.trace import tracing
 
 MIB = 2**20
@@ -51,8 +52,10 @@ def test_attention_has_no_matrix_of_scores(device: str) -> None:
 def test_convolutions() -> None:
     with tracing("cpu") as (trace, at):
         x, w = torch.empty(1, 8, 3, 16, 16, device=at), torch.empty(4, 8, 3, 3, 3, device=at)
-        F.conv3d(x, w, padding=1)
-        assert trace.work["conv"] == 2 * 27 * 8 * 4 * 3 * 16 * 16
+        for convolve in (F.conv3d, conv):
+            trace.restart()
+            convolve(x, w, None, padding=(1, 1, 1))
+            assert trace.work["conv"] == 2 * 27 * 8 * 4 * 3 * 16 * 16 and trace.calls == 1
 
 
 def test_nothing_is_allocated() -> None:

@@ -17,8 +17,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """(...,in) -> (...,out); `gelu`: its tanh approximation after that."""
-        ordinary = not hasattr(self.weight, "qdata")  # not 8-bit numbers
-        if ordinary and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and _plain():
+        if onednn_serves(x, self.weight):
             activation = ("gelu", [], "tanh") if gelu else ("none", [], "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *activation)
         x = super().forward(x)
@@ -38,8 +37,10 @@ class FeedForward(nn.Sequential):
         return torch.cat([self[2](self[0](part, gelu=True)) for part in x.split(rows)])
 
 
-def _plain() -> bool:
-    """Whether nothing but the values is wanted, and oneDNN is there to give them."""
+def onednn_serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether its own operations can be called: float32 on a CPU, and nothing is wanted but the values."""
+    if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or hasattr(weight, "qdata"):
+        return False  # the last are 8-bit numbers
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled

@@ -161,6 +161,12 @@ def _convolution(
     return _ordered([x.shape[0], weight.shape[0], *shape], x.dtype, x)
 
 
+def _onednn_convolution(
+    func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, stride: Any, dilation: Any, groups: int
+) -> Tensor:
+    return _convolution(func, x, weight, bias, stride, padding, dilation, False)
+
+
 def _product(func: Any, a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(*a.shape[:-1], b.shape[-1])
 
@@ -191,6 +197,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.cat: _cat,
     aten.convolution: _convolution,
     aten.linalg_vector_norm: _norm,
+    aten.mkldnn_convolution: _onednn_convolution,
     aten.native_layer_norm: _layer_norm,
     aten.polar: _polar,
     aten.stack: _stack,

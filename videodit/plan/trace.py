@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -97,6 +98,10 @@ class Trace(TorchDispatchMode):
         elif packet is torch.ops.mkldnn._linear_pointwise:
             self.calls += 1
             self.work["matmul"] += 2 * outputs[0].numel() * args[1].shape[1]
+        elif packet is aten.mkldnn_convolution:
+            self.calls += 1
+            self.work["conv"] += 2 * outputs[0].numel() * prod(args[1].shape[1:])
+            self._scratch(_conv_scratch(*inputs[:2], outputs[0]))
         elif packet in flop_registry:
             self.calls += 1
             convolves = packet is aten.convolution
