@@ -16,6 +16,7 @@ from videodit.nn.causal import conv
 from videodit.plan.hollow import Hollow
 from videodit.plan.trace import tracing
 
+FORM = torch.contiguous_format
 MATRIX, VOLUME = (6, 8), (2, 8, 3, 6, 4)
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "broadcast": lambda m, v: v * m[0, :, None, None, None] + 1,
@@ -38,6 +39,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rms norm": lambda m, v: F.rms_norm(m, (8,)),
     "softmax": lambda m, v: m.softmax(-1),
     "likes": lambda m, v: torch.zeros_like(v) + torch.ones_like(v, dtype=torch.float64) + torch.full_like(v, 2),
+    "formats": lambda m, v: torch.empty_like(v.clone(memory_format=torch.channels_last_3d), memory_format=FORM) * 2,
     "polar": lambda m, v: torch.polar(m, m),
     "complex": lambda m, v: torch.view_as_real(torch.view_as_complex(m.view(6, 4, 2)) * 1j),
     "matmul": lambda m, v: m @ m.T,

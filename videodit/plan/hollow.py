@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+YES_OR_NO = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "logical_not", "logical_and", "logical_or"})
 aten = torch.ops.aten
 
 
@@ -85,16 +85,15 @@ def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     dtype = reduce(torch.promote_types, [x.dtype for x in tensors if x.dim()] or [x.dtype for x in tensors])
     if not _is_real(dtype):  # numbers count only where they are of a higher kind, as 0.5 beside integers is
         dtype = reduce(torch.promote_types, [x.dtype for x in tensors])
-    if func.overloadpacket.__name__ in COMPARISONS:
+    if func.overloadpacket.__name__ in YES_OR_NO:
         dtype = torch.bool
     elif not _is_real(dtype):
         return NotImplemented  # whole numbers, of which some operations make real ones
     shape = _broadcast([x.shape for x in tensors])
-    form = kwargs.get("memory_format", torch.preserve_format)
-    if form != torch.preserve_format:
-        return torch.empty(shape, dtype=dtype, device=META, memory_format=form)
     like = next((x for x in tensors if x.shape == shape), None)
-    return torch.empty(shape, dtype=dtype, device=META) if like is None else _ordered(shape, dtype, like)
+    if like is None:
+        return torch.empty(shape, dtype=dtype, device=META)
+    return _ordered(shape, dtype, like, kwargs.get("memory_format"))
 
 
 def _broadcast(shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -143,8 +142,10 @@ def _layer_norm(func: Any, x: Tensor, shape: list[int], *parameters: Any) -> tup
     return x.new_empty(x.shape), statistics, statistics.new_empty(statistics.shape)
 
 
-def _like(func: Any, x: Tensor, *value: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    return _ordered(x.shape, dtype or x.dtype, x)
+def _like(
+    func: Any, x: Tensor, *value: Any, dtype: torch.dtype | None = None, memory_format: Any = None, **_: Any
+) -> Tensor:
+    return _ordered(x.shape, dtype or x.dtype, x, memory_format)
 
 
 def _polar(func: Any, length: Tensor, angle: Tensor) -> Tensor:
@@ -179,8 +180,10 @@ def _larger(func: Any, x: Tensor, size: Sequence[int], *scales: float | None) ->
     return _ordered([*x.shape[:2], *size], x.dtype, x)
 
 
-def _ordered(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A tensor whose axes lie in memory in the order of those of `like`."""
+def _ordered(shape: Sequence[int], dtype: torch.dtype, like: Tensor, form: torch.memory_format | None = None) -> Tensor:
+    """A tensor whose axes lie in memory in the order of those of `like`, or as `form` says."""
+    if form not in (None, torch.preserve_format):
+        return torch.empty(shape, dtype=dtype, device=META, memory_format=form)
     strides, size = [0] * len(shape), 1
     for axis in sorted(range(len(shape)), key=lambda axis: (like.stride(axis), -axis)):
         strides[axis], size = size, size * max(1, shape[axis])
