@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-YES_OR_NO = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "logical_not", "logical_and", "logical_or"})
+YES_OR_NO = frozenset("eq ne lt le gt ge isnan isinf logical_not logical_and logical_or".split())
 aten = torch.ops.aten
 
 
