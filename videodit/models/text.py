@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from videodit.errors import InputError
 from videodit.models.pack import Text
+from videodit.nn.int8 import quiet_torchao
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
 
@@ -37,6 +38,7 @@ class SmallT5(nn.Module):
         self, *, vocabulary: int, dim: int, layers: int, heads: int, head_dim: int, ffn: int, bias_per_layer: bool
     ) -> None:
         super().__init__()
+        quiet_torchao()
         import transformers
 
         kind = "UMT5" if bias_per_layer else "T5"

@@ -21,6 +21,12 @@ def check_int8() -> None:
         raise InputError('quantize=int8 needs torchao: pip install "videodit[int8]"')
 
 
+def quiet_torchao() -> None:
+    """Before it is imported, by us or by transformers: it tells of kernels for other machines, and torch of its age."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def suits_int8(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor of a network's blocks is the matrix of a linear layer, and large enough."""
     return name.endswith(".weight") and len(shape) == 2 and prod(shape) >= SMALLEST
@@ -29,7 +35,7 @@ def suits_int8(name: str, shape: Sequence[int]) -> bool:
 @torch.no_grad()
 def to_int8(weight: Tensor) -> Tensor:
     """A linear layer's matrix (out,in) as torchao's tensor, whose products come out in the matrix's own type."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it tells of kernels for other machines
+    quiet_torchao()
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
