@@ -174,8 +174,8 @@ class CausalUp(nn.Module):
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
     """A convolution of images (B,C,H,W) or clips (B,C,T,H,W); space and time as weight (O,C,...) and padding say.
 
-    By oneDNN wherever that serves: of its own accord torch asks it for large ones only, and takes 2 to 15 times as long
-    for those of small models.
+    By oneDNN wherever that serves: of its own accord torch asks it for large ones only, and takes up to 15 times as
+    long for those of small models.
     """
     if not onednn_serves(x, weight):
         return (F.conv2d if x.dim() == 4 else F.conv3d)(x, weight, bias, padding=padding)
