@@ -98,16 +98,13 @@ class Trace(TorchDispatchMode):
         elif packet is torch.ops.mkldnn._linear_pointwise:
             self.calls += 1
             self.work["matmul"] += 2 * outputs[0].numel() * args[1].shape[1]
-        elif packet is aten.mkldnn_convolution:
+        elif packet in (aten.convolution, aten.mkldnn_convolution):
             self.calls += 1
             self.work["conv"] += 2 * outputs[0].numel() * prod(args[1].shape[1:])
             self._scratch(_conv_scratch(*inputs[:2], outputs[0]))
         elif packet in flop_registry:
             self.calls += 1
-            convolves = packet is aten.convolution
-            self.work["conv" if convolves else "matmul"] += flop_registry[packet](*args, **kwargs, out_val=out)
-            if convolves:
-                self._scratch(_conv_scratch(*inputs[:2], outputs[0]))
+            self.work["matmul"] += flop_registry[packet](*args, **kwargs, out_val=out)
         elif fresh or func._schema.is_mutable:
             self.calls += 1
             written = fresh or outputs
