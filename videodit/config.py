@@ -7,9 +7,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from videodit.errors import InputError
+
+
+class Launch(NamedTuple):
+    """This process among those of a launcher, and where they meet."""
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+
+
+def launch() -> Launch:
+    """What torchrun or Slurm's srun says of this process; one process alone where neither started it."""
+    for names in LAUNCHERS:
+        if all(name in os.environ for name in names):
+            rank, ranks, local = (int(os.environ[name]) for name in names)
+            where = Launch()
+            address, port = os.environ.get("MASTER_ADDR", where.address), os.environ.get("MASTER_PORT", where.port)
+            return Launch(rank, ranks, local, address, int(port))
+    return Launch()
 
 
 def conf_dir() -> Path:

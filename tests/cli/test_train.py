@@ -13,7 +13,7 @@ import torch
 
 from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
-from videodit.cli import train
+from videodit.cli import folder, train
 from videodit.cli.main import main
 from videodit.data.video import write
 from videodit.track.jsonl import records
@@ -167,10 +167,10 @@ def test_a_vae_is_not_any_file_of_weights(tmp_path: Path, prepared: list[str], c
 
 def test_a_damaged_checkpoint_stops_the_command(tmp_path: Path, prepared: list[str], capsys: Any) -> None:
     assert main(["train", *prepared, BRIEF, f"run_dir={tmp_path}"]) == 0
-    newest = tmp_path / "checkpoints" / "step-000000003.safetensors"
+    (newest,) = (tmp_path / "checkpoints" / "step-000000003").glob("*.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
     assert main(["train", *prepared, BRIEF, f"run_dir={tmp_path}"]) == 2
-    assert "step-000000003.safetensors" in capsys.readouterr().err.splitlines()[-1]
+    assert "step-000000003" in capsys.readouterr().err.splitlines()[-1]
     assert main(["train", *prepared, BRIEF, f"run_dir={tmp_path}", "fresh=true"]) == 0
 
 
@@ -220,20 +220,36 @@ def test_precision_is_kept_when_a_run_goes_on(
 ) -> None:
     """`auto` is measured once: another answer later would be another training. Being told so is heeded, and said."""
     path, device = tmp_path / "config.json", torch.device("cpu")
-    monkeypatch.setattr(train, "pick_precision", lambda name, device: {"auto": "bf16"}.get(name, name))
-    assert train.settled({"precision": "auto", "fresh": True}, path, device, resuming=False) == {"precision": "bf16"}
+    monkeypatch.setattr(folder, "pick_precision", lambda name, device: {"auto": "bf16"}.get(name, name))
+    assert folder.settled({"precision": "auto", "fresh": True}, path, device, resuming=False) == {"precision": "bf16"}
     path.write_text('{"precision": "fp32"}')
-    assert train.settled({"precision": "auto"}, path, device, resuming=True) == {"precision": "fp32"}
-    assert train.settled({"precision": "auto"}, path, device, resuming=False) == {"precision": "bf16"}
+    assert folder.settled({"precision": "auto"}, path, device, resuming=True) == {"precision": "fp32"}
+    assert folder.settled({"precision": "auto"}, path, device, resuming=False) == {"precision": "bf16"}
     assert capsys.readouterr().err == ""
-    assert train.settled({"precision": "bf16"}, path, device, resuming=True) == {"precision": "bf16"}
-    assert "precision: fp32 -> bf16" in capsys.readouterr().err
+    assert folder.settled({"precision": "bf16"}, path, device, resuming=True) == {"precision": "bf16"}
+    assert "precision: fp32 -> bf16 (from here on another training)" in capsys.readouterr().err
+
+
+def test_what_is_safe_to_change_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, device = tmp_path / "config.json", torch.device("cpu")
+    before = {"seed": 0, "loop": {"steps": 10, "clip_norm": 1.0}, "packs": {"tokens": 64, "most": 9}}
+    now = {"seed": 1, "loop": {"steps": 20, "clip_norm": 2.0}, "packs": {"tokens": 32, "most": 8}}
+    before, now = ({"precision": "fp32", **config} for config in (before, now))
+    path.write_text(json.dumps(before))
+    folder.settled(now, path, device, resuming=True)
+    told = {line.split(": ")[1]: "(safe)" in line for line in capsys.readouterr().err.splitlines()}
+    assert told == {
+        "loop.clip_norm": False, "loop.steps": True, "packs.most": True, "packs.tokens": False, "seed": False
+    }  # fmt: skip
+    first, longer, other = (folder.stamp(config)["config"] for config in (
+        before, {**before, "loop": {"steps": 99, "clip_norm": 1.0}}, {**before, "seed": 3}))  # fmt: skip
+    assert first == longer != other
 
 
 def test_differences_are_named_by_their_keys() -> None:
     before = {"a": 1, "b": {"c": [1, 2], "d": None, "gone": 3}, "fresh": True}
     now = {"a": 1, "b": {"c": [1, 3], "d": None, "new": "x"}}
-    assert list(train.differences(before, now)) == ["b.c: [1, 2] -> [1, 3]", "b.gone: 3 -> None", "b.new: None -> x"]
+    assert list(folder.differences(before, now)) == ["b.c: [1, 2] -> [1, 3]", "b.gone: 3 -> None", "b.new: None -> x"]
 
 
 def test_the_command_imports_no_tracker_that_is_not_chosen(tmp_path: Path, prepared: list[str]) -> None:

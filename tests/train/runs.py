@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videodit.config import Launch
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.store import Checkpoints
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
+from videodit.train.meter import Means
 from videodit.train.optim import Optimizer, adamw
-from videodit.train.state import Checkpoints
 
 WIDTH = 12
 
@@ -25,6 +28,7 @@ class Rows:
 
     clips: list[Tensor]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    idle: bool = False
 
 
 class Net(nn.Module):
@@ -51,11 +55,13 @@ class Regression:
         self.numbers: list[int] = []
         self.published: list[Path] = []
 
-    def loss(self, batch: Rows, number: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Rows, number: int) -> tuple[Tensor, Means]:
         self.numbers.append(number)
         rows = torch.cat(batch.clips)
         loss = (self.module(rows).float() - rows.flip(1)).square().mean()
-        extra = {"even/loss": loss.item()} if number % 2 == 0 else {}
+        extra = Means()
+        if number % 2 == 0:
+            extra.add({"even/loss": loss.item()})
         return loss * self.poison.get(number, 1.0), extra
 
     def size(self, batch: Rows) -> dict[str, float]:
@@ -71,9 +77,14 @@ def clips(number: int) -> list[Tensor]:
     return [torch.randn(length, WIDTH, generator=generator) for length in (2, 3, 4)]
 
 
-def batches(start: int, stop: int) -> Iterator[Rows]:
-    """The batches of a run."""
-    return iter([Rows(clips(number)) for number in range(start, stop)])
+def batches(start: int, stop: int) -> Iterator[list[Rows]]:
+    """The batches of every step of a run."""
+    return iter([[Rows(clips(number))] for number in range(start, stop)])
+
+
+def alone() -> Mesh:
+    """One process."""
+    return Mesh(launch=Launch(), device=torch.device("cpu"), sizes=(1, 1, 1))
 
 
 class Memory(Tracker):
@@ -103,26 +114,27 @@ def run(
     *,
     objective: Regression | None = None,
     make: Callable[[nn.Module], Optimizer] | None = None,
-    source: Callable[[int, int], Iterator[Rows]] = batches,
+    source: Callable[[int, int], Iterator[list[Rows]]] = batches,
     tracker: Tracker | None = None,
     precision: torch.dtype = torch.float32,
     sample: Callable[[int], None] = lambda step: None,
     **settings: Any,
 ) -> Run:
     """A run of the regression; `settings` are those of the loop that matter to a test."""
-    objective = objective or Regression()
-    numbers = {"steps": 6, "accumulate": 1, "clip_norm": 1e9, "max_bad": 3, "log_every": 1, "save_every": 2}
+    objective, mesh = objective or Regression(), alone()
+    numbers = {"steps": 6, "clip_norm": 1e9, "max_bad": 3, "log_every": 1, "save_every": 2}
     return Run(
         folder=folder,
         objective=objective,
         batches=source,
         optimizer=(make or constant)(objective.module),
         ema=EMA(module=objective.module, decay=0.9),
-        checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2),
+        checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
         tracker=tracker or Memory(),
         settings=Settings(**{**numbers, "sample_every": 1000, "matmul_rate": 0.0, **settings}),
         precision=precision,
         config={},
+        mesh=mesh,
         sample=sample,
     )
 

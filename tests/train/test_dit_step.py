@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import tiny
-from tests.train.runs import Memory
+from tests.train.runs import Memory, alone
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import FILES
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
+from videodit.data.packing import Share, Work
 from videodit.flow.path import PATHS
 from videodit.models.pack import Pack, patchify
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.shapes import LatentShape
-from videodit.train.dit_step import BINS, FlowObjective, TrainingTimes
+from videodit.train.dit_step import BINS, FlowObjective, TrainingTimes, by_size, by_time
 from videodit.train.ema import EMA
+from videodit.train.meter import Means
 
 PATCH = (1, 2, 2)
 SHAPES = ((3, 4, 4), (1, 4, 6), (2, 6, 4))  # 12, 6 and 12 tokens
@@ -95,25 +97,32 @@ def test_a_perfect_prediction_has_no_loss(tokenizer: Tokenizer, path: str, predi
     velocity = eps - x0 if path == "rectified" else alpha * eps - sigma * x0
     oracle.answer = {"velocity": velocity.float(), "noise": eps, "clean": x0}[prediction]
     loss, parts = objective.loss(batch, 7)
-    assert loss.item() < 1e-12 and all(value < 1e-12 for value in parts.values())
+    assert loss.item() < 1e-12 and all(value < 1e-12 for value in parts.all().values())
     oracle.answer = oracle.answer + 0.5
     assert objective.loss(batch, 7)[0].item() == pytest.approx(0.25, rel=1e-5)
 
 
-def test_bins_of_time_are_a_partition(tokenizer: Tokenizer) -> None:
-    """Every clip counts in one bin, by its own mean error; the ends 0 and 1 are in the first and the last."""
-    objective = _objective(tokenizer, dit=Oracle())
+def test_bins_of_time_and_of_size_are_partitions() -> None:
+    """Every clip counts in one of each, by its own mean error; the times 0 and 1 are in the first and the last."""
     t = torch.tensor([0.0, 0.2499, 0.25, 0.6, 0.999999, 1.0], dtype=torch.float64)
-    lengths = (1, 2, 1, 4, 1, 1)
-    means = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    error = torch.cat([torch.full((n,), mean) for n, mean in zip(lengths, means, strict=True)])
-    assert objective.by_time(error, t, lengths) == {
+    means = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    found = Means()
+    by_time(found, means, t)
+    assert found.all() == {
         "loss/t0-0.25": 1.5,
         "loss/t0.25-0.5": 3.0,
         "loss/t0.5-0.75": 4.0,
         "loss/t0.75-1": 5.5,
     }
-    assert len(objective.by_time(error[:1], t[:1], (1,))) == 1 and BINS == 4
+    assert BINS == 4
+    found = Means()
+    by_size(found, means, [1, 2, 3, 4, 7, 8])
+    assert found.all() == {
+        "loss/tokens 1-1": 1.0,
+        "loss/tokens 2-3": 2.5,
+        "loss/tokens 4-7": 4.5,
+        "loss/tokens 8-15": 6.0,
+    }
 
 
 def test_noise_and_time_belong_to_the_clip(tokenizer: Tokenizer) -> None:
@@ -236,21 +245,29 @@ class _Stored:
         return LatentShape(*SHAPES[index % 3])
 
 
+WHOLE = {"most": None, "patch": PATCH, "image": 0.0, "whole": 1.0, "work": Work(), "share": Share(), "seed": 0}
+
+
 def test_the_held_out_loss_is_always_of_the_same_noise(tokenizer: Tokenizer) -> None:
     objective, tracker = _objective(tokenizer, dit=_awake()), Memory()
-    packs = PackBatches(cache=_Stored(7), tokens=30, patch=PATCH, image=0.0, whole=1.0, seed=0)
+    packs = PackBatches(cache=_Stored(7), tokens=30, **WHOLE)
     for step in (10, 20):
         with torch.no_grad():
-            objective.heldout(packs, tracker, step)
+            objective.heldout(packs, alone(), tracker, step)
     (first, values), (second, again) = tracker.records
     assert (first, second) == (10, 20) and values == again
     assert values["heldout/loss"] > 0 and any(name.startswith("heldout/loss/t") for name in values)
+    shapes = {name.removeprefix("heldout/loss/") for name in values if "x" in name}
+    assert shapes == {"x".join(map(str, shape)) for shape in SHAPES}
+    counts = {"3x4x4": 3 * 12, "1x4x6": 2 * 6, "2x6x4": 2 * 12}  # clips of each shape, times its tokens
+    mean = sum(values[f"heldout/loss/{shape}"] * n for shape, n in counts.items()) / sum(counts.values())
+    assert values["heldout/loss"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_no_held_out_clips_are_no_trouble(tokenizer: Tokenizer) -> None:
     tracker = Memory()
-    packs = PackBatches(cache=_Stored(0), tokens=30, patch=PATCH, image=0.0, whole=1.0, seed=0)
-    _objective(tokenizer, dit=_awake()).heldout(packs, tracker, 1)
+    packs = PackBatches(cache=_Stored(0), tokens=30, **WHOLE)
+    _objective(tokenizer, dit=_awake()).heldout(packs, alone(), tracker, 1)
     assert tracker.column("heldout/loss") == []
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.train.runs import alone
 from videodit.train.ema import EMA
 
 
@@ -66,11 +67,16 @@ def test_swapping_exchanges_and_twice_is_nothing() -> None:
     assert torch.equal(module.w, torch.full((3,), 3.0)) and torch.equal(ema.averages["w"], torch.zeros(3))
 
 
-def test_loading_gives_the_same_averages_in_their_own_memory() -> None:
-    first, second = (EMA(module=Module(), decay=0.9) for _ in range(2))
-    first.averages["w"] += 0.3
-    first.averages["seen"] += 2
-    second.load(first.averages)
-    assert all(torch.equal(value, first.averages[name]) for name, value in second.averages.items())
-    first.averages["w"] += 1
-    assert not torch.equal(first.averages["w"], second.averages["w"])
+def test_what_is_frozen_has_no_copy() -> None:
+    module = Module()
+    module.still = nn.Parameter(torch.ones(2), requires_grad=False)
+    assert EMA(module=module, decay=0.9).averages.keys() == {"w", "seen"}
+
+
+def test_the_distance_is_a_share_of_the_weights() -> None:
+    module = Module()
+    nn.init.constant_(module.w, 2.0)
+    ema = EMA(module=module, decay=0.9)
+    assert ema.distance(alone()) == 0
+    ema.averages["w"] -= 0.5
+    assert ema.distance(alone()) == pytest.approx(0.25)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.train import tiny
+from tests.train.runs import alone
 from videodit.checkpoint.latents import LatentCache
 from videodit.data.sample import BadSample, Sample
 from videodit.models.vae import VideoVAE
@@ -40,7 +41,7 @@ class Clips:
 
 
 def _encode(folder: Path, *datasets: Clips, vae: VideoVAE | None = None) -> LatentCache:
-    return encode_datasets(datasets, vae or tiny.vae(), folder=folder, batch=4, workers=0)
+    return encode_datasets(datasets, vae or tiny.vae(), folder=folder, batch=4, workers=0, mesh=alone())
 
 
 def test_every_clip_has_its_latents_and_its_caption_in_order(tmp_path: Path) -> None:

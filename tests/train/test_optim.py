@@ -39,6 +39,11 @@ def _gradients(module: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
+def _load(optimizer: Optimizer, saved: dict[str, torch.Tensor]) -> None:
+    for name, blank in optimizer.blank({name: tuple(value.shape) for name, value in saved.items()}).items():
+        blank.copy_(saved[name])
+
+
 def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     module = _networks()
     optimizer = MUON(module)
@@ -74,9 +79,9 @@ def test_vectors_do_not_decay() -> None:
 def test_frozen_parameters_are_left_alone() -> None:
     module = _networks()
     module["text"].requires_grad_(False)
+    wanted = {name for name, _ in module.named_parameters() if name.startswith("dit.")}
     for make in (ADAMW, MUON):
-        names = {make(module).names[id(parameter)] for parameter in make(module).parameters}
-        assert names == {name for name, _ in module.named_parameters() if name.startswith("dit.")}
+        assert set(make(module).parameters) == wanted
 
 
 def test_an_update_is_torchs_own() -> None:
@@ -101,7 +106,7 @@ def test_an_update_is_torchs_own() -> None:
     for step in range(3):
         for each in (module, same):
             _gradients(each, step)
-        assert optimizer.step(step) == 0.5
+        assert optimizer.step(step) == {"lr/muon": 1e-3, "lr/adamw": 5e-4}
         for each in by_hand:
             each.step()
     for name, parameter in module.named_parameters():
@@ -119,7 +124,7 @@ def test_state_goes_round_to_the_bit(make: Any) -> None:
     copy.load_state_dict(module.state_dict())
     resumed = make(copy, curve=lambda step: 1 / (1 + step))
     saved = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-    resumed.load(saved)
+    _load(resumed, saved)
     assert resumed.state().keys() == saved.keys()
     for step in range(3, 5):
         for each, of in ((module, optimizer), (copy, resumed)):
@@ -142,7 +147,7 @@ def test_state_of_another_optimizer_is_an_input_error(saved: Any, loaded: Any, n
     _gradients(module, 0)
     optimizer.step(0)
     with pytest.raises(InputError, match=f"is not {named} .*resume with the optim="):
-        loaded(_networks()).load(optimizer.state())
+        _load(loaded(_networks()), optimizer.state())
 
 
 def test_gradients_are_forgotten() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from videodit.cli.train import cached, find_vae, open_vae
+from videodit.config import launch
+from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
 def run(cfg: DictConfig) -> None:
     """Encode the training and the held-out clips that the cache lacks."""
-    vae = open_vae(find_vae(cfg.vae_from)).to(pick_device(cfg.device))
+    here = launch()
+    mesh = Mesh(launch=here, device=pick_device(cfg.device, here.local_rank), sizes=(-1, 1, 1))
+    vae = open_vae(find_vae(cfg.vae_from)).to(mesh.device)
     for split in ("train", "heldout"):
-        cache = cached(cfg, cfg.data[split], vae)
-        print(f"{split}: {len(cache)} clips in {cfg.cache}")
+        cache = cached(cfg, cfg.data[split], vae, mesh)
+        if mesh.main:
+            print(f"{split}: {len(cache)} clips in {cfg.cache}")

@@ -18,7 +18,7 @@ import videodit
 from videodit.cli import compose
 from videodit.cli.keys import command_help
 from videodit.config import conf_dir
-from videodit.errors import InputError
+from videodit.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,15 +48,20 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+TRY_AGAIN = 75  # EX_TEMPFAIL, which a scheduler's script can requeue on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input."""
+    """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input,
+    75 for work that was told to stop and can go on."""
     try:
         dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print("videodit: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Interrupted as stop:
+        print(f"videodit: {stop}", file=sys.stderr)
+        return TRY_AGAIN
     except Exception as error:
         message = user_message(error)
         if message is None:

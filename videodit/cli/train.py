@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,15 +15,21 @@ from torch.utils.data import Dataset
 from videodit.checkpoint.find import find_pipeline
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.pretrained import FILES, Components, Part, load_model
-from videodit.checkpoint.store import atomic, read_json, write_json
+from videodit.checkpoint.store import atomic
 from videodit.checkpoint.weights import fingerprint
 from videodit.cli import compose
-from videodit.config import conf_dir
+from videodit.cli.folder import settle, stamp, start_over
+from videodit.config import conf_dir, launch
 from videodit.data.batches import CropBatches, PackBatches, fetch, load
+from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe
+from videodit.models.build import rebuild
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import AXES, Mesh
+from videodit.parallel.shard import parallelize
+from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.machine import Limit, limits, rates, resident
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
@@ -36,16 +41,13 @@ from videodit.train.loop import Objective, Run, Settings
 from videodit.train.machine import PRECISIONS, matmul_rate, pick_device, pick_precision
 from videodit.train.optim import warmup_decay
 from videodit.train.samples import dit_samples, vae_samples
-from videodit.train.state import Checkpoints
 from videodit.train.vae_step import VAEObjective
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+STATES = 16  # of a caption, for the balance of work
 CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
-OF_THIS_START = ("fresh", "memory", "plan")  # not of the run
-WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "samples", "skipped.jsonl", "tensorboard",
-           "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
 
 def run(cfg: DictConfig) -> None:
@@ -56,22 +58,29 @@ def run(cfg: DictConfig) -> None:
     Settings(**cfg.loop, matmul_rate=0.0)  # mistakes are told before anything is done
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
-    folder, device = Path(cfg.run_dir), pick_device(cfg.device)
-    if cfg.fresh and not cfg.plan:
+    folder, device = Path(cfg.run_dir), pick_device(cfg.device, launch().local_rank)
+    mesh = Mesh(launch=launch(), device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
+    if cfg.fresh and not cfg.plan and mesh.main:
         start_over(folder)
     for overrides in () if cfg.plan else cfg.after:
         run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
     folder.mkdir(parents=True, exist_ok=True)
-    stages[cfg.stage](cfg, folder, device)
+    mesh.wait()
+    stages[cfg.stage](cfg, folder, mesh)
 
 
-def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
+def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     """A VAE on crops of the clips."""
+    if mesh.context > 1:
+        raise InputError(f"parallel.context={mesh.context}: a VAE's clips cannot be shared, only a DiT's")
+    device = mesh.device
     datasets = [make(node) for node in cfg.data.train]
     crops = make(cfg.crops)
-    kinds = [VideoShape(crop.frames, crop.height, crop.width) for crop in crops["crops"]]
-    counts = [max(1, crops["pixels"] // (one.frames * one.height * one.width)) for one in kinds]
-    step = vae_step(described(cfg, "vae"), list(zip(counts, kinds, strict=True)), how(cfg, device))
+    at_once = min(crops["pixels"] // mesh.data_ranks, crops["most"] or crops["pixels"])
+    kinds = [
+        (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
+    ]
+    step = vae_step(described(cfg, "vae"), kinds, how(cfg, device, parts=-(-crops["pixels"] // at_once)))
     if planned(cfg, step, device):
         return
     torch.manual_seed(cfg.seed)
@@ -84,23 +93,26 @@ def train_vae(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     critic = make(cfg.critic).to(device) if cfg.critic else None
     shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
     objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
-    batches = CropBatches(datasets=datasets, **crops, seed=cfg.seed)
+    batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
     heldout = first_clips(make(cfg.data.heldout[0]), 16)
-    tracker = make_tracker(cfg)
-    fit(cfg, folder, objective, batches, tracker, partial(vae_samples, vae, heldout, folder, tracker))
+    tracker = make_tracker(cfg, mesh)
+    fit(cfg, folder, objective, batches, tracker, mesh, partial(vae_samples, vae, heldout, folder, tracker, mesh))
 
 
-def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
+def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     """A DiT and its text encoder on cached latents."""
+    device = mesh.device
     vae_file = find_vae(cfg.vae_from)
     vae = open_vae(vae_file).to(device)
-    cache, heldout = (cached(cfg, cfg.data[split], vae) for split in ("train", "heldout"))
+    cache, heldout = (cached(cfg, cfg.data[split], vae, mesh) for split in ("train", "heldout"))
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    tokenizer = words(cfg, cache, folder)
+    tokenizer = words(cfg, cache, folder, mesh)
     specs = {"dit": described(cfg, "model"), "text": described(cfg, "text")}
-    batches = PackBatches(cache=cache, patch=tuple(specs["dit"]["arguments"]["patch"]), **cfg.packs, seed=cfg.seed)
-    if planned(cfg, dit_step(specs, *largest(batches, cache, tokenizer), how(cfg, device)), device):
+    packs = {"patch": tuple(specs["dit"]["arguments"]["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
+    batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
+    first = batches.packs(0)[mesh.data_rank]
+    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, device, len(first))), device):
         return
     torch.manual_seed(cfg.seed)
     dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
@@ -135,31 +147,44 @@ def train_dit(cfg: DictConfig, folder: Path, device: torch.device) -> None:
     )
     pipe = Pipe(parts)
     prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
-    tracker = make_tracker(cfg)
-    sample = partial(dit_samples, pipe, prompts, cfg.samples.seed, folder, tracker)
-    whole = {**cfg.packs, "image": 0.0, "whole": 1.0}
-    fixed = PackBatches(cache=heldout, patch=dit.patch, **whole, seed=cfg.seed)
-    measure = partial(objective.heldout, fixed, tracker)
+    tracker = make_tracker(cfg, mesh)
+    sample = partial(dit_samples, pipe, prompts, cfg.samples.seed, folder, tracker, mesh)
+    fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
+    measure = partial(objective.heldout, fixed, mesh, tracker)
 
     def at_interval(step: int) -> None:
         measure(step)
         sample(step)
 
-    fit(cfg, folder, objective, batches, tracker, at_interval)
+    fit(cfg, folder, objective, batches, tracker, mesh, at_interval)
 
 
-def largest(batches: PackBatches, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
-    """The shapes in the first epoch's pack of most tokens, and the lengths of its captions."""
-    pack = batches.largest
+def share(mesh: Mesh) -> Share:
+    """Which part of a step's clips this process takes."""
+    return Share(mesh.data_rank, mesh.data_ranks)
+
+
+def work_of(spec: dict[str, Any]) -> Work:
+    """What a clip costs a DiT, by its tokens."""
+    with torch.device("meta"):
+        dit = rebuild(spec["architecture"], spec["arguments"])
+    one, two, none = (dit.flops(tokens, STATES) for tokens in (1, 2, 0))
+    square = (two - 2 * one + none) / 2
+    return Work(one - none - square, square)
+
+
+def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
+    """The shapes in the first, largest, of a step's packs, and the lengths of its captions."""
+    pack, _ = packs[0]
     shapes = [LatentShape(frames, cache.shape(index).height, cache.shape(index).width) for index, frames in pack]
     return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
 
 
-def how(cfg: DictConfig, device: torch.device) -> Training:
-    """What a plan must know of the way of training."""
+def how(cfg: DictConfig, device: torch.device, parts: int) -> Training:
+    """What a plan must know of the way of training; `parts`: batches of a step."""
     precision = PRECISIONS[pick_precision(cfg.precision, device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    return Training(precision, frozen, "muon_lr" in cfg.optim.make, cfg.loop.accumulate)
+    return Training(precision, frozen, "muon_lr" in cfg.optim.make, parts)
 
 
 def planned(cfg: DictConfig, step: StepPlan, device: torch.device) -> bool:
@@ -189,22 +214,25 @@ def fit(
     objective: Objective,
     batches: Dataset,
     tracker: Tracker,
+    mesh: Mesh,
     sample: Callable[[int], None],
 ) -> None:
     """Run the loop."""
-    device = next(objective.module.parameters()).device
     freeze(objective.module, cfg.freeze)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
-    checkpoints = checkpoints_of(cfg, folder)
-    config = settled(plain(cfg), folder / "config.json", device, resuming=bool(checkpoints.files()))
-    write_json(folder / "config.json", config)
-    rate = matmul_rate(device, torch.float32)
+    config = settle(plain(cfg), folder, mesh, resuming=any((folder / "checkpoints").glob(f"*/{STATE}")))
+    checkpoints = Checkpoints(folder=folder / "checkpoints", keep=cfg.keep, mesh=mesh, stamp=stamp(config))
+    precision = PRECISIONS[config["precision"]]
     count = sum(p.numel() for p in objective.module.parameters())
-    print(
-        f"{folder}: {count / 1e6:.2f} million parameters, {config['precision']}, "
-        f"{rate / 1e9:.0f} GFLOP/s fp32 matmul",
-        file=sys.stderr,
-    )
+    parallelize(objective.module, mesh, **{key: cfg.parallel[key] for key in ("recompute", "compile", "offload")},
+                precision=precision)  # fmt: skip
+    rate = matmul_rate(mesh.device, precision)
+    if mesh.main:
+        print(
+            f"{folder}: {count / 1e6:.2f} million parameters, {config['precision']}, "
+            f"{rate / 1e9:.0f} GFLOP/s matmul{f', {mesh.ranks} processes' * (mesh.ranks > 1)}",
+            file=sys.stderr,
+        )
 
     def stream(start: int, stop: int) -> Iterator:
         return load(batches, start=start, stop=stop, workers=cfg.workers)
@@ -218,8 +246,9 @@ def fit(
         checkpoints=checkpoints,
         tracker=tracker,
         settings=Settings(**cfg.loop, matmul_rate=rate),
-        precision=PRECISIONS[config["precision"]],
+        precision=precision,
         config=config,
+        mesh=mesh,
         sample=sample,
     ).fit()
 
@@ -232,41 +261,6 @@ def freeze(module: nn.Module, parts: Sequence[str]) -> None:
         except AttributeError:
             names = ", ".join(child for child, _ in module.named_children())
             raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
-
-
-def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
-    """The config with what `auto` came to. Resuming keeps the precision that the run has (`path` is its config.json).
-
-    What else differs from the run's config is told on stderr: it may be meant, such as more steps.
-    """
-    config = {key: value for key, value in config.items() if key not in OF_THIS_START}
-    before = dict(read_json(path) if resuming and path.exists() else config)
-    if config["precision"] == "auto":
-        config["precision"] = pick_precision(before["precision"], device)
-    if before["precision"] == "auto":
-        before["precision"] = config["precision"]
-    for line in differences(before, config):
-        print(f"resuming with another config: {line}", file=sys.stderr)
-    return config
-
-
-def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """ "key: before -> now" for every value that differs between two nested configs; None where there is none."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted({*before, *now} - {*OF_THIS_START}):
-            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif before != now:
-        yield f"{key}: {before} -> {now}"
-
-
-def start_over(folder: Path) -> None:
-    """Delete what a run wrote into its folder, and nothing else that may lie there."""
-    for name in WRITTEN:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def initial(cfg: DictConfig, part: str) -> nn.Module:
@@ -283,7 +277,7 @@ def weights_of(model: str, part: str) -> Path:
     return find_pipeline(model) / FILES[{"model": "dit"}.get(part, part)]
 
 
-def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE) -> LatentCache:
+def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, mesh: Mesh) -> LatentCache:
     """Latents of data sets, encoded where the cache lacks them."""
     return encode_datasets(
         [make(node) for node in nodes],
@@ -291,19 +285,22 @@ def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE) -> LatentCache:
         folder=Path(cfg.cache),
         batch=32,
         workers=cfg.workers,
+        mesh=mesh,
     )
 
 
-def words(cfg: DictConfig, cache: LatentCache, folder: Path) -> Tokenizer:
+def words(cfg: DictConfig, cache: LatentCache, folder: Path, mesh: Mesh) -> Tokenizer:
     """The tokenizer: of the run that is resumed, of `cfg.init`, or learned from the captions."""
     path = folder / FILES["tokenizer"]
-    if not (checkpoints_of(cfg, folder).files() and path.exists()):
+    resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
+    if mesh.main and not resuming:
         with atomic(path) as temporary:
             if cfg.init:
                 temporary.write_bytes((find_pipeline(cfg.init) / FILES["tokenizer"]).read_bytes())
             else:
                 captions = [entry.caption for entry in cache.entries]
                 train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
+    mesh.wait()
     return Tokenizer(path=path)
 
 
@@ -336,11 +333,6 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     return [sample.clip for _, sample in samples]
 
 
-def checkpoints_of(cfg: DictConfig, folder: Path) -> Checkpoints:
-    """The run's checkpoints."""
-    return Checkpoints(folder=folder / "checkpoints", keep=cfg.keep)
-
-
 def make(node: DictConfig) -> Any:
     """The object that a config node describes."""
     from hydra.utils import instantiate
@@ -355,6 +347,8 @@ def plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def make_tracker(cfg: DictConfig) -> Tracker:
-    """All trackers of the config as one."""
+def make_tracker(cfg: DictConfig, mesh: Mesh) -> Tracker:
+    """All trackers of the config as one; only the main process has them."""
+    if not mesh.main:
+        return Tracker()
     return Composite(trackers=[make(node) for node in cfg.tracker.trackers])

@@ -1,12 +1,15 @@
 """Which clips make which step: a pure function of (seed, step), so a resumed run sees exactly what it would have seen.
 
-A batches object is a map-style dataset from step to batch; torch's DataLoader runs it in worker processes.
+A batches object is a map-style dataset from step to the batches of one rank, which together with those of the others
+make the step; torch's DataLoader runs it in worker processes. All ranks have as many batches in a step; one that is
+`idle` is run to keep the others company, and counts for nothing.
     B clips, T frames, H height, W width; C, t, h, w the same of latents
 """
 
 from __future__ import annotations
 
 import hashlib
+import signal
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videodit.data.packing import Share, Work, deal, fill
 from videodit.data.sample import BadSample, Sample
 from videodit.shapes import LatentShape, Triple
 
@@ -53,10 +57,14 @@ class Latents(Protocol):
 
 @dataclass
 class ClipBatch:
-    """Equal crops (B,3,T,H,W) in [-1,1], and the samples that could not be read as (path, reason)."""
+    """Equal crops (B,3,T,H,W) in [-1,1], their numbers in the step, and the samples that could not be read as
+    (path, reason).
+    """
 
     clips: Tensor
+    numbers: list[int]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    idle: bool = False
 
 
 @dataclass
@@ -67,6 +75,7 @@ class LatentBatch:
     captions: list[str]
     indices: list[int]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,31 +87,53 @@ class Crop:
     width: int
     weight: float
 
+    @property
+    def volume(self) -> int:
+        """Pixels of all frames."""
+        return self.frames * self.height * self.width
+
 
 class CropBatches(Dataset):
     """Random crops for the VAE: each step draws a data set and one of `crops`, `per_clip` of them from every clip.
 
-    It takes as many crops as fit into `pixels`, the sum of their frames * height * width. Where a clip of the step is
-    smaller than the crop, all crops of the step are as much smaller.
+    It takes as many crops as fit into `pixels`, the sum of their frames * height * width, `most` of them in one batch
+    (None: all). Where a clip of the step is smaller than the crop, all crops of the step are as much smaller. The first
+    step takes the largest crops.
     """
 
     def __init__(
-        self, *, datasets: Sequence[Clips], crops: Sequence[Crop], pixels: int, per_clip: int, seed: int
+        self,
+        *,
+        datasets: Sequence[Clips],
+        crops: Sequence[Crop],
+        pixels: int,
+        most: int | None,
+        per_clip: int,
+        share: Share,
+        seed: int,
     ) -> None:
-        self.datasets, self.crops, self.pixels, self.per_clip, self.seed = datasets, crops, pixels, per_clip, seed
+        self.datasets, self.crops, self.pixels, self.most = datasets, crops, pixels, most
+        self.per_clip, self.share, self.seed = per_clip, share, seed
 
-    def __getitem__(self, step: int) -> ClipBatch:
+    def __getitem__(self, step: int) -> list[ClipBatch]:
         rng = np.random.default_rng(derive_seed(self.seed, "crops", step))
         weights = np.array([crop.weight for crop in self.crops])
-        crop = self.crops[rng.choice(len(weights), p=weights / weights.sum())]
-        count = max(1, self.pixels // (crop.frames * crop.height * crop.width))
+        drawn = self.crops[rng.choice(len(weights), p=weights / weights.sum())]
+        crop = drawn if step else max(self.crops, key=lambda crop: crop.volume)
+        count = max(1, self.pixels // crop.volume)
         dataset = self.datasets[rng.integers(len(self.datasets))]
         indices = rng.integers(len(dataset), size=-(-count // self.per_clip))
         samples, skipped = fetch(dataset, indices.tolist())
         wanted = (crop.frames, crop.height, crop.width)
         shape = tuple(map(min, zip(wanted, *(sample.clip.shape[1:] for _, sample in samples), strict=True)))
-        crops = [_crop(sample.clip, shape, rng) for _, sample in samples for _ in range(self.per_clip)]
-        return ClipBatch(torch.stack(crops[:count]) if crops else torch.zeros(0, 3, *shape), skipped)
+        crops = [_crop(sample.clip, shape, rng) for _, sample in samples for _ in range(self.per_clip)][:count]
+        most = None if self.most is None else max(1, self.most // crop.volume)
+        packs = deal([1] * len(crops), Work(), place=step, ranks=self.share.ranks, most=most)[self.share.rank]
+        told = skipped if self.share.rank == 0 else []  # every rank reads all clips of the step
+        batches = [ClipBatch(torch.stack([crops[i] for i in pack]), pack) for pack in packs if pack]
+        batches += [ClipBatch(torch.zeros(1, 3, *shape), [0], idle=True) for pack in packs if not pack]
+        batches[0].skipped = told
+        return batches
 
 
 class PackBatches(Dataset):
@@ -110,15 +141,26 @@ class PackBatches(Dataset):
 
     The VAE is causal, so the first latent frames of a clip are the latents of its first frames: a clip is used as an
     image with probability `image`, whole with probability `whole`, else cut to a random number of latent frames.
-    An epoch shows every clip once; its packs are filled in a shuffled order. Raises InputError where `patch` does not
-    divide some latents.
+    An epoch shows every clip once; its steps of at most `tokens` are filled in a shuffled order, about equally. Ranks
+    share a step by `work`, in packs of at most `most` tokens (None: as many as there are). The run's first step holds
+    the largest clip, whole: what cannot fit fails there. Raises InputError where `patch` does not divide some latents.
     """
 
     def __init__(
-        self, *, cache: Latents, tokens: int, patch: Triple, image: float, whole: float, seed: int
+        self,
+        *,
+        cache: Latents,
+        tokens: int,
+        most: int | None,
+        patch: Triple,
+        image: float,
+        whole: float,
+        work: Work,
+        share: Share,
+        seed: int,
     ) -> None:
-        self.cache, self.tokens, self.patch, self.seed = cache, tokens, patch, seed
-        self.image, self.whole = image, whole
+        self.cache, self.tokens, self.most, self.patch, self.seed = cache, tokens, most, patch, seed
+        self.image, self.whole, self.work, self.share = image, whole, work, share
         grids = [cache.shape(index).grid(patch) for index in range(len(cache))]
         self.units = np.array([grid.frames for grid in grids], dtype=int)  # of time: patch[0] latent frames each
         self.places = np.array([grid.height * grid.width for grid in grids], dtype=int)  # tokens a unit of time
@@ -127,27 +169,27 @@ class PackBatches(Dataset):
 
     @property
     def count(self) -> int:
-        """Packs of the first epoch."""
+        """Steps of the first epoch."""
         return len(self.plan(0))
 
-    @property
-    def largest(self) -> list[tuple[int, int]]:
-        """The pack of most tokens of the first epoch: (index, latent frames) of each clip."""
-        return max(self.plan(0), key=lambda pack: sum(n // self.patch[0] * int(self.places[i]) for i, n in pack))
+    def __getitem__(self, step: int) -> list[LatentBatch]:
+        return [self._read(*pack) for pack in self.packs(step)[self.share.rank]]
 
-    def __getitem__(self, step: int) -> LatentBatch:
+    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
+        """For each rank its packs in this step: (index, latent frames) of each clip, and whether the pack is idle."""
         epoch, place = self.find(step)
-        batch = LatentBatch([], [], [])
-        # Equal sizes side by side: kernels serve such a run of clips in one call.
-        for index, frames in sorted(self.plan(epoch)[place], key=self._size):
-            latents, caption = self.cache[index]
-            batch.latents.append(latents[:, :frames].float())
-            batch.captions.append(caption)
-            batch.indices.append(index)
-        return batch
+        clips = self.plan(epoch)[place]
+        sizes = [self.size(*clip) for clip in clips]
+        idle = [min(clips, key=lambda clip: self.size(*clip))]
+        dealt = deal(sizes, self.work, place=place, ranks=self.share.ranks, most=self.most)
+        return [[([clips[i] for i in pack] or idle, not pack) for pack in packs] for packs in dealt]
+
+    def size(self, index: int, frames: int) -> int:
+        """Tokens of a clip of so many latent frames."""
+        return frames // self.patch[0] * int(self.places[index])
 
     def find(self, step: int) -> tuple[int, int]:
-        """The epoch of a step, and which of its packs the step takes."""
+        """The epoch of a step, and which of its steps it is."""
         if not len(self.cache):
             raise IndexError("there are no latents to pack")
         while self.starts[-1] <= step:
@@ -156,35 +198,44 @@ class PackBatches(Dataset):
         return epoch, step - self.starts[epoch]
 
     def plan(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The packs of an epoch: (index, latent frames) of each clip. Clips larger than the budget go alone."""
+        """The steps of an epoch: (index, latent frames) of each clip. Clips larger than the budget go alone."""
         if self._planned[0] != epoch:  # steps come in order, so one epoch is enough to keep
-            self._planned = (epoch, list(self._fill(epoch)))
+            self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
 
-    def _fill(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+    def _plan(self, epoch: int) -> list[list[tuple[int, int]]]:
         rng = np.random.default_rng(derive_seed(self.seed, "packs", epoch))
         order = rng.permutation(len(self.cache))
         units = self._cut(self.units[order], *rng.random((len(order), 2)).T)
-        frames, counts = units * self.patch[0], units * self.places[order]
-        pack, used = [], 0
-        for index, length, count in zip(order.tolist(), frames.tolist(), counts.tolist(), strict=True):
-            if pack and used + count > self.tokens:
-                yield pack
-                pack, used = [], 0
-            pack.append((index, length))
-            used += count
-        if pack:
-            yield pack
+        largest = int((self.units * self.places)[order].argmax()) if len(order) else -1
+        if epoch == 0 and len(order):
+            units[largest] = self.units[order[largest]]
+        frames, sizes = (units * self.patch[0]).tolist(), (units * self.places[order]).tolist()
+        packs = fill(sizes, self.tokens)
+        if epoch == 0:
+            packs.sort(key=lambda pack: largest not in pack)
+        clips = list(zip(order.tolist(), frames, strict=True))
+        return [[clips[i] for i in pack] for pack in packs]
 
     def _cut(self, units: np.ndarray, kind: np.ndarray, cut: np.ndarray) -> np.ndarray:
         """How much of clips of so many units of time is used, by two numbers in [0,1) for each."""
         part = np.where(kind < self.image + self.whole, units, 1 + (cut * units).astype(int))
         return np.where(kind < self.image, 1, part)
 
-    def _size(self, cut: tuple[int, int]) -> tuple[int, int, int]:
+    def _read(self, clips: list[tuple[int, int]], idle: bool) -> LatentBatch:
+        batch = LatentBatch([], [], [], idle=idle)
+        # Equal sizes side by side: kernels serve such a run of clips in one call.
+        for index, frames in sorted(clips, key=self._shape):
+            latents, caption = self.cache[index]
+            batch.latents.append(latents[:, :frames].float())
+            batch.captions.append(caption)
+            batch.indices.append(index)
+        return batch
+
+    def _shape(self, cut: tuple[int, int]) -> tuple[int, int, int, int]:
         index, frames = cut
         shape = self.cache.shape(index)
-        return frames, shape.height, shape.width
+        return frames, shape.height, shape.width, index
 
 
 def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sample]], list[tuple[str, str]]]:
@@ -201,9 +252,14 @@ def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sampl
 
 
 def load(batches: Dataset, *, start: int, stop: int, workers: int) -> Iterator:
-    """The batches of steps start … stop-1, in order, prepared by `workers` processes."""
-    ahead = {"prefetch_factor": 4} if workers else {}
+    """What a batches object has for start … stop-1, in order, prepared by `workers` processes."""
+    ahead = {"prefetch_factor": 4, "worker_init_fn": _stay} if workers else {}
     return iter(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers, **ahead))
+
+
+def _stay(worker: int) -> None:
+    """A scheduler's SIGTERM goes to all processes: the one that trains still needs this one, and will end it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _crop(clip: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:

@@ -21,8 +21,10 @@ from videodit.flow.times import logit_normal, shift, shift_for_tokens, uniform
 from videodit.models.dit import DiT
 from videodit.models.pack import patchify
 from videodit.models.text import SmallT5, Tokenizer
+from videodit.parallel.mesh import Mesh
 from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
+from videodit.train.meter import Means
 
 BINS = 4  # of time, for the record
 
@@ -51,7 +53,7 @@ class FlowObjective:
         path: between data and noise.
         times: how times are drawn.
         drop: share of the captions replaced by the empty one, for classifier-free guidance.
-        seed: of noise, times and dropped captions, each a function of (seed, number of the batch, index of the clip).
+        seed: of noise, times and dropped captions, each a function of (seed, step, index of the clip).
         pipeline: what `pipeline.json` says beside the weights.
         frozen: files to copy beside them (the VAE, the tokenizer).
     """
@@ -73,10 +75,19 @@ class FlowObjective:
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
         self.module = nn.ModuleDict({"dit": dit, "text": text})
 
-    def loss(self, batch: LatentBatch, number: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of batch number `number`, and the mean loss in each quarter of time."""
+    def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, Means]:
+        """Loss of a batch of this step, and the mean loss in each quarter of time and of clips about as large."""
+        error, t = self.errors(batch, step)
+        counts, means = self.counts(batch), Means()
+        each = torch.stack([part.mean() for part in error.detach().split(counts)]).cpu()
+        by_time(means, each, t)
+        by_size(means, each, counts)
+        return error.mean(), means
+
+    def errors(self, batch: LatentBatch, step: int) -> tuple[Tensor, Tensor]:
+        """The squared error of every token (L,), and the clips' times (B,)."""
         device = self.dit.head.weight.device
-        noise, draws = self.draw(batch, number)
+        noise, draws = self.draw(batch, step)
         x0 = patchify(batch.latents, self.dit.patch)
         t = self.times(draws[:, 0], draws[:, 1], x0.lengths)
         per_token = t.repeat_interleave(torch.tensor(x0.lengths))[:, None]
@@ -89,40 +100,41 @@ class FlowObjective:
         ids, lengths = self.tokenizer(captions)
         pack = type(x0)(noisy.to(device), x0.positions.to(device), x0.lengths)
         out = self.dit(pack, t.to(device), self.text(ids.to(device), lengths))
-        error = (out.float() - target.to(device)).square().mean(dim=1)
-        return error.mean(), self.by_time(error.detach(), t, x0.lengths)
+        return (out.float() - target.to(device)).square().mean(dim=1), t
 
-    def draw(self, batch: LatentBatch, number: int) -> tuple[list[Tensor], Tensor]:
+    def draw(self, batch: LatentBatch, step: int) -> tuple[list[Tensor], Tensor]:
         """Noise like the latents, and for each clip a normal and two uniforms (B,3)."""
         noise, draws = [], []
         for index, x in zip(batch.indices, batch.latents, strict=True):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, number, index))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, step, index))
             noise.append(torch.randn(x.shape, generator=generator))
             draws.append(torch.cat([torch.randn(1, generator=generator), torch.rand(2, generator=generator)]))
         return noise, torch.stack(draws)
 
-    def by_time(self, error: Tensor, t: Tensor, lengths: tuple[int, ...]) -> dict[str, float]:
-        """Mean error of the clips in each of BINS equal bins of time, where there are any."""
-        means = torch.stack([part.mean() for part in error.split(lengths)]).cpu()
-        places = (t * BINS).long().clamp(max=BINS - 1)
-        return {
-            f"loss/t{k / BINS:g}-{(k + 1) / BINS:g}": means[places == k].mean().item()
-            for k in range(BINS)
-            if (places == k).any()
-        }
-
-    def heldout(self, batches: PackBatches, tracker: Tracker, step: int) -> None:
-        """Track the loss on held-out clips, whole and by time, always with the same noise and times."""
-        sums: dict[str, list[float]] = {}
+    def heldout(self, batches: PackBatches, mesh: Mesh, tracker: Tracker, step: int) -> None:
+        """Track the loss on held-out clips: of all, by time and by shape, always with the same noise and times."""
+        means = Means()
         for number in range(batches.count):
-            loss, numbers = self.loss(batches[number], number)
-            for name, value in {"loss": loss.item(), **numbers}.items():
-                sums.setdefault(f"heldout/{name}", []).append(value)
-        tracker.scalars(step, {name: sum(values) / len(values) for name, values in sums.items()})
+            for batch in batches[number]:
+                error, t = self.errors(batch, number)
+                if not batch.idle:
+                    counts = self.counts(batch)
+                    each = torch.stack([part.mean() for part in error.split(counts)]).cpu()
+                    means.add({"loss": error.mean().item()}, len(error))
+                    by_time(means, each, t)
+                    shapes = ["x".join(map(str, x.shape[1:])) for x in batch.latents]
+                    for shape, value, count in zip(shapes, each.tolist(), counts, strict=True):
+                        means.add({f"loss/{shape}": value}, count)
+        found = Means.merged(mesh.exchange(means.parts())[:: mesh.context]).all()
+        tracker.scalars(step, {f"heldout/{name}": value for name, value in found.items()})
+
+    def counts(self, batch: LatentBatch) -> list[int]:
+        """Tokens of each clip."""
+        return [LatentShape(*x.shape[1:]).grid(self.dit.patch).count for x in batch.latents]
 
     def size(self, batch: LatentBatch) -> dict[str, float]:
         """Clips, tokens and floating-point operations of a training step (forward and twice that backward)."""
-        counts = [LatentShape(*x.shape[1:]).grid(self.dit.patch).count for x in batch.latents]
+        counts = self.counts(batch)
         flops = 3.0 * sum(self.dit.flops(count, 16) for count in counts)
         return {"clips": float(len(counts)), "tokens": float(sum(counts)), "flops": flops}
 
@@ -137,3 +149,17 @@ class FlowObjective:
                 with atomic(target) as temporary:
                     temporary.write_bytes(source.read_bytes())
         write_json(folder / "pipeline.json", self.pipeline)
+
+
+def by_time(means: Means, losses: Tensor, t: Tensor) -> None:
+    """Take in the losses of clips (B,), each in one of BINS equal bins of its time."""
+    places = (t * BINS).long().clamp(max=BINS - 1)
+    for place, loss in zip(places.tolist(), losses.tolist(), strict=True):
+        means.add({f"loss/t{place / BINS:g}-{(place + 1) / BINS:g}": loss})
+
+
+def by_size(means: Means, losses: Tensor, counts: Sequence[int]) -> None:
+    """The same by their tokens: 1, 2-3, 4-7, 8-15 and so on."""
+    for count, loss in zip(counts, losses.tolist(), strict=True):
+        power = 2 ** (count.bit_length() - 1)
+        means.add({f"loss/tokens {power}-{2 * power - 1}": loss})

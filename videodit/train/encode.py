@@ -18,6 +18,7 @@ from videodit.checkpoint.latents import LatentCache, encoder_fingerprint, fill, 
 from videodit.data.batches import Clips, fetch, load
 from videodit.data.sample import Sample
 from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
 from videodit.track.progress import Progress
 
 SHARD = 2048  # clips a file: what a kill in the middle can cost
@@ -25,23 +26,23 @@ SHARD = 2048  # clips a file: what a kill in the middle can cost
 
 @torch.no_grad()
 def encode_datasets(
-    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, batch: int, workers: int
+    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, batch: int, workers: int, mesh: Mesh
 ) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
-    Clips that cannot be read are reported on stderr and left out.
+    Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out.
     """
-    keys, made_by = [], encoder_fingerprint(vae)
-    for dataset in datasets:
-        wanted = [(latent_key(dataset.fingerprint(i), made_by), i) for i in range(len(dataset))]
-        keys += [key for key, _ in wanted]
-        known = LatentCache(folder).known
-        missing = [pair for pair in wanted if pair[0] not in known]
+    made_by, known = encoder_fingerprint(vae), LatentCache(folder).known
+    wanted = [[(latent_key(dataset.fingerprint(i), made_by), i) for i in range(len(dataset))] for dataset in datasets]
+    mesh.wait()  # all have seen the same folder
+    for dataset, pairs in zip(datasets, wanted, strict=True):
+        missing = [pair for pair in pairs if pair[0] not in known][mesh.rank :: mesh.ranks]
         if missing:
-            with Progress(total=len(missing), label="encode") as progress:
+            with Progress(total=len(missing), label=f"encode{f' {mesh.rank}' * (mesh.ranks > 1)}") as progress:
                 encode = _Encoder(dataset, vae, batch, workers, progress)
                 fill(folder, missing, encode, shard=SHARD)
-    return LatentCache(folder, keys=keys)
+    mesh.wait()
+    return LatentCache(folder, keys=[key for pairs in wanted for key, _ in pairs])
 
 
 class _Encoder:

@@ -2,32 +2,38 @@
 
     for each step:  batches -> objective.loss -> backward -> clip -> optimizer -> EMA -> tracker -> checkpoint
 
-Everything random is a function of (seed, batch number, sample), so a run killed at any moment and started again gives
-the same losses and weights as one that was never killed (compare NVlabs/edm2's loop).
+Everything random is a function of (seed, step, sample), and which clips make a step does not depend on the number of
+processes. So a run killed at any moment and started again gives the same losses and weights as one that was never
+killed (compare NVlabs/edm2's loop), and on another number of processes the same within rounding.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from videodit.errors import InputError
+from videodit.errors import InputError, Interrupted
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.shard import gathered
+from videodit.parallel.store import Checkpoints
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
-from videodit.train.meter import Means, Meter
+from videodit.train.machine import peak_memory
+from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
-from videodit.train.state import Checkpoints
+
+REASONS = 8  # of skipped clips that are counted apart
 
 
 class Objective(Protocol):
@@ -35,11 +41,11 @@ class Objective(Protocol):
 
     module: nn.Module
 
-    def loss(self, batch: Any, number: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of batch number `number` of the run, which seeds what is random in it; numbers worth tracking."""
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, Means]:
+        """The mean loss of a batch of this step, which seeds what is random in it; numbers worth tracking."""
 
     def size(self, batch: Any) -> dict[str, float]:
-        """How much work a batch is: {"clips": …, "tokens": …, "flops": …}; empty batches have 0 clips."""
+        """How much work a batch is: {"clips": …, "tokens": …, "flops": …}."""
 
     def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
         """Write the averaged weights as a model that `model=folder` opens."""
@@ -49,13 +55,12 @@ class Objective(Protocol):
 class Settings:
     """Numbers of the loop. Raises InputError, naming the key, for one that makes no sense.
 
-    steps: how many in all. accumulate: batches a step. clip_norm: gradient norm above which gradients are scaled down.
+    steps: how many in all. clip_norm: gradient norm above which gradients are scaled down.
     max_bad: consecutive steps with a non-finite loss or gradient after which the run stops.
     *_every: steps between records, checkpoints and samples. matmul_rate: the machine's flops a second, 0 if unknown.
     """
 
     steps: int
-    accumulate: int
     clip_norm: float
     max_bad: int
     log_every: int
@@ -64,7 +69,7 @@ class Settings:
     matmul_rate: float
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "max_bad", "log_every", "save_every", "sample_every"):
+        for name in ("steps", "max_bad", "log_every", "save_every", "sample_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"loop.{name}={value}: must be a whole number, at least 1")
@@ -80,7 +85,7 @@ class Run:
         *,
         folder: Path,
         objective: Objective,
-        batches: Callable[[int, int], Iterator],
+        batches: Callable[[int, int], Iterator[Sequence[Any]]],
         optimizer: Optimizer,
         ema: EMA,
         checkpoints: Checkpoints,
@@ -88,60 +93,96 @@ class Run:
         settings: Settings,
         precision: torch.dtype,
         config: dict[str, Any],
+        mesh: Mesh,
         sample: Callable[[int], None],
     ) -> None:
-        """batches: (start, stop) -> iterator; sample: called with the step while the module holds the EMA weights."""
+        """batches: (start, stop) -> for each step the batches that are this process's; sample: called on every process
+        with the step while the module holds the EMA weights; config: kept with the checkpoints' JSON and the tracker.
+        """
         self.folder, self.objective, self.batches, self.optimizer = folder, objective, batches, optimizer
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
-        self.precision, self.config, self.sample = precision, config, sample
-        self.step = self.bad = self.bad_total = self.skipped = 0
+        self.precision, self.config, self.mesh, self.sample = precision, config, mesh, sample
+        self.step = self.bad = self.bad_total = 0
+        self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.told: set[str] = set()
+        self.asked_to_stop = False
 
     def fit(self) -> None:
-        """Train until `settings.steps`, from the newest checkpoint if there is one."""
+        """Train until `settings.steps`, from the newest checkpoint if there is one.
+
+        SIGTERM, which schedulers send before they take the machine away, saves and raises Interrupted.
+        """
         self.resume()
-        steps, accumulate = self.settings.steps, self.settings.accumulate
-        batches = self.batches(self.step * accumulate, steps * accumulate)
-        meter = Meter(matmul_rate=self.settings.matmul_rate)
-        with self.tracker, Progress(total=steps, start=self.step, label=self.folder.name) as progress:
+        steps, main = self.settings.steps, self.mesh.main
+        batches = self.batches(self.step, steps)
+        meter = Meter(matmul_rate=self.settings.matmul_rate * self.mesh.ranks)
+        progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
+        with self.checkpoints, self.tracker, progress or nullcontext(), self.listening():
             self.tracker.start(self.config, self.step)
             while self.step < steps:
                 with meter.waiting():
-                    micro = list(islice(batches, accumulate))
+                    micro = next(batches)
                 meter.add(*self.advance(micro))
-                progress.update(self.step, **meter.shown())
+                if progress is not None:
+                    progress.update(self.step, **meter.shown())
                 if self.step % self.settings.log_every == 0 or self.step == steps:
-                    counts = {"skipped clips": float(self.skipped), "skipped updates": float(self.bad_total)}
-                    self.tracker.scalars(self.step, meter.flush() | counts)
+                    self.tracker.scalars(self.step, meter.flush() | self.counts())
                 with meter.paused():
                     self.at_intervals()
 
-    def advance(self, micro: list[Any]) -> tuple[dict[str, float], dict[str, float]]:
-        """One step over micro-batches, which together count as one batch -> how much work it was, and its numbers."""
-        self.report_skipped(micro)
+    def advance(self, micro: Sequence[Any]) -> tuple[dict[str, float], dict[str, float]]:
+        """One step over the batches of all processes, which together count as one -> how much work, and its numbers."""
         sizes = [self.objective.size(batch) for batch in micro]
-        work = {name: sum(size[name] for size in sizes) for name in sizes[0]}
+        work, balance = self.agree(micro, sizes)
         numbers = Means()
-        for place, (batch, size) in enumerate(zip(micro, sizes, strict=True)):
-            if size["clips"]:
+        for batch, size in zip(micro, sizes, strict=True):
+            if work["clips"] and (not batch.idle or self.mesh.ranks > 1):
                 with self.autocast():
-                    loss, values = self.objective.loss(batch, self.step * self.settings.accumulate + place)
-                (loss * (size["tokens"] / work["tokens"])).backward()
-                numbers.add({"loss": loss.item(), **values}, size["tokens"])
-        values = self.update(numbers.all()) if work["clips"] else {}
+                    loss, values = self.objective.loss(batch, self.step)
+                share = 0.0 if batch.idle else size["tokens"] / work["tokens"]
+                (loss * share).backward()
+                if not batch.idle:
+                    numbers.add({"loss": loss.item()}, size["tokens"])
+                    numbers.join(values.parts())
+        means = Means.merged(self.mesh.exchange(numbers.parts())[:: self.mesh.context]).all()
+        values = self.update(means) | {"balance": balance} if work["clips"] else {}
         self.step += 1
         for name in self.seen:
             self.seen[name] += work[name]
         return work, values
 
+    def agree(self, micro: Sequence[Any], sizes: Sequence[dict[str, float]]) -> tuple[dict[str, float], float]:
+        """What the processes must know of each other before a step: their work, unreadable clips, whether to stop.
+
+        -> the work of all, and their mean share of it over the largest.
+        """
+        mine = dict.fromkeys(sizes[0], 0.0)
+        for batch, size in zip(micro, sizes, strict=True):
+            if not batch.idle:
+                mine = {name: value + size[name] for name, value in mine.items()}
+        skipped = [entry for batch in micro for entry in batch.skipped]
+        told = self.mesh.exchange({"work": mine, "skipped": skipped, "stop": self.asked_to_stop})
+        shares = told[:: self.mesh.context]
+        self.asked_to_stop = any(one["stop"] for one in told)
+        for path, reason in (entry for one in shares for entry in one["skipped"]):
+            self.count_skipped(path, reason)
+        work = {name: sum(one["work"][name] for one in shares) for name in mine}
+        each = [one["work"].get("flops", one["work"]["tokens"]) for one in shares]
+        return work, sum(each) / len(each) / max(each) if max(each) else 1.0
+
     def update(self, values: dict[str, float]) -> dict[str, float]:
         """Change the weights, unless the loss or the gradient is not finite: then that is counted. -> the numbers."""
-        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip_norm).item()
+        norms = self.optimizer.norms(self.mesh)
+        norm = math.sqrt(sum(value**2 for value in norms.values()))
         if math.isfinite(norm) and math.isfinite(values["loss"]):
-            values |= {"gradient norm": norm, "lr factor": self.optimizer.step(self.step)}
+            if norm > self.settings.clip_norm:
+                self.optimizer.scale(self.settings.clip_norm / (norm + 1e-6))
+            values |= {"gradient norm": norm, **by_group(norms, "gradient norm"), **self.optimizer.step(self.step)}
             self.ema.update(self.step)
             self.bad = 0
+            if (self.step + 1) % self.settings.log_every == 0:
+                values["EMA distance"] = self.ema.distance(self.mesh)
         else:
             self.count_bad(values["loss"], norm)
             values = {}
@@ -150,14 +191,16 @@ class Run:
 
     def autocast(self) -> AbstractContextManager:
         """Where the loss is computed."""
-        device = next(self.objective.module.parameters()).device
+        device = self.mesh.device
         return nullcontext() if self.precision == torch.float32 else torch.autocast(device.type, self.precision)
 
     def at_intervals(self) -> None:
-        """Save and sample where it is time."""
+        """Save and sample where it is time; stop where that was asked for."""
         done = self.step == self.settings.steps
-        if done or self.step % self.settings.save_every == 0:
+        if done or self.asked_to_stop or self.step % self.settings.save_every == 0:
             self.save()
+        if self.asked_to_stop and not done:
+            raise Interrupted(f"stopped at step {self.step} and saved: the same command goes on from there")
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
             self.objective.module.eval()
@@ -169,44 +212,73 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen}
-        parts = {"model": self.objective.module.state_dict(), "ema": self.ema.averages, "optim": self.optimizer.state()}
-        self.checkpoints.save(self.step, parts, info)
-        self.objective.publish(self.folder / "model", self.ema.averages)
+        self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
+        averages = gathered({**self.objective.module.state_dict(), **self.ema.averages}, self.mesh)
+        if self.mesh.main:
+            self.objective.publish(self.folder / "model", averages)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """What training changes: as it is, and averaged. The rest is what the same command begins with again."""
+        state = self.objective.module.state_dict()
+        return {"model": {name: state[name] for name in self.ema.averages}, "ema": self.ema.averages}
 
     def resume(self) -> None:
         """Take over the newest checkpoint of the folder, if any. Raises InputError if it is of another model."""
-        found = self.checkpoints.latest()
-        if found is None:
+        saved = self.checkpoints.latest()
+        if saved is None:
             return
-        parts, info = found
-        ours = {name: value.shape for name, value in self.objective.module.state_dict().items()}
-        if ours != {name: value.shape for name, value in parts["model"].items()}:
+        weights = self.weights()
+        if {name: tuple(value.shape) for name, value in weights["model"].items()} != saved.shapes["model"]:
             raise InputError(
                 f"{self.checkpoints.folder} is of another model than this one: fresh=true starts over, "
                 "another name= or run_dir= keeps both"
             )
-        self.objective.module.load_state_dict(parts["model"])
-        self.ema.load(parts["ema"])
-        self.optimizer.load(parts.get("optim", {}))
+        saved.load({**weights, "optim": self.optimizer.blank(saved.shapes.get("optim", {}))})
+        info = saved.info
         self.step, self.bad, self.bad_total = info["step"], info["bad"], info["bad_total"]
         self.skipped, self.seen = info["skipped"], info["seen"]
+
+    def counts(self) -> dict[str, float]:
+        """What went wrong so far, and how much memory this process has needed."""
+        reasons = {f"skipped clips/{reason}": float(count) for reason, count in self.skipped.items()}
+        wrong = {"skipped clips": float(sum(self.skipped.values())), "skipped updates": float(self.bad_total)}
+        return {**wrong, **reasons, "memory GiB": peak_memory(self.mesh.device) / 2**30}
 
     def count_bad(self, loss: float, norm: float) -> None:
         """Report a skipped update; stop the run after too many in a row."""
         self.bad, self.bad_total = self.bad + 1, self.bad_total + 1
-        print(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped", file=sys.stderr)
+        if self.mesh.main:
+            print(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped", file=sys.stderr)
         if self.bad >= self.settings.max_bad:
             raise InputError(
                 f"{self.bad} updates in a row had a non-finite loss or gradient (step {self.step}); the last "
                 f"checkpoint in {self.checkpoints.folder} is sound: lower the learning rate and run again"
             )
 
-    def report_skipped(self, micro: list[Any]) -> None:
-        """Count clips that could not be read. Each is told once, and stands in skipped.jsonl with the reason."""
-        for path, reason in (entry for batch in micro for entry in batch.skipped):
-            self.skipped += 1
-            if path not in self.told:
-                self.told.add(path)
-                print(f"skipped {path}: {reason}", file=sys.stderr)
-                with (self.folder / "skipped.jsonl").open("a") as file:
-                    file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
+    def count_skipped(self, path: str, reason: str) -> None:
+        """Count a clip that could not be read. Each is told once, and stands in skipped.jsonl with the reason."""
+        kind = reason.partition(":")[0].replace("/", " ")[:40]
+        kind = kind if kind in self.skipped or len(self.skipped) < REASONS else "other reasons"
+        self.skipped[kind] = self.skipped.get(kind, 0) + 1
+        if self.mesh.main and path not in self.told:
+            self.told.add(path)
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+            with (self.folder / "skipped.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this lasts, SIGTERM asks the run to stop after its present step."""
+
+        def ask(*_: object) -> None:
+            self.asked_to_stop = True
+
+        try:
+            before = signal.signal(signal.SIGTERM, ask)
+        except ValueError:  # only a process's main thread may listen
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from functools import cache
 from types import MappingProxyType
@@ -35,10 +37,19 @@ def pick_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def pick_device(device: str) -> torch.device:
-    """The device of this name, made sure of; "auto" is the GPU if there is one."""
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has needed at most so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def pick_device(device: str, local_rank: int = 0) -> torch.device:
+    """The device of this name, made sure of; "auto" is the GPU of this rank if there is one."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):  # the second from a build without CUDA

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -18,6 +20,24 @@ class Means:
         """Take in some numbers; not every name has to be there every time."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
+            self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def parts(self) -> dict[str, list[float]]:
+        """Sum and weight of every name, for `merged`."""
+        return {name: [total, self.weights[name]] for name, total in self.sums.items()}
+
+    @classmethod
+    def merged(cls, parts: Iterable[Mapping[str, Sequence[float]]]) -> Means:
+        """The means over all that several have taken in."""
+        means = cls()
+        for one in parts:
+            means.join(one)
+        return means
+
+    def join(self, parts: Mapping[str, Sequence[float]]) -> None:
+        """Take in what another has taken in."""
+        for name, (total, weight) in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + total
             self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def all(self) -> dict[str, float]:
@@ -59,11 +79,11 @@ class Meter:
         self.started += time.perf_counter() - began
 
     def rates(self) -> dict[str, float]:
-        """Clips/s, tokens/s, share of the machine's matmul rate, share of the time spent waiting for data."""
+        """Clips/s, tokens/s, share of the machine's matmul rate (MFU), share of the time spent waiting for data."""
         seconds = time.perf_counter() - self.started
         rates = {f"{name}/s": self.work.get(name, 0.0) / seconds for name in ("clips", "tokens")}
         if self.matmul_rate and "flops" in self.work:
-            rates["matmul share"] = self.work["flops"] / seconds / self.matmul_rate
+            rates["mfu"] = self.work["flops"] / seconds / self.matmul_rate
         return rates | {"data wait": self.waited / seconds}
 
     def shown(self) -> dict[str, float]:
@@ -75,3 +95,22 @@ class Meter:
         values = self.numbers.all() | self.rates()
         self.reset()
         return values
+
+
+def by_group(norms: Mapping[str, float], name: str) -> dict[str, float]:
+    """Norms of parameters -> those of quarters of each stack of blocks, and of all else of each network."""
+    places = [(key, re.fullmatch(r"(.*?\bblocks?)\.(\d+)\..*", key)) for key in norms]
+    counts: dict[str, int] = {}
+    for _, match in places:
+        if match:
+            counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
+    squares: dict[str, float] = {}
+    for key, match in places:
+        group = key.partition(".")[0] + " else"
+        if match:
+            count, place = counts[match[1]], int(match[2])
+            quarter = -(-count // 4)
+            first = place // quarter * quarter
+            group = f"{match[1]}.{first}-{min(first + quarter, count) - 1}"
+        squares[group] = squares.get(group, 0.0) + norms[key] ** 2
+    return {f"{name}/{group}": math.sqrt(value) for group, value in squares.items()}

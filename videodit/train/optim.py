@@ -7,13 +7,16 @@ and AdamW for the rest. Both are torch's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.muon import muons
+from videodit.parallel.shard import held, like, local, named, square_norms, sum_gradients
 
 Curve = Callable[[int], float]  # step -> factor on the learning rate
 
@@ -23,73 +26,106 @@ ENTRIES = MappingProxyType(
 )
 
 
-class Optimizer:
-    """One or two torch optimizers over named parameters, their lr curve, and their state as named tensors."""
+Make = Callable[[dict[str, nn.Parameter]], list[torch.optim.Optimizer]]
 
-    def __init__(self, *, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], curve: Curve) -> None:
-        self.names = {id(parameter): name for name, parameter in module.named_parameters()}
-        self.optimizers = list(optimizers)
+
+class Optimizer:
+    """Torch's optimizers over the trained parameters of a module, their lr curve, and their state as named tensors.
+
+    Where parameters are sharded they step on what this process holds of each. `make`: of those, by name.
+    """
+
+    def __init__(self, *, module: nn.Module, make: Make, curve: Curve) -> None:
+        self.parameters = {name: p for name, p in named(module).items() if p.requires_grad}
+        self.parts = {name: held(p) for name, p in self.parameters.items()}
+        self.names = {id(part): name for name, part in self.parts.items()}
+        self.optimizers = make(self.parts)
         self.curve = curve
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """All that is trained."""
-        return [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+    def norms(self, mesh: Mesh) -> dict[str, float]:
+        """Take over the gradients, summed over all processes; the norm of each parameter's."""
+        sum_gradients(self.parameters.values(), mesh)
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.parts[name].grad = local(parameter.grad)
+        grads = [part.grad for part in self.parts.values()]
+        squares = square_norms(list(self.parameters.values()), grads, mesh)
+        return dict(zip(self.parts, squares.sqrt().tolist(), strict=True))
 
-    def step(self, step: int) -> float:
-        """Update the parameters with the learning rate of this step; gives the factor of the curve."""
-        factor = self.curve(step)
+    def scale(self, factor: float) -> None:
+        """Multiply the gradients."""
+        torch._foreach_mul_([part.grad for part in self.parts.values() if part.grad is not None], factor)
+
+    def step(self, step: int) -> dict[str, float]:
+        """Update the parameters with the learning rates of this step, which it gives."""
+        factor, rates = self.curve(step), {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
+                rates[f"lr/{'muon' if isinstance(optimizer, torch.optim.Muon) else 'adamw'}"] = group["lr"]
             optimizer.step()
-        return factor
+        return rates
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for group in (self.parameters, self.parts):
+            for parameter in group.values():
+                parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor of the optimizers' state, as "parameter name:state name"."""
         return {
-            f"{self.names[id(parameter)]}:{key}": value
+            f"{self.names[id(part)]}:{key}": self._sharded(self.names[id(part)], value)
             for optimizer in self.optimizers
-            for parameter, values in optimizer.state.items()
+            for part, values in optimizer.state.items()
             for key, value in values.items()
             if isinstance(value, Tensor)
         }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over a state saved earlier. Raises InputError where it is of another kind of optimizer."""
-        values: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
+    def blank(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Tensors to fill with a state saved earlier, whose names and shapes these are. It becomes the optimizers'.
+
+        Raises InputError where it is of another kind of optimizer.
+        """
+        entries: dict[str, set[str]] = {}
+        for key in shapes:
             name, _, entry = key.rpartition(":")
-            values.setdefault(name, {})[entry] = tensor
+            entries.setdefault(name, set()).add(entry)
+        found = {}
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    name = self.names[id(parameter)]
-                    if name not in values:
-                        continue
-                    if values[name].keys() != ENTRIES[type(optimizer)]:
-                        raise InputError(
-                            f"the checkpoint's optimizer is not {type(optimizer).__name__} ({name}): resume with the "
-                            "optim= it was made with, or start over with fresh=true"
-                        )
-                    copies = {entry: v.to(parameter.device, copy=True) for entry, v in values[name].items()}
-                    optimizer.state[parameter] = copies
+            for part in (part for group in optimizer.param_groups for part in group["params"]):
+                name = self.names[id(part)]
+                if name not in entries:
+                    continue
+                if entries[name] != next(own for kind, own in ENTRIES.items() if isinstance(optimizer, kind)):
+                    raise InputError(
+                        f"the checkpoint's optimizer is not {type(optimizer).__name__} ({name}): resume with the "
+                        "optim= it was made with, or start over with fresh=true"
+                    )
+                values = {}
+                for entry in entries[name]:
+                    scalar = shapes[f"{name}:{entry}"] == ()
+                    values[entry] = torch.zeros((), device=part.device) if scalar else torch.zeros_like(part)
+                    found[f"{name}:{entry}"] = self._sharded(name, values[entry])
+                optimizer.state[part] = values
+        return found
+
+    def _sharded(self, name: str, value: Tensor) -> Tensor:
+        return like(value, self.parameters[name]) if value.dim() else value
 
 
 def adamw(
     module: nn.Module, *, lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2017); matrices and kernels decay, vectors do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return Optimizer(module=module, optimizers=[_adamw(parameters, lr, betas, weight_decay)], curve=curve)
+
+    def make(parts: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        return [_adamw(list(parts.values()), lr, betas, weight_decay)]
+
+    return Optimizer(module=module, make=make, curve=curve)
 
 
 def muon(
@@ -99,14 +135,16 @@ def muon(
 
     Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone.
     """
-    linears = [part for name, part in module.named_modules() if isinstance(part, nn.Linear) and _inside_block(name)]
-    matrices = [linear.weight for linear in linears if linear.weight.requires_grad]
-    chosen = {id(p) for p in matrices}
-    rest = _adamw([p for p in module.parameters() if p.requires_grad and id(p) not in chosen], lr, betas, weight_decay)
-    if not matrices:
-        return Optimizer(module=module, optimizers=[rest], curve=curve)
-    blocks = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizer(module=module, optimizers=[blocks, rest], curve=curve)
+    linears = {id(part.weight) for name, part in module.named_modules() if _is_matrix(name, part)}
+    matrices = {name: p for name, p in named(module).items() if id(p) in linears}
+
+    def make(parts: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        chosen = {name: part for name, part in parts.items() if name in matrices}
+        rest = _adamw([part for name, part in parts.items() if name not in matrices], lr, betas, weight_decay)
+        how = {"lr": muon_lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        return [*muons(chosen, matrices, how), rest]
+
+    return Optimizer(module=module, make=make, curve=curve)
 
 
 def warmup_decay(*, warmup: int, steps: int, decay: int, floor: float) -> Curve:
@@ -130,5 +168,5 @@ def _adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
 
 
-def _inside_block(name: str) -> bool:
-    return ".blocks." in f".{name}" or ".block." in f".{name}"
+def _is_matrix(name: str, part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) and (".blocks." in f".{name}" or ".block." in f".{name}")

@@ -12,13 +12,18 @@ from videodit.data.sample import to_frames
 from videodit.data.sheet import sheet
 from videodit.generate import Pipe
 from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
 from videodit.track.tracker import Tracker
 
 COLUMNS = 9  # frames of a clip on a sheet
 
 
-def vae_samples(vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: Tracker, step: int) -> None:
+def vae_samples(
+    vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: Tracker, mesh: Mesh, step: int
+) -> None:
     """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, and their PSNR."""
+    if not mesh.main:
+        return
     rows, labels, errors = [], [], []
     for number, clip in enumerate(clips):
         restored = vae.reconstruct(vae.posterior(clip[None].to(vae.mean.device))[0])[0].float().cpu().clamp(-1, 1)
@@ -32,11 +37,15 @@ def vae_samples(vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: T
     tracker.image(step, "reconstructions", path)
 
 
-def dit_samples(pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, tracker: Tracker, step: int) -> None:
-    """A video a prompt, as mp4, and all of them on one sheet."""
+def dit_samples(
+    pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, tracker: Tracker, mesh: Mesh, step: int
+) -> None:
+    """A video a prompt, as mp4, and all of them on one sheet. Made by all processes, of which one keeps them."""
     if not prompts:
         return
     videos = pipe(list(prompts), seed=seed)
+    if not mesh.main:
+        return
     page = folder / "samples" / f"step-{step:09d}.png"
     sheet(page, [video.frames for video in videos], list(prompts), COLUMNS)
     tracker.image(step, "samples", page)

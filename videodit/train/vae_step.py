@@ -17,6 +17,7 @@ from videodit.models.build import build
 from videodit.models.critic import PatchCritic, critic_losses
 from videodit.models.vae import VideoVAE
 from videodit.train.encode import calibrate
+from videodit.train.meter import Means
 
 
 class VAEObjective:
@@ -36,7 +37,7 @@ class VAEObjective:
         adversarial, perceptual: weights of what the critic adds, if there is one (models/critic.py).
         critic: trained against the VAE, in the same step.
         clips: each (3,T,H,W), to take the latents' statistics from.
-        seed: of the posterior's samples.
+        seed: of the posterior's samples, each a function of (seed, step, number of the crop).
     """
 
     def __init__(
@@ -60,14 +61,15 @@ class VAEObjective:
         self.shared_std, self.clips = shared_std, clips
         self.module = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
 
-    def loss(self, batch: ClipBatch, number: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of batch number `number`, and its parts."""
+    def loss(self, batch: ClipBatch, step: int) -> tuple[Tensor, Means]:
+        """Loss of a batch of this step, and its parts."""
         clips = batch.clips.to(self.vae.mean.device)
         mean, logvar = (x.float() for x in self.vae.posterior(clips))
         if not self.learn_noise:
             logvar = torch.full_like(mean, self.noise).square().log()
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "posterior", number))
-        noise = torch.randn(mean.shape, generator=generator).to(clips.device)
+        seeds = [derive_seed(self.seed, "posterior", step, number) for number in batch.numbers]
+        each = [torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        noise = torch.stack(each).to(clips.device)
         restored = self.vae.reconstruct(mean + (0.5 * logvar).exp() * noise).float()
         left = restored - clips
         error = left.square().mean()
@@ -78,7 +80,9 @@ class VAEObjective:
             adversarial, perceptual, critic = critic_losses(self.critic, restored, clips)
             total = total + self.adversarial * adversarial + self.perceptual * perceptual + critic
             parts |= {"adversarial": adversarial, "perceptual": perceptual, "critic": critic}
-        return total, {name: part.item() for name, part in parts.items()}
+        numbers = Means()
+        numbers.add({name: part.item() for name, part in parts.items()}, len(clips))
+        return total, numbers
 
     def size(self, batch: ClipBatch) -> dict[str, float]:
         """Clips; latent positions as tokens."""

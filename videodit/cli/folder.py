@@ -1,0 +1,87 @@
+"""The folder of a run: what is in it, its config, and what another start changes of that."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import videodit
+from videodit.checkpoint.store import read_json, write_json
+from videodit.parallel.mesh import Mesh
+from videodit.train.machine import pick_precision
+
+OF_THIS_START = ("fresh", "memory", "plan")  # not of the run
+# What changes how a run goes, but not what it computes (of `parallel` and `packs.most`: beyond rounding).
+SAFE = ("after", "cache", "data.root", "device", "keep", "loop.log_every", "loop.sample_every", "loop.save_every",
+        "loop.steps", "name", "packs.most", "parallel", "request", "run_dir", "samples", "tracker",
+        "workers")  # fmt: skip
+WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "samples", "skipped.jsonl", "tensorboard",
+           "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
+
+
+def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) -> dict[str, Any]:
+    """The config with what `auto` came to, the same for all processes, written to the folder."""
+    own = settled(config, folder / "config.json", mesh.device, resuming=resuming) if mesh.main else None
+    config = mesh.exchange(own)[0]
+    if mesh.main:
+        write_json(folder / "config.json", config)
+    return config
+
+
+def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
+    """The config with what `auto` came to. Resuming keeps the precision that the run has (`path` is its config.json).
+
+    What else differs from the run's config is told on stderr: it may be meant, such as more steps.
+    """
+    config = {key: value for key, value in config.items() if key not in OF_THIS_START}
+    before = dict(read_json(path) if resuming and path.exists() else config)
+    if config["precision"] == "auto":
+        config["precision"] = pick_precision(before["precision"], device)
+    if before["precision"] == "auto":
+        before["precision"] = config["precision"]
+    for line in differences(before, config):
+        key = line.partition(": ")[0]
+        kind = "safe" if is_safe(key) else "from here on another training"
+        print(f"resuming with another config: {line} ({kind})", file=sys.stderr)
+    return config
+
+
+def is_safe(key: str) -> bool:
+    """Whether a run computes the same with another value of this key."""
+    return any(key == safe or key.startswith(f"{safe}.") for safe in SAFE)
+
+
+def stamp(config: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of what wrote it: versions, and a hash of what the run computes."""
+    flat = sorted(line for line in differences({}, config) if not is_safe(line.partition(": ")[0]))
+    versions = {"videodit": videodit.__version__, "torch": torch.__version__}
+    return {"versions": versions, "config": hashlib.sha256("\n".join(flat).encode()).hexdigest()[:16]}
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """ "key: before -> now" for every value that differs between two nested configs; None where there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now} - {*OF_THIS_START}):
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(now, dict) and before is None and now:
+        yield from differences({}, now, key)
+    elif before != now:
+        yield f"{key}: {before} -> {now}"
+
+
+def start_over(folder: Path) -> None:
+    """Delete what a run wrote into its folder, and nothing else that may lie there."""
+    for name in WRITTEN:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+

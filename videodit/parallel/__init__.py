@@ -1,0 +1,1 @@
+"""Many processes: the mesh, what of a model lies where, where tokens split and gather, sharded checkpoints."""
