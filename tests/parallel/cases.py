@@ -1,6 +1,7 @@
 """What several processes do in the tests: a few steps of a small training, on a mesh of some shape.
 
-Run as a process: python -m tests.parallel.cases RANK RANKS PORT FOLDER NAME…
+Run as a process: python -m tests.parallel.cases RANK RANKS PORT FOLDER NAME…, where the name "long" is a run of 60
+steps with records on disk, for being killed.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered, local, parallelize
 from videodit.parallel.store import Checkpoints
 from videodit.shapes import LatentShape
+from videodit.track.jsonl import Jsonl
+from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
 from videodit.train.optim import adamw, muon
 
 SHAPES = ((3, 4, 4), (1, 4, 6), (2, 6, 4), (1, 2, 2), (5, 6, 6), (1, 6, 4), (2, 2, 6))  # 1 to 45 tokens
+STEPS = 60  # of the long run
 COLOURS = ("red", "green", "blue")
 
 
@@ -124,7 +128,7 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
     return Run(
         folder=folder,
         objective=objective,
-        batches=lambda start, stop: iter([batches[step] for step in range(start, stop)]),
+        batches=lambda start, stop: (batches[step] for step in range(start, stop)),
         optimizer=adamw(objective.module, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0),
         ema=EMA(module=objective.module, decay=0.9),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
@@ -188,6 +192,12 @@ def muon_steps(mesh: Mesh) -> dict[str, Tensor]:
 def work(rank: int, ranks: int, port: int, folder: Path, names: Sequence[str]) -> None:
     """What one process does: the cases one after the other."""
     launch = Launch(rank, ranks, rank, "127.0.0.1", port)
+    if list(names) == ["long"]:
+        mesh = Mesh(launch=launch, device=torch.device("cpu"), sizes=(1, -1, 1))
+        run = training(folder / "run", mesh, CASES["fsdp"], steps=STEPS, words_of=folder)
+        run.tracker = Jsonl(path=folder / "run" / "metrics.jsonl") if mesh.main else Tracker()
+        run.fit()
+        return
     for name in names:
         case = CASES[name]
         mesh = Mesh(launch=launch, device=torch.device("cpu"), sizes=case.sizes if ranks > 1 else (1, 1, 1))
@@ -207,18 +217,23 @@ def keep(folder: Path, name: str, numbers: dict, tensors: dict[str, Tensor], mes
         save_tensors(folder / f"{name}.safetensors", tensors, numbers)
 
 
-def together(folder: Path, ranks: int, names: Sequence[str]) -> Iterator[tuple[str, dict, dict]]:
-    """Run the cases on so many processes -> name, numbers and tensors of each."""
+def start(folder: Path, ranks: int, names: Sequence[str]) -> list[subprocess.Popen]:
+    """The processes, started."""
     words(folder)
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.parallel.cases"]
-    processes = [
+    return [
         subprocess.Popen([*command, str(rank), str(ranks), str(port), str(folder), *names], stderr=subprocess.PIPE,
                          env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2])
         for rank in range(ranks)
     ]  # fmt: skip
+
+
+def together(folder: Path, ranks: int, names: Sequence[str]) -> Iterator[tuple[str, dict, dict]]:
+    """Run the cases on so many processes -> name, numbers and tensors of each."""
+    processes = start(folder, ranks, names)
     told = [process.communicate(timeout=300)[1].decode() for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(told)[-4000:]
     for name in names:

@@ -79,7 +79,8 @@ def clips(number: int) -> list[Tensor]:
 
 def batches(start: int, stop: int) -> Iterator[list[Rows]]:
     """The batches of every step of a run."""
-    return iter([[Rows(clips(number))] for number in range(start, stop)])
+    for number in range(start, stop):
+        yield [Rows(clips(number))]
 
 
 def alone() -> Mesh:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
         (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
     ]
     step = vae_step(described(cfg, "vae"), kinds, how(cfg, device, parts=-(-crops["pixels"] // at_once)))
-    if planned(cfg, step, device):
+    if planned(cfg, step, mesh):
         return
     torch.manual_seed(cfg.seed)
     vae = initial(cfg, "vae").to(device)
@@ -112,7 +112,7 @@ def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     packs = {"patch": tuple(specs["dit"]["arguments"]["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
     batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
     first = batches.packs(0)[mesh.data_rank]
-    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, device, len(first))), device):
+    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, device, len(first))), mesh):
         return
     torch.manual_seed(cfg.seed)
     dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
@@ -187,12 +187,13 @@ def how(cfg: DictConfig, device: torch.device, parts: int) -> Training:
     return Training(precision, frozen, "muon_lr" in cfg.optim.make, parts)
 
 
-def planned(cfg: DictConfig, step: StepPlan, device: torch.device) -> bool:
+def planned(cfg: DictConfig, step: StepPlan, mesh: Mesh) -> bool:
     """Say what a step will need, and refuse one that cannot fit. True if that was all that was asked for."""
+    device = mesh.device
     base = resident() if device.type == "cpu" else 0
-    if cfg.plan:
+    if mesh.main and cfg.plan:
         print(step.line(base, rates(device, step.precision)))
-    else:
+    elif mesh.main:
         print(step.line(base, None), file=sys.stderr)
     limit = limits(device)[0]
     if cfg.memory != "off":
@@ -234,7 +235,7 @@ def fit(
             file=sys.stderr,
         )
 
-    def stream(start: int, stop: int) -> Iterator:
+    def stream(start: int, stop: int) -> Generator:
         return load(batches, start=start, stop=stop, workers=cfg.workers)
 
     Run(

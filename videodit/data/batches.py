@@ -9,9 +9,10 @@ make the step; torch's DataLoader runs it in worker processes. All ranks have as
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from videodit.data.packing import Share, Work, deal, fill
 from videodit.data.sample import BadSample, Sample
 from videodit.shapes import LatentShape, Triple
+
+GRACE = 20  # seconds that a worker lives on after a SIGTERM
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -251,15 +254,19 @@ def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sampl
     return samples, skipped
 
 
-def load(batches: Dataset, *, start: int, stop: int, workers: int) -> Iterator:
-    """What a batches object has for start … stop-1, in order, prepared by `workers` processes."""
+def load(batches: Dataset, *, start: int, stop: int, workers: int) -> Generator:
+    """What a batches object has for start … stop-1, in order, prepared by `workers` processes; close() ends them."""
     ahead = {"prefetch_factor": 4, "worker_init_fn": _stay} if workers else {}
-    return iter(DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers, **ahead))
+    yield from DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers, **ahead)
 
 
 def _stay(worker: int) -> None:
-    """A scheduler's SIGTERM goes to all processes: the one that trains still needs this one, and will end it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """A scheduler's SIGTERM goes to all processes: the one that trains may need this one for the step it is in.
+
+    torch takes a worker that ends with 0 for one that is done, any other for a reason to stop.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def _crop(clip: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:

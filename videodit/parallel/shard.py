@@ -8,6 +8,7 @@ DiTs are sharded, block by block. What else trains, a VAE or a text encoder, is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -152,6 +153,7 @@ def _keep_products() -> tuple:
 
 
 def _shard(network: DiT, mesh: Mesh, precision: torch.dtype, *, offload: bool) -> None:
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")  # which nothing here changes in place
     shared = {"mesh": mesh.weights(), "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy()}
     full = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     mixed = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)

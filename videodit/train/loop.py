@@ -13,8 +13,8 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +85,7 @@ class Run:
         *,
         folder: Path,
         objective: Objective,
-        batches: Callable[[int, int], Iterator[Sequence[Any]]],
+        batches: Callable[[int, int], Generator[Sequence[Any]]],
         optimizer: Optimizer,
         ema: EMA,
         checkpoints: Checkpoints,
@@ -118,7 +118,7 @@ class Run:
         batches = self.batches(self.step, steps)
         meter = Meter(matmul_rate=self.settings.matmul_rate * self.mesh.ranks)
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
-        with self.checkpoints, self.tracker, progress or nullcontext(), self.listening():
+        with self.checkpoints, self.tracker, progress or nullcontext(), self.listening(), closing(batches):
             self.tracker.start(self.config, self.step)
             while self.step < steps:
                 with meter.waiting():
@@ -204,7 +204,8 @@ class Run:
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
             self.objective.module.eval()
-            with torch.no_grad():
+            # Sharded weights come together in the run's precision, whole ones are in float32.
+            with torch.no_grad(), self.autocast() if self.mesh.ranks > 1 else nullcontext():
                 self.sample(self.step)
             self.objective.module.train()
             self.ema.swap()
