@@ -80,7 +80,7 @@ def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     kinds = [
         (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
     ]
-    step = vae_step(described(cfg, "vae"), kinds, how(cfg, device, parts=-(-crops["pixels"] // at_once)))
+    step = vae_step(described(cfg, "vae"), kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
     if planned(cfg, step, mesh):
         return
     torch.manual_seed(cfg.seed)
@@ -112,7 +112,7 @@ def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     packs = {"patch": tuple(specs["dit"]["arguments"]["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
     batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
     first = batches.packs(0)[mesh.data_rank]
-    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, device, len(first))), mesh):
+    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, mesh, len(first))), mesh):
         return
     torch.manual_seed(cfg.seed)
     dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
@@ -180,11 +180,11 @@ def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> t
     return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
 
 
-def how(cfg: DictConfig, device: torch.device, parts: int) -> Training:
+def how(cfg: DictConfig, mesh: Mesh, parts: int) -> Training:
     """What a plan must know of the way of training; `parts`: batches of a step."""
-    precision = PRECISIONS[pick_precision(cfg.precision, device)]
+    precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    return Training(precision, frozen, "muon_lr" in cfg.optim.make, parts)
+    return Training(precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context)
 
 
 def planned(cfg: DictConfig, step: StepPlan, mesh: Mesh) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,12 +24,17 @@ from videodit.shapes import LatentShape, VideoShape
 
 @dataclass(frozen=True)
 class Training:
-    """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step."""
+    """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step.
+
+    shards: processes that hold a part of the DiT's weights each. context: processes that share a batch's tokens.
+    """
 
     precision: torch.dtype
     frozen: tuple[str, ...]
     muon: bool
     accumulate: int = 1
+    shards: int = 1
+    context: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,22 +107,47 @@ def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], h
 
 
 def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
-    weights, gradients, momenta = _state(specs, how)
-    state = 2 * weights + momenta
-    # Where batches add up, the gradients of those before are there already.
-    peak = round(MARGIN * max(cost.peak + (gradients if how.accumulate > 1 else 0), gradients))
-    cost = cost.times(how.accumulate)
-    return StepPlan(state, peak, state, cost.work, round(cost.calls), how.precision)
+    weights, trained, momenta = _state(specs, how)
+    state = weights + trained + momenta
+    whole = _state(specs, replace(how, shards=1))[1]
+    activations = max(cost.peak - whole, 0) / how.context
+    # Where batches add up, the gradients of those before are there already. Where weights are sharded, two blocks' are
+    # together at a time, and the gradients of one.
+    gradients = trained * (2 if how.accumulate > 1 else 1)
+    blocks = 0 if how.shards == 1 else 3 * _block(specs, how)
+    peak = round(MARGIN * (activations + gradients + blocks))
+    cost = cost.times(how.accumulate / how.context)
+    return StepPlan(state, peak, 2 * trained + momenta, cost.work, round(cost.calls), how.precision)
+
+
+def held(specs: Mapping[str, Any], how: Training) -> int:
+    """Bytes in one process of weights, gradients, averages and the optimizer's state."""
+    weights, trained, momenta = _state(specs, how)
+    return weights + 2 * trained + momenta
 
 
 def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
-    """Bytes of the weights, of the gradients and of the optimizer's state."""
+    """Bytes, in one process, of the weights, of those that are trained, and of the optimizer's state."""
     named = dict(_module(specs, how).named_parameters())
+    here = {name: _part(name, p, how.shards) for name, p in named.items()}
     trained = {name: p for name, p in named.items() if p.requires_grad}
     single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and "block" in n}  # Muon keeps one value
-    count = sum(p.numel() for p in trained.values())
-    momenta = sum((1 if name in single else 2) * p.numel() for name, p in trained.items())
-    return 4 * sum(p.numel() for p in named.values()), 4 * count, 4 * momenta
+    momenta = sum((1 if name in single else 2) * here[name] for name in trained)
+    return 4 * sum(here.values()), 4 * sum(here[name] for name in trained), 4 * momenta
+
+
+def _part(name: str, parameter: nn.Parameter, shards: int) -> int:
+    """Numbers of a parameter in the first process: of a DiT's its rows, cut into equal parts as far as they go."""
+    if not name.startswith("dit."):
+        return parameter.numel()
+    rows = parameter.shape[0]
+    return -(-rows // shards) * (parameter.numel() // rows)
+
+
+def _block(specs: Mapping[str, Any], how: Training) -> int:
+    """Bytes of the weights of one of the DiT's blocks, whole, as they are gathered."""
+    blocks = _module(specs, how)["dit"].blocks
+    return how.precision.itemsize * sum(p.numel() for p in blocks[0].parameters())
 
 
 def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:

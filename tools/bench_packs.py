@@ -1,0 +1,272 @@
+"""Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
+[clips=../shared/clips] [budget=2048] [model=toy] [rounds=3]`.
+
+The same clips, the same number of tokens a step at most, the same training step (`Run.advance`), taking turns:
+
+    packs     clips of any shapes; processes get shares of equal work
+    buckets   clips of one shape a batch, as many as the budget holds; each process its own batch
+    gathered  one clip a batch, as many of them as make up the budget of a step, dealt to the processes in turn
+    single    one clip a batch and process, and a step for each
+
+200 clips of 12 shapes, or what `clips=` holds, encoded by the bundled VAE at several lengths. Also told: how equal the
+processes' work is (largest over mean, by step and over the epoch), and that every clip is used once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from socket import socket
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.train.runs import Memory
+from videodit.checkpoint.pretrained import load_model
+from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.cli import compose
+from videodit.cli.train import find_vae, make, work_of
+from videodit.config import Launch, conf_dir, launch
+from videodit.data.batches import PackBatches
+from videodit.data.datasets import VideoFolder
+from videodit.data.packing import Share
+from videodit.errors import InputError
+from videodit.flow.path import PATHS
+from videodit.models.text import Tokenizer, train_tokenizer
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.shard import parallelize
+from videodit.parallel.store import Checkpoints
+from videodit.shapes import LatentShape
+from videodit.train.dit_step import FlowObjective, TrainingTimes
+from videodit.train.ema import EMA
+from videodit.train.loop import Run, Settings
+from videodit.train.optim import muon
+
+SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((16, 16), (16, 24), (24, 24))]  # 64 to 1296 tokens
+CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
+LENGTHS = (1, 9, 17, 33)  # frames of a real clip
+DEFAULTS = {"ranks": "1", "clips": "", "budget": "2048", "model": "toy", "rounds": "3"}
+KINDS = ("packs", "buckets", "gathered", "single")
+
+
+class Stored:
+    """Latents in memory."""
+
+    def __init__(self, latents: list[Tensor]) -> None:
+        self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        return self.latents[index], CAPTIONS[index % 3]
+
+    def shape(self, index: int) -> LatentShape:
+        return LatentShape(*self.latents[index].shape[1:])
+
+
+class Buckets(PackBatches):
+    """Batches of one shape within the budget of a process, shuffled; a step takes the next one for each process."""
+
+    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
+        ranks = self.share.ranks
+        alike: dict[LatentShape, list[int]] = defaultdict(list)
+        order = np.random.default_rng(0).permutation(len(self.cache)).tolist()
+        for index in order:
+            alike[self.cache.shape(index)].append(index)
+        batches = []
+        for shape, indices in alike.items():
+            many = max(1, self.tokens // ranks // shape.grid(self.patch).count)
+            batches += [indices[i : i + many] for i in range(0, len(indices), many)]
+        batches = [batches[i] for i in np.random.default_rng(1).permutation(len(batches))]
+        now = batches[step * ranks : (step + 1) * ranks]
+        dealt = [([(index, self.cache.shape(index).frames) for index in batch], False) for batch in now]
+        idle = (dealt[0][0][:1], True) if dealt else None
+        return [[dealt[rank] if rank < len(dealt) else idle] for rank in range(ranks)] if dealt else []
+
+
+class Gathered(PackBatches):
+    """One clip a batch; as many as packs have in their step, dealt to the processes in turn."""
+
+    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
+        epoch, place = self.find(step)
+        if epoch:
+            return []
+        clips, ranks = self.plan(0)[place], self.share.ranks
+        most = -(-len(clips) // ranks)
+        return [
+            [([clip], False) for clip in clips[rank::ranks]] + [([clips[0]], True)] * (most - len(clips[rank::ranks]))
+            for rank in range(ranks)
+        ]
+
+
+class Single(PackBatches):
+    """One clip for each process a step."""
+
+    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
+        ranks = self.share.ranks
+        now = [clip for pack in self.plan(0) for clip in pack][step * ranks : (step + 1) * ranks]
+        return [[([now[rank % len(now)]], rank >= len(now))] for rank in range(ranks)] if now else []
+
+
+class Packs(PackBatches):
+    """Ours, for one epoch."""
+
+    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
+        return super().packs(step) if self.find(step)[0] == 0 else []
+
+
+def made_up() -> list[Tensor]:
+    """200 clips of 12 shapes, more short ones than long."""
+    rng = np.random.default_rng(0)
+    weights = np.array([1 / shape[0] ** 0.5 for shape in SHAPES])
+    places = rng.choice(len(SHAPES), size=200, p=weights / weights.sum())
+    places[: len(SHAPES)] = np.arange(len(SHAPES))
+    return [
+        torch.randn(16, *SHAPES[place], generator=torch.Generator().manual_seed(i)) for i, place in enumerate(places)
+    ]
+
+
+def real(root: Path) -> list[Tensor]:
+    """Every video of a folder at several lengths and its own proportions, through the bundled VAE."""
+    vae = load_model(find_vae("toy"), dtype=torch.float32).eval()
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        files = [path for path in sorted(root.rglob("*")) if path.suffix in (".mp4", ".mpg", ".ogv")]
+        for path in files:
+            (Path(name) / path.name).symlink_to(path.resolve())
+        lines = [json.dumps({"file_name": path.name, "caption": path.stem}) for path in files]
+        (Path(name) / "metadata.jsonl").write_text("\n".join(lines))
+        for frames in LENGTHS:
+            for area in (128 * 128, 192 * 192):
+                folder = VideoFolder(root=name, frames=frames, height=None, width=None, area=area, fps=8.0, fit="crop",
+                                     stride=vae.stride, patch=(1, 2, 2))  # fmt: skip
+                for index in range(len(folder)):
+                    try:
+                        clip = folder[index].clip
+                    except InputError:
+                        continue
+                    with torch.no_grad():
+                        found.append(vae.encode(clip[None])[0])
+    return found
+
+
+def objective(folder: Path, model: str) -> FlowObjective:
+    """What is trained."""
+    config = compose.config(conf_dir(), "train", compose.Line([f"model={model}"], {}))
+    torch.manual_seed(0)
+    return FlowObjective(
+        dit=make(config.model), text=make(config.text), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
+        path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
+        times=TrainingTimes(mean=0.0, std=1.0, base_tokens=80, base_shift=1.0),
+    )  # fmt: skip
+
+
+def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list[float]]:
+    """Useful tokens a second of each kind, by round, as this process sees them."""
+    mesh = Mesh(launch=here, device=torch.device("cpu"), sizes=(1, -1, 1))
+    trained = objective(folder, given["model"])
+    parallelize(trained.module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
+    run = Run(
+        folder=folder, objective=trained, batches=lambda start, stop: iter(()),
+        optimizer=muon(trained.module, lr=1e-4, muon_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, curve=lambda step: 1.0),
+        ema=EMA(module=trained.module, decay=0.99), tracker=Memory(), precision=torch.float32, config={}, mesh=mesh,
+        checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
+        settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
+                          matmul_rate=0.0),
+    )  # fmt: skip
+    kinds = batches_of(folder, given, Share(mesh.rank, mesh.ranks))
+    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for number in range(int(given["rounds"]) + 1):
+        for kind in KINDS[number % 4 :] + KINDS[: number % 4]:
+            batches, tokens = kinds[kind], 0.0
+            micro = [[batches._read(*pack) for pack in step[mesh.rank]] for step in epoch(batches)]
+            mesh.wait()
+            began = time.perf_counter()
+            for step in micro:
+                tokens += run.advance(step)[0]["tokens"]
+            mesh.wait()
+            if number:  # the first warms up
+                rates[kind].append(tokens / (time.perf_counter() - began))
+    return rates
+
+
+def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, PackBatches]:
+    """The three ways, over the stored latents."""
+    tensors, _ = load_tensors(folder / "latents.safetensors")
+    cache = Stored([tensors[name] for name in sorted(tensors)])
+    how = {
+        "cache": cache, "tokens": int(given["budget"]), "most": None, "patch": (1, 2, 2), "image": 0.0, "whole": 1.0,
+        "work": work_of(objective(folder, given["model"]).dit.spec), "share": share, "seed": 0,
+    }  # fmt: skip
+    return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}
+
+
+def epoch(batches: PackBatches) -> list:
+    """All steps."""
+    steps = []
+    while packs := batches.packs(len(steps)):
+        steps.append(packs)
+    return steps
+
+
+def balance(batches: PackBatches) -> tuple[float, float]:
+    """Largest work of a process over the mean: in the worst step and over the epoch. Every clip must be there once."""
+    steps = epoch(batches)
+    used = Counter(i for step in steps for rank in step for pack, idle in rank if not idle for i, _ in pack)
+    assert used == Counter(range(len(batches.cache))), "a clip is unused or used twice"
+    works = np.array(
+        [[sum(batches.work(batches.size(*c)) for pack, idle in rank if not idle for c in pack) for rank in step]
+         for step in steps]
+    )  # fmt: skip
+    total = works.sum(0)
+    return (works.max(1) / works.mean(1)).max(), total.max() / total.mean()
+
+
+def main() -> None:
+    """Prepare, run on one process or several, print the table."""
+    given = DEFAULTS | dict(argument.split("=", 1) for argument in sys.argv[1:])
+    if "folder" in given:  # one of several processes
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // launch().ranks))
+        rates = measure(Path(given["folder"]), given, launch())
+        if launch().rank == 0:
+            (Path(given["folder"]) / "rates.json").write_text(json.dumps(rates))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, ranks = Path(name), int(given["ranks"])
+        latents = real(Path(given["clips"])) if given["clips"] else made_up()
+        save_tensors(folder / "latents.safetensors", {f"{i:04d}": x for i, x in enumerate(latents)}, {})
+        train_tokenizer(CAPTIONS, folder / "tokenizer.json", vocabulary=64)
+        command = [sys.executable, __file__, *(f"{key}={value}" for key, value in given.items()), f"folder={folder}"]
+        with socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+        root = str(Path(__file__).parents[1])
+        started = [
+            subprocess.Popen(command, env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                                           "PYTHONPATH": root})
+            for rank in range(ranks)
+        ]  # fmt: skip
+        if any([process.wait() for process in started]):
+            raise SystemExit(1)
+        rates = json.loads((folder / "rates.json").read_text())
+        kinds = batches_of(folder, given, Share(0, ranks))
+        shapes = len({x.shape for x in latents})
+        print(f"{len(latents)} clips of {shapes} shapes, {given['budget']} tokens a step, {ranks} processes\n")
+        print(f"{'':9}{'steps':>6}{'tokens/s':>10}{'packs are':>11}{'worst step':>12}{'epoch':>8}")
+        for kind in KINDS:
+            ratio = np.median(np.array(rates["packs"]) / np.array(rates[kind]))
+            step, whole = balance(kinds[kind])
+            print(f"{kind:9}{len(epoch(kinds[kind])):>6}{np.median(rates[kind]):>10.0f}{ratio:>10.2f}x"
+                  f"{step:>12.3f}{whole:>8.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
