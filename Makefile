@@ -1,5 +1,5 @@
 # make generate PROMPT="a large red ball rolls right on a gray ground" [ARGS="out=ball.mp4 seed=1"]
-# make test · make lint · make wheel · make clean
+# make test · make test-all · make lint · make wheel · make clean
 #
 # Each target installs what it needs into .venv, once. On Linux PyPI's torch brings CUDA along, some gigabytes;
 # a machine without an NVIDIA GPU needs only the CPU build:
@@ -16,7 +16,7 @@ INPUTS   := setup.cfg pyproject.toml constraints.txt
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: generate test lint wheel clean
+.PHONY: generate test test-all lint wheel clean
 .DELETE_ON_ERROR:
 
 generate: $(VENV)/.installed
@@ -24,6 +24,10 @@ generate: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+# Also what takes minutes: processes that are killed, four of them, a browser.
+test-all: test
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,0 +1,75 @@
+"""Do captions say anything about their clips? A linear probe on clips that it has not seen, beside shuffled captions.
+
+    n clips, F features of a clip, W words
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videodit.doctor.finding import Finding, judged
+
+FEWEST = 48  # clips below which the probe says that it cannot tell
+RARE = 3  # clips that a word must be in to count
+SHUFFLES = 99
+FOLDS = 4
+GRID = (2, 4, 4)  # latents are averaged down to so many frames, rows and columns
+SURE = 0.02  # share of the shuffles that may do as well
+
+
+def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding:
+    """Whether a ridge regression from a caption's words to its clip's coarse latents predicts held-out clips better
+    than with shuffled captions. `latents`: each (C,t,h,w).
+    """
+    name = "captions tell of the clips"
+    words = bag_of_words(captions)
+    if len(latents) < FEWEST:
+        return Finding(name, "unknown", f"{len(latents)} clips are too few to tell, {FEWEST} are needed")
+    if len(words.unique(dim=0)) < 4 or words.shape[1] < 2:
+        return Finding(name, "unknown", "the captions are nearly all the same")
+    clips = coarse(latents)
+    generator = torch.Generator().manual_seed(0)
+    fitted = score(words, clips)
+    shuffled = torch.stack(
+        [score(words[torch.randperm(len(words), generator=generator)], clips) for _ in range(SHUFFLES)]
+    )
+    as_good = ((shuffled >= fitted).sum().item() + 1) / (SHUFFLES + 1)
+    told = f"held-out correlation {fitted:.2f}, shuffled {shuffled.mean():.2f} (at most {shuffled.max():.2f})"
+    return judged(name, as_good <= SURE, told, "they do not belong to these clips, or say nothing that is seen")
+
+
+def bag_of_words(captions: Sequence[str]) -> Tensor:
+    """Which of the words that neither few nor all captions have are in each: (n,W) fp64."""
+    split = [set(re.findall(r"\w+", caption.lower())) for caption in captions]
+    counts = Counter(word for words in split for word in words)
+    known = sorted(word for word, count in counts.items() if RARE <= count < len(captions))
+    return torch.tensor([[float(word in words) for word in known] for words in split], dtype=torch.float64)
+
+
+def coarse(latents: Sequence[Tensor]) -> Tensor:
+    """Latents of any shapes, averaged to one grid, every feature of unit spread: (n,F) fp64."""
+    pooled = torch.stack([F.adaptive_avg_pool3d(x.double(), GRID).flatten() for x in latents])
+    centred = pooled - pooled.mean(0)
+    return centred / centred.std(0).clamp(min=1e-6)
+
+
+def score(words: Tensor, clips: Tensor) -> Tensor:
+    """Mean over clips of the correlation between what ridge regression predicts of a held-out clip and what it is."""
+    found = []
+    for fold in range(FOLDS):
+        held = torch.arange(len(words)) % FOLDS == fold
+        x, y = words[~held], clips[~held]
+        centre, mean = x.mean(0), y.mean(0)
+        x = x - centre
+        gram = x @ x.T
+        ridge = 0.1 * gram.diagonal().sum() / len(x) + 1e-9
+        weights = torch.linalg.solve(gram + ridge * torch.eye(len(x), dtype=x.dtype), y - mean)
+        predicted = (words[held] - centre) @ x.T @ weights
+        found.append(F.cosine_similarity(predicted, clips[held] - mean, dim=1))
+    return torch.cat(found).mean()

@@ -1,0 +1,147 @@
+"""The checks, each a function of the objects that a training is made of.
+
+    C, t, h, w latents; L tokens
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videodit.doctor.finding import Finding, judged
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.shard import named
+from videodit.train.loop import Objective
+from videodit.train.optim import Optimizer
+
+UNREADABLE = 0.05  # share of the clips
+CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
+SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of a pack and its clips one by one, relative
+RANKS = (1e-3, 0.05)  # of two processes beside one: the first step's loss, and those after it
+
+
+def readable(count: int, skipped: Sequence[tuple[str, str]]) -> Finding:
+    """Of `count` clips that were tried, (path, reason) of those that could not be read."""
+    told = f"{count - len(skipped)} of {count} clips"
+    example = f", such as {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+    return judged("clips can be read", len(skipped) <= UNREADABLE * count, told + example, "too many cannot be read")
+
+
+def normalised(latents: Sequence[Tensor]) -> Finding:
+    """Latents, each (C,t,h,w), should have about mean 0 and deviation 1, all together: noise has."""
+    values = torch.cat([x.flatten(1).double() for x in latents], dim=1)
+    mean, std = values.mean().item(), values.std().item()
+    good = abs(mean) <= CENTRE and SPREAD[0] <= std <= SPREAD[1]
+    fault = "the VAE's statistics are not those of its latents"
+    return judged("latents are normalised", good, f"mean {mean:.2f}, deviation {std:.2f}", fault)
+
+
+@dataclass
+class Overfitted:
+    """What some steps on one batch came to."""
+
+    losses: list[float]
+    reached: set[str]  # parameters that had a gradient
+    seconds: float  # a step
+
+    @property
+    def last(self) -> float:
+        """The mean of the last tenth of the losses."""
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(tail) / len(tail)
+
+
+def overfit(
+    objective: Objective,
+    optimizer: Optimizer,
+    batch: Any,
+    steps: int,
+    *,
+    mesh: Mesh,
+    clip_norm: float,
+    autocast: Callable[[], Any],
+) -> Overfitted:
+    """Train on one batch, with new noise every step. It stops early where the loss is no number any more."""
+    found = Overfitted([], set(), 0.0)
+    began = time.perf_counter()
+    for step in range(steps):
+        with autocast():
+            loss, _ = objective.loss(batch, step)
+        loss.backward()
+        norms = optimizer.norms(mesh)
+        found.reached |= {name for name, norm in norms.items() if norm > 0}
+        norm = math.sqrt(sum(value**2 for value in norms.values()))
+        found.losses.append(loss.item())
+        if not math.isfinite(norm) or not math.isfinite(found.losses[-1]):
+            break
+        if norm > clip_norm:
+            optimizer.scale(clip_norm / norm)
+        optimizer.step(step)
+        optimizer.zero_grad()
+    found.seconds = (time.perf_counter() - began) / len(found.losses)
+    return found
+
+
+def gradients_reach(module: nn.Module, freeze: Sequence[str], found: Overfitted) -> Finding:
+    """Every parameter that is not in `freeze` should be trained, and have had a gradient."""
+    name = "gradients reach all that trains"
+    parameters = named(module)
+    meant = {n for n in parameters if not any(n == part or n.startswith(f"{part}.") for part in freeze)}
+    frozen = sorted(n for n in meant if not parameters[n].requires_grad)
+    silent = sorted(n for n in meant - set(frozen) if n not in found.reached)
+    told = f"{len(meant) - len(frozen) - len(silent)} of {len(meant)} parameters"
+    if frozen:
+        return judged(name, False, told, f"{_some(frozen)} frozen, and not by freeze=")
+    return judged(name, not silent, told, f"{_some(silent)} without a gradient")
+
+
+def learns(found: Overfitted, goal: float) -> Finding:
+    """One clip alone must be learnt to a loss of `goal` times the first."""
+    first, last = found.losses[0], found.last
+    good = math.isfinite(last) and last <= goal * first
+    told = f"loss {first:.3f} -> {last:.3f} in {len(found.losses)} steps, goal {goal * first:.3f}"
+    fault = "the learning rate is too high or too low, or the loss is wrong"
+    return judged("one clip can be learnt", good, told, fault)
+
+
+def comes_back(made: Tensor, wanted: Tensor, most: float) -> Finding:
+    """What a model of one clip makes, beside that clip; both of one shape. `most`: error over the clip's variance."""
+    error = ((made - wanted).square().mean() / wanted.var()).item()
+    told = f"error {error:.2f} of the clip's variance, at most {most}"
+    fault = "what it has learnt is not what sampling takes it for, such as a target of the other sign"
+    return judged("it can be sampled back", error <= most, told, fault)
+
+
+def packed_is_single(errors: Callable[[Any], Tensor], pack: Any, singles: Iterable[Any], dtype: torch.dtype) -> Finding:
+    """The errors of a pack's tokens (L,) must be those of its clips one by one."""
+    together = errors(pack)
+    alone = torch.cat([errors(one) for one in singles])
+    far = ((together - alone).abs().max() / alone.abs().max()).item()
+    told = f"largest difference {far:.1e}, at most {SAME[dtype]:.0e}"
+    fault = "clips see each other, or lose their place"
+    return judged("a pack is its clips one by one", far <= SAME[dtype], told, fault)
+
+
+def in_time(read: float, step: float, workers: int) -> Finding:
+    """Seconds to read a step's clips in one process, beside those of the step itself."""
+    here = read / max(1, workers)
+    told = f"{1000 * here:.0f} ms a step with {workers} workers, the step takes {1000 * step:.0f} ms"
+    return judged("clips are read in time", here <= step, told, "more workers=, or faster storage")
+
+
+def ranks_agree(one: Sequence[float], two: Sequence[float]) -> Finding:
+    """The losses of the first steps on one process and on two."""
+    apart = [abs(a - b) / max(abs(a), 1e-9) for a, b in zip(one, two, strict=True)]
+    told = f"{len(one)} steps: the first loss {apart[0]:.1e} apart, the others at most {max(apart):.1e}"
+    return judged("two processes do what one does", apart[0] <= RANKS[0] and max(apart) <= RANKS[1], told,
+                  "they do not train on the same clips, or do not add up the same gradients")  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
