@@ -37,8 +37,10 @@ TABLE = {
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops"),
+    "doctor": Row("train parallel", "torch"),
     "cli": Row(
-        "nn models flow data checkpoint parallel track eval decode plan generate train config", "torch hydra omegaconf"
+        "nn models flow data checkpoint parallel track eval decode plan generate train doctor config",
+        "torch hydra omegaconf",
     ),
     "__main__": Row("cli", ""),
 }

@@ -9,6 +9,7 @@ sweeps.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -90,17 +91,20 @@ def text(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(cfg).rstrip()
 
 
-def call(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Run a command on its config; a mandatory value that was left out becomes an InputError."""
+def call(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+    """Run a command on its config; a mandatory value that was left out becomes an InputError.
+
+    What it gives is for sweepers to make small, such as a held-out loss.
+    """
     from omegaconf.errors import MissingMandatoryValue
 
     try:
-        run(cfg)
+        return run(cfg)
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key}=… is needed and was not given") from error
 
 
-def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], None]) -> None:
+def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], float | None]) -> None:
     """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values.
 
     In a sweep each job's `run_dir` is the folder that hydra made for it.
@@ -112,13 +116,16 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], Non
 
     raise_hydra_errors()
     failure: list[Exception] = []
+    here = os.getpid()
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> float | None:
         if line.multirun:
             cfg.run_dir = HydraConfig.get().runtime.output_dir
         try:
-            call(run, cfg)
+            return call(run, cfg)
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
+            if os.getpid() != here:  # a launcher's process, which brings the error to this one
+                raise
             failure.append(error)
             raise SystemExit from None
 

@@ -92,9 +92,9 @@ def _run(name: str, args: list[str]) -> None:
         raise InputError(f"{name} has no {conf / name}.yaml: install the package again")
     line = compose.parse(conf, name, args, positional=command.positional, sweeps=command.launched)
 
-    def run(cfg: DictConfig) -> None:
+    def run(cfg: DictConfig) -> float | None:
         # Imported only now: a mistake in the config is reported without waiting for torch.
-        import_module(f"videodit.cli.{name}").run(cfg)
+        return import_module(f"videodit.cli.{name}").run(cfg)
 
     if line.show:
         print(compose.text(compose.config(conf, name, line)))
