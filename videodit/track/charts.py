@@ -17,7 +17,9 @@ from videodit.track.curves import smoothed, thinned
 WIDTH, HEIGHT = 400, 210  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 26  # margins
 POINTS = 400  # of a line as recorded; a smoothed one takes half of it
-SMOOTH = 0.02  # width of the smoothing as a part of the records
+SMOOTH = 0.01  # width of the smoothing as a part of the records
+JAGGED = 5  # a line is smoothed that goes up and down by more than so many times its range
+RAW = 4  # up to so many smoothed lines stand above what was recorded
 STOPS = 60  # stretches of steps with a tooltip
 DOTS = 12  # up to so many points are marked
 LINES = 12  # of a tooltip
@@ -60,18 +62,22 @@ def chart(lines: Sequence[Line], *, title: str, log: bool) -> str:
     up = _values(lines, log)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     parts += _grid(across, up)
+    raw = sum(line.run == 0 for line in lines) <= RAW
     for line in lines:
-        parts += _curve(line, across, up)
+        parts += _curve(line, across, up, raw=raw and line.run == 0)
     parts += _stops(lines, across, up)
     return "".join([*parts, "</svg>"])
 
 
-def short(value: float) -> str:
-    """A number in few characters: 0.123, 18.2, 1460, 25k, 1.2M, 3e-05."""
+def short(value: float, zeros: bool = True) -> str:
+    """A number in three digits: 0.123, 1.00, 18.2, 1460, 25k, 1.2M, 3e-05. Not `zeros`: without those at the end."""
     for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if least <= abs(value) < 1e12:
             return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e4 else f"{value:.3g}"
+    if 1000 <= abs(value) < 1e4:
+        return f"{value:.0f}"
+    padded = zeros and 1e-3 <= abs(value) < 100 and value != round(value)
+    return f"{value:#.3g}" if padded else f"{value:.3g}"
 
 
 def ticks(axis: Axis, count: int) -> list[float]:
@@ -111,27 +117,27 @@ def _values(lines: Sequence[Line], log: bool) -> Axis:
 
 
 def _grid(across: Axis, up: Axis) -> Iterator[str]:
-    for value in ticks(up, 4):
+    for value in ticks(up, 5):
         y = up.place(np.array([value]))[0]
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-        yield f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>'
+        yield f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(value, False)}</text>'
     for value in ticks(across, 4):
         if value == round(value):
             x = across.place(np.array([value]))[0]
-            yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 9}" text-anchor="middle">{short(value)}</text>'
-    yield f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT}" text-anchor="end">step</text>'
+            yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 9}" text-anchor="middle">{short(value, False)}</text>'
+    yield f'<text class="tick" x="{LEFT - 14}" y="{HEIGHT - 9}" text-anchor="end">step</text>'
     yield f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
 
 
-def _curve(line: Line, across: Axis, up: Axis) -> Iterator[str]:
-    """The line as recorded, faint where a smoothed one stands above it."""
+def _curve(line: Line, across: Axis, up: Axis, *, raw: bool) -> Iterator[str]:
+    """The line as recorded; a jagged one smoothed, and by choice faint as recorded below."""
     recorded = thinned((line.steps, line.values), POINTS)
     style = f'style="--hue:{line.hue}"'
     width = SMOOTH * len(line.values)
-    if width < 1:
+    if width < 1 or not _jagged(line.values):
         yield f'<path class="line run{min(line.run, 4)}" {style} d="{_path(*recorded, across, up)}"/>'
     else:
-        if line.run == 0:
+        if raw:
             yield f'<path class="raw" {style} d="{_path(*recorded, across, up)}"/>'
         every = slice(None, None, -(-2 * len(line.steps) // POINTS))
         means = smoothed(line.values, width)
@@ -146,6 +152,11 @@ def _curve(line: Line, across: Axis, up: Axis) -> Iterator[str]:
     if len(bad):
         marks = "".join(f"M{x:.1f} {HEIGHT - BOTTOM}v-6" for x in across.place(bad))
         yield f'<path class="bad" d="{marks}"><title>not finite</title></path>'
+
+
+def _jagged(values: np.ndarray) -> bool:
+    finite = values[np.isfinite(values)]
+    return len(finite) > 1 and np.abs(np.diff(finite)).sum() > JAGGED * np.ptp(finite)
 
 
 def _path(steps: np.ndarray, values: np.ndarray, across: Axis, up: Axis) -> str:

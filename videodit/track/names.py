@@ -30,7 +30,8 @@ METRICS = (
            "What training lowers; of a DiT the mean squared error of the velocity, about 2 untrained. Good: falling.",
            wide=True),
     Metric("loss/t", "Loss by time", "Learning", "",
-           "The same by time, from 0 (data) to 1 (noise). Good: every one falls; near 0 the least.", wide=True),
+           "The same by time. At 0 (data) the noise must be guessed, at 1 (noise) the clip: the middle falls furthest.",
+           wide=True),
     Metric("loss/tokens ", "Loss by tokens of a clip", "Learning", "",
            "The same by clip size. Good: large clips fall as small ones do.", wide=True),
     Metric("psnr", "Reconstruction", "Learning", "dB",
@@ -69,8 +70,8 @@ METRICS = (
     Metric("tokens/s", "Tokens a second", "Speed and memory", "tokens/s",
            "Latent tokens of all processes, text not counted. Good: high and steady."),
     Metric("mfu", "Use of the machine", "Speed and memory", "share",
-           "The model's operations a second over those of this machine's matrix products. Good: near 1; above 0.4 is "
-           "usual for large models."),
+           "The model's operations a second over those of this machine's matrix products. Good: near 1; large "
+           "models reach 0.4 and more."),
     Metric("data wait", "Waiting for data", "Speed and memory", "share",
            "Share of the time spent waiting for batches. Good: near 0; else more workers."),
     Metric("balance", "Balance", "Speed and memory", "share",

@@ -25,10 +25,13 @@ from videodit.track.style import STYLE
 EMBED = 2_000_000  # bytes of a video or picture that goes into the page; a larger one is linked
 EMBED_ALL = 24_000_000  # bytes of all together
 SAMPLED = 8  # steps whose samples are shown, spread over the run
-PATHS = 20  # of skipped clips for each reason
+PATHS = 5  # of skipped clips for each reason
 OTHER = "Other numbers"
 HUES = (250, 45, 150, 320, 100)  # of the run itself and of those beside it, where a chart has one line of each
 MEDIA = {".mp4": "video/mp4", ".png": "image/png"}
+
+
+Section = tuple[str, str]  # a title and HTML
 
 
 class Beside(NamedTuple):
@@ -55,15 +58,17 @@ class Shelf:
 
 def page(story: Story, beside: Sequence[Beside], folder: Path, *, log: bool) -> str:
     """The page as HTML, for a file in `folder`. `log`: logarithmic axes where a metric's table entry asks for one."""
-    shelf = Shelf(folder)
-    body = [*_head(story, beside), *_curves(story, beside, log=log), *_samples(story, shelf), *_facts(story)]
+    sections = [*_curves(story, beside, log=log), *_samples(story, Shelf(folder)), *_facts(story)]
+    links = " · ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
     return "\n".join([
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(story.name)} at step {story.step}</title>",
         f"<style>{STYLE}</style></head><body><main>",
-        *body,
+        *_head(story, beside),
+        f"<nav>{links}</nav>",
+        *(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>{content}' for title, content in sections),
         f"<footer>Written by videodit report on {_date(time.time())}.</footer>",
         "</main></body></html>",
         "",
@@ -84,7 +89,7 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
     tiles = [("Steps", f"{story.step:,}", f"of {steps:,}" if steps else ""), ("Time", duration(story.seconds), "")]
     for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "psnr", "heldout/psnr", "tokens/s", "memory GiB"):
         if name in story.curves and (metric := find(name)):
-            unit = "" if name.endswith("seen") else metric.unit
+            unit = metric.unit if metric.unit in ("dB", "GiB") else ""
             tiles.append((metric.title, short(float(story.curves[name][1][-1])), unit))
     yield '<dl class="tiles">'
     yield from (
@@ -97,16 +102,16 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
         yield f'<ul class="keys" style="margin-top:1rem">{"".join(keys)}</ul>'
 
 
-def _curves(story: Story, beside: Sequence[Beside], *, log: bool) -> Iterator[str]:
+def _curves(story: Story, beside: Sequence[Beside], *, log: bool) -> Iterator[Section]:
     """A grid of charts for each group of metrics, in the order of the table; what it does not know comes last."""
     shown: dict[str, list[str]] = {}
     for metric, names in _by_metric(story.curves):
         shown.setdefault(metric.group, []).append(_card(metric, names, story, beside, log=log and metric.wide))
     if not shown:
-        yield '<p class="soft">No numbers have been recorded yet.</p>'
+        yield GROUPS[0], '<p class="soft">No numbers have been recorded yet.</p>'
     for group in (*GROUPS, OTHER):
         if group in shown:
-            yield f'<h2>{group}</h2><div class="grid-of">{"".join(shown[group])}</div>'
+            yield group, f'<div class="grid-of">{"".join(shown[group])}</div>'
 
 
 def _by_metric(curves: Mapping[str, Curve]) -> Iterator[tuple[Metric, list[str]]]:
@@ -156,17 +161,21 @@ def _hue(run: int) -> int:
     return HUES[run % len(HUES)]
 
 
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
 def _natural(name: str) -> list[tuple[bool, float, str]]:
     """A key that sorts the numbers in a name as numbers."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
     return [(False, float(part), "") if part[:1].isdigit() else (True, 0.0, part) for part in parts if part]
 
 
-def _samples(story: Story, shelf: Shelf) -> Iterator[str]:
+def _samples(story: Story, shelf: Shelf) -> Iterator[Section]:
     """A strip of videos for each prompt, from early to late; the contact sheets below."""
     if not story.sheets and not story.videos:
         return
-    yield "<h2>Samples over time</h2>"
+    rows = []
     for prompt, files in story.videos.items():
         steps = _spread(sorted(files))
         urls = {step: shelf.url(files[step]) for step in reversed(steps)}  # the newest go into the page first
@@ -175,12 +184,13 @@ def _samples(story: Story, shelf: Shelf) -> Iterator[str]:
             f"<figcaption>step {step}</figcaption></figure>"
             for step in steps
         )
-        yield f'<div class="row"><p>{escape(prompt)}</p><div class="strip">{strip}</div></div>'
+        rows.append(f'<div class="row"><p>{escape(prompt)}</p><div class="strip">{strip}</div></div>')
     steps = _spread(sorted(story.sheets))
     for step in reversed(steps):
         opened = " open" * (not story.videos and step == steps[-1])
         image = f'<img class="sheet" alt="contact sheet of step {step}" src="{shelf.url(story.sheets[step])}">'
-        yield f"<details{opened}><summary>Contact sheet of step {step}</summary>{image}</details>"
+        rows.append(f"<details{opened}><summary>Contact sheet of step {step}</summary>{image}</details>")
+    yield "Samples over time", "".join(rows)
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -189,26 +199,26 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[place] for place in places]
 
 
-def _facts(story: Story) -> Iterator[str]:
-    """Skipped clips, data, code and config."""
+def _facts(story: Story) -> Iterator[Section]:
+    """Skipped clips, data sets, code and config."""
     if story.skipped:
         count = sum(map(len, story.skipped.values()))
-        rows = [
-            (reason, str(len(paths)), "\n".join(paths[:PATHS]) + "\n…" * (len(paths) > PATHS))
-            for reason, paths in story.skipped.items()
-        ]
-        yield f"<h2>Skipped clips ({count})</h2>{_table(('reason', 'clips', 'files'), rows)}"
-    if isinstance(data := story.config.get("data") if story.config else None, dict):
+        rows = []
+        for reason, paths in story.skipped.items():
+            more = [f"and {len(paths) - PATHS} more"] if len(paths) > PATHS else []
+            rows.append((reason, str(len(paths)), "\n".join([*paths[:PATHS], *more])))
+        yield f"Skipped clips ({count})", _table(("reason", "clips", "files"), rows)
+    if isinstance(data := story.config.get("data"), dict):
         rows = [(split, *_dataset(one)) for split in ("train", "heldout") for one in data.get(split) or []]
-        yield f"<h2>Data</h2>{_table(('part', 'kind', 'of'), rows)}"
-    if isinstance(made := dict(story.config).pop("origin", None), dict):
+        yield "Data sets", _table(("part", "kind", "of"), rows)
+    if isinstance(made := story.config.get("origin"), dict):
         git = made.get("git")
         code = f"{git['commit']}{', with local changes' * bool(git['dirty'])}" if git else "not from a git checkout"
         rows = [("git commit", code), *((name, str(found)) for name, found in made.get("versions", {}).items())]
-        yield f"<h2>Code</h2>{_table(('', ''), rows)}"
+        yield "Code", _table(("", ""), rows)
     if story.config:
         text = json.dumps({k: v for k, v in story.config.items() if k != "origin"}, indent=2, ensure_ascii=False)
-        yield f"<h2>Config</h2><details><summary>All keys</summary><pre>{escape(text)}</pre></details>"
+        yield "Config", f"<details><summary>All keys</summary><pre>{escape(text)}</pre></details>"
 
 
 def _dataset(node: Any) -> tuple[str, str]:

@@ -15,13 +15,15 @@ main { max-width: 1320px; margin: 0 auto; padding: 2.2rem 1.6rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; letter-spacing: -0.015em; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 2.6rem 0 0.9rem; padding-bottom: 0.35rem; border-bottom: 1px solid var(--rule); }
 p { margin: 0.3rem 0 0; }
+nav { margin-top: 1.2rem; color: var(--soft); font-size: 0.88rem; }
+nav a { color: var(--accent); text-decoration: none; }
 .soft { color: var(--soft); }
 .state { display: inline-block; margin-left: 0.7rem; padding: 0.1rem 0.6rem; border-radius: 1rem; font-size: 0.8rem;
   font-weight: 600; vertical-align: 0.3rem; letter-spacing: 0; color: var(--accent); border: 1px solid currentColor; }
 .state.done { color: var(--good); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: 0.7rem; margin: 1.5rem 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: 0.7rem; margin: 1.5rem 0 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 0.6rem; }
-.tile { padding: 0.6rem 0.9rem 0.7rem; }
+.tile { white-space: nowrap; padding: 0.6rem 0.9rem 0.7rem; }
 .tile dt { color: var(--soft); font-size: 0.8rem; }
 .tile dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tile small { font-size: 0.8rem; font-weight: 400; color: var(--soft); }
