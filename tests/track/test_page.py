@@ -17,7 +17,7 @@ from videodit.cli.main import main
 from videodit.track.charts import Axis, Line, chart, short, ticks
 from videodit.track.curves import read
 from videodit.track.jsonl import Jsonl, records
-from videodit.track.names import GROUPS, METRICS, PROMPTS, find
+from videodit.track.names import GROUPS, METRICS, PROMPTS, find, is_family
 from videodit.track.story import busy, tell
 
 HOSTILE = "<script>alert(1)</script> \"a\" & 'b'"
@@ -123,10 +123,13 @@ def test_what_is_recorded_is_in_the_table_and_on_the_page(run: Path, vae_run: Pa
     assert seen == {metric.name for metric in METRICS}  # the table explains nothing that is not recorded
 
 
-def test_the_table_is_sound() -> None:
+def test_the_table_is_sound(checkout: Path) -> None:
+    told = (checkout / "docs" / "training.md").read_text(encoding="utf-8")
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     for metric in METRICS:
         assert metric.group in GROUPS and metric.meaning.endswith(".") and metric.title
+        name = f"{metric.name}…" if is_family(metric) else metric.name
+        assert f"| `{name}` | {metric.unit} | {metric.meaning} |" in told, metric.name
     assert find("loss/t0-0.25").name == "loss/t" and find("loss/tokens 8-15").name == "loss/tokens "
     assert find("heldout/loss/3x4x4").name == "heldout/loss/" and find("heldout/loss").name == "heldout/loss"
     assert find("losses") is None and find("heldout") is None
@@ -161,10 +164,10 @@ def test_runs_and_references_are_drawn_beside(run: Path, vae_run: Path, tmp_path
     alone = report(run, tmp_path / "alone.html")
     assert len(alone.lines("loss")) == 1
     two = report(run, tmp_path / "two.html", f"compare={vae_run}")
-    assert [line["class"] for line in two.lines("loss")] == ["line run0", "line run1"]
+    assert [line["class"] for line in two.lines("loss")] == ["line run1", "line run0"]  # its own on top
     assert len({line["d"] for line in two.lines("loss")}) == 2
     three = report(run, tmp_path / "three.html", f"compare={vae_run},{run}", "reference=toy_smoke")
-    assert [line["class"][-1] for line in three.lines("loss")] == ["0", "1", "2", "3"]
+    assert [line["class"][-1] for line in three.lines("loss")] == ["3", "2", "1", "0"]
     assert "reference (toy_smoke)" in three.text
     check_lines(three)
     named = tmp_path / "named"

@@ -63,7 +63,7 @@ def chart(lines: Sequence[Line], *, title: str, log: bool) -> str:
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     parts += _grid(across, up)
     raw = sum(line.run == 0 for line in lines) <= RAW
-    for line in lines:
+    for line in sorted(lines, key=lambda line: -line.run):  # the run itself on top
         parts += _curve(line, across, up, raw=raw and line.run == 0)
     parts += _stops(lines, across, up)
     return "".join([*parts, "</svg>"])
@@ -99,8 +99,9 @@ def ticks(axis: Axis, count: int) -> list[float]:
 
 def _steps(lines: Sequence[Line]) -> Axis:
     low, high = min(line.steps.min() for line in lines), max(line.steps.max() for line in lines)
-    low = 0 if low < 0.2 * high else low
-    return Axis(float(low), float(max(high, low + 1)), LEFT, WIDTH - RIGHT)
+    if low == high:
+        low, high = low - 1, high + 1
+    return Axis(0.0 if 0 <= low < 0.2 * high else float(low), float(high), LEFT, WIDTH - RIGHT)
 
 
 def _values(lines: Sequence[Line], log: bool) -> Axis:

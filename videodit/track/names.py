@@ -48,7 +48,7 @@ METRICS = (
     Metric("critic", "Critic's loss", "Learning", "",
            "How badly the critic tells clips from reconstructions. Good: settles above 0."),
     Metric("heldout/loss", "Held-out loss", "Held-out clips", "",
-           "The loss of the averaged weights on clips that no step saw, always with the same noise. "
+           "The loss of the averaged weights on held-out clips, always with the same noise. "
            "Good: falling; rising while the loss falls is overfitting.", wide=True),
     Metric("heldout/loss/t", "Held-out loss by time", "Held-out clips", "",
            "The same by time, from 0 (data) to 1 (noise).", wide=True),

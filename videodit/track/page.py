@@ -27,6 +27,7 @@ EMBED_ALL = 24_000_000  # bytes of all together
 SAMPLED = 8  # steps whose samples are shown, spread over the run
 PATHS = 5  # of skipped clips for each reason
 OTHER = "Other numbers"
+BEFORE_SAMPLES = GROUPS[:2]  # what tells how good the model is; how it got there comes after what it makes
 HUES = (250, 45, 150, 320, 100)  # of the run itself and of those beside it, where a chart has one line of each
 MEDIA = {".mp4": "video/mp4", ".png": "image/png"}
 
@@ -58,7 +59,9 @@ class Shelf:
 
 def page(story: Story, beside: Sequence[Beside], folder: Path, *, log: bool) -> str:
     """The page as HTML, for a file in `folder`. `log`: logarithmic axes where a metric's table entry asks for one."""
-    sections = [*_curves(story, beside, log=log), *_samples(story, Shelf(folder)), *_facts(story)]
+    curves = list(_curves(story, beside, log=log))
+    first = sum(title in BEFORE_SAMPLES for title, _ in curves)
+    sections = [*curves[:first], *_samples(story, Shelf(folder)), *curves[first:], *_facts(story)]
     links = " · ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
     return "\n".join([
         "<!doctype html>",
@@ -214,7 +217,8 @@ def _facts(story: Story) -> Iterator[Section]:
     if isinstance(made := story.config.get("origin"), dict):
         git = made.get("git")
         code = f"{git['commit']}{', with local changes' * bool(git['dirty'])}" if git else "not from a git checkout"
-        rows = [("git commit", code), *((name, str(found)) for name, found in made.get("versions", {}).items())]
+        versions = " · ".join(f"{name} {found}" for name, found in made.get("versions", {}).items())
+        rows = [("git commit", code), ("versions", versions)]
         yield "Code", _table(("", ""), rows)
     if story.config:
         text = json.dumps({k: v for k, v in story.config.items() if k != "origin"}, indent=2, ensure_ascii=False)

@@ -21,11 +21,11 @@ nav a { color: var(--accent); text-decoration: none; }
 .state { display: inline-block; margin-left: 0.7rem; padding: 0.1rem 0.6rem; border-radius: 1rem; font-size: 0.8rem;
   font-weight: 600; vertical-align: 0.3rem; letter-spacing: 0; color: var(--accent); border: 1px solid currentColor; }
 .state.done { color: var(--good); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: 0.7rem; margin: 1.5rem 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: 0.7rem; margin: 1.5rem 0 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 0.6rem; }
-.tile { white-space: nowrap; padding: 0.6rem 0.9rem 0.7rem; }
-.tile dt { color: var(--soft); font-size: 0.8rem; }
-.tile dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tile { padding: 0.6rem 0.9rem 0.7rem; }
+.tile dt { color: var(--soft); font-size: 0.8rem; line-height: 1.35; }
+.tile dd { margin: 0; white-space: nowrap; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tile small { font-size: 0.8rem; font-weight: 400; color: var(--soft); }
 .grid-of { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(23rem, 100%), 1fr)); gap: 0.9rem; }
 .card { margin: 0; padding: 0.8rem 0.9rem 0.7rem; min-width: 0; }
