@@ -15,7 +15,7 @@ import numpy as np
 from videodit.checkpoint.store import atomic
 from videodit.config import assets_dir
 from videodit.errors import InputError
-from videodit.track.curves import Curve, read
+from videodit.track.curves import Curve, pack, read
 
 NAMES = ("loss", "heldout/loss", "heldout/psnr")
 POINTS = 200
@@ -34,13 +34,9 @@ def main(arguments: Sequence[str]) -> None:
     if "loss" not in curves:
         raise InputError(f"{arguments[0]}: no loss has been recorded")
     kept = {name: averaged(curves[name], POINTS) for name in NAMES if name in curves}
-    content = {
-        name: {"steps": steps.tolist(), "values": [float(f"{value:.5g}") for value in values]}
-        for name, (steps, values) in kept.items()
-    }
     out = assets_dir() / "curves" / f"{arguments[1]}.json"
     with atomic(out) as temporary:
-        temporary.write_text(json.dumps({"name": arguments[1], "curves": content}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"name": arguments[1], "curves": pack(kept)}) + "\n", encoding="utf-8")
     print(out)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from videodit.checkpoint.store import read_json
 from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
-from videodit.track.curves import read
+from videodit.track.curves import read, unpack
 from videodit.track.page import Beside, page
 from videodit.track.story import tell
 
@@ -42,6 +40,4 @@ def references(name: str, run: str) -> list[Beside]:
         raise InputError(f"reference={name}: not among {', '.join(sorted(files))}")
     if (chosen := name or run) not in files:
         return []
-    curves = read_json(files[chosen])["curves"]
-    points = {name: (np.array(curve["steps"]), np.array(curve["values"], float)) for name, curve in curves.items()}
-    return [Beside(f"reference ({chosen})", points)]
+    return [Beside(f"reference ({chosen})", unpack(read_json(files[chosen])["curves"]))]

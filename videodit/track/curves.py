@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,19 @@ def read(run: Path) -> dict[str, Curve]:
             if name not in ("step", "time") and isinstance(value, (int, float)):
                 points.setdefault(name, []).append((record["step"], value))
     return {name: (np.array([s for s, _ in p]), np.array([v for _, v in p], float)) for name, p in points.items()}
+
+
+def pack(curves: Mapping[str, Curve]) -> dict[str, Any]:
+    """Curves as what JSON holds, in five digits; `unpack` takes it."""
+    return {
+        name: {"steps": steps.tolist(), "values": [float(f"{value:.5g}") for value in values]}
+        for name, (steps, values) in curves.items()
+    }
+
+
+def unpack(content: Mapping[str, Any]) -> dict[str, Curve]:
+    """Curves that `pack` wrote."""
+    return {name: (np.array(one["steps"]), np.array(one["values"], float)) for name, one in content.items()}
 
 
 def smoothed(values: np.ndarray, width: float) -> np.ndarray:
