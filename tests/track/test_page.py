@@ -14,7 +14,7 @@ import pytest
 
 from tests.train import tiny
 from videodit.cli.main import main
-from videodit.track.charts import Axis, Line, chart, short, ticks
+from videodit.track.charts import Axis, Line, chart, latest, short, ticks
 from videodit.track.curves import read
 from videodit.track.jsonl import Jsonl, records
 from videodit.track.names import GROUPS, METRICS, PROMPTS, find, is_family
@@ -243,4 +243,5 @@ def test_long_curves_are_thinned_and_jagged_ones_smoothed() -> None:
     drawn = chart([Line("a", steps, noise, 0)], title="a", log=False)
     assert 'class="raw"' in drawn and len(drawn) < 30000 and drawn.count('class="stop"') == 60
     assert 'class="raw"' not in chart([Line("a", steps, steps // 1000, 0)], title="a", log=False)
+    assert latest(noise) == pytest.approx(5, abs=0.3) and latest(steps) == 19999
     assert max(map(len, re.findall(r' d="([^"]*)"', drawn))) < 401 * 14

@@ -69,6 +69,12 @@ def chart(lines: Sequence[Line], *, title: str, log: bool) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def latest(values: np.ndarray) -> float:
+    """Where a line ends: its last value, of a long and jagged one the last after smoothing."""
+    means = _smoothed(values)
+    return float((values if means is None else means)[-1])
+
+
 def short(value: float, zeros: bool = True) -> str:
     """A number in three digits: 0.123, 1.00, 18.2, 1460, 25k, 1.2M, 3e-05. Not `zeros`: without those at the end."""
     for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
@@ -134,15 +140,13 @@ def _curve(line: Line, across: Axis, up: Axis, *, raw: bool) -> Iterator[str]:
     """The line as recorded; a jagged one smoothed, and by choice faint as recorded below."""
     recorded = thinned((line.steps, line.values), POINTS)
     style = f'style="--hue:{line.hue}"'
-    width = SMOOTH * len(line.values)
-    if width < 1 or not _jagged(line.values):
+    means = _smoothed(line.values)
+    if means is None:
         yield f'<path class="line run{min(line.run, 4)}" {style} d="{_path(*recorded, across, up)}"/>'
     else:
         if raw:
             yield f'<path class="raw" {style} d="{_path(*recorded, across, up)}"/>'
         every = slice(None, None, -(-2 * len(line.steps) // POINTS))
-        means = smoothed(line.values, width)
-        means[~np.isfinite(line.values)] = np.nan
         path = _path(line.steps[every], means[every], across, up)
         yield f'<path class="line run{min(line.run, 4)}" {style} d="{path}"/>'
     if len(line.steps) <= DOTS:
@@ -155,9 +159,12 @@ def _curve(line: Line, across: Axis, up: Axis, *, raw: bool) -> Iterator[str]:
         yield f'<path class="bad" d="{marks}"><title>not finite</title></path>'
 
 
-def _jagged(values: np.ndarray) -> bool:
-    finite = values[np.isfinite(values)]
-    return len(finite) > 1 and np.abs(np.diff(finite)).sum() > JAGGED * np.ptp(finite)
+def _smoothed(values: np.ndarray) -> np.ndarray | None:
+    """A long and jagged line smoothed, with its gaps; None for any other."""
+    finite, width = values[np.isfinite(values)], SMOOTH * len(values)
+    if width < 1 or len(finite) < 2 or np.abs(np.diff(finite)).sum() <= JAGGED * np.ptp(finite):
+        return None
+    return np.where(np.isfinite(values), smoothed(values, width), np.nan)
 
 
 def _path(steps: np.ndarray, values: np.ndarray, across: Axis, up: Axis) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from videodit.track.charts import Line, chart, short
+from videodit.track.charts import Line, chart, latest, short
 from videodit.track.curves import Curve
 from videodit.track.names import GROUPS, METRICS, Metric, find, is_family
 from videodit.track.progress import duration
@@ -89,11 +89,11 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
     about += [f"{what} {escape(str(story.config[key]))}" for key, what in (("stage", "stage"), ("precision", "in"))
               if key in story.config]  # fmt: skip
     yield f'<p class="soft">{" · ".join(about)}</p>'
-    tiles = [("Steps", f"{story.step:,}", f"of {steps:,}" if steps else ""), ("Time", duration(story.seconds), "")]
+    tiles = [("Steps", short(story.step), f"of {short(steps)}" if steps else ""), ("Time", duration(story.seconds), "")]
     for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "psnr", "heldout/psnr", "tokens/s", "memory GiB"):
         if name in story.curves and (metric := find(name)):
             unit = metric.unit if metric.unit in ("dB", "GiB") else ""
-            tiles.append((metric.title, short(float(story.curves[name][1][-1])), unit))
+            tiles.append((metric.title, short(latest(story.curves[name][1])), unit))
     yield '<dl class="tiles">'
     yield from (
         f'<div class="tile"><dt>{title}</dt><dd>{value} <small>{more}</small></dd></div>'
@@ -141,10 +141,10 @@ def _card(metric: Metric, names: Sequence[str], story: Story, beside: Sequence[B
             if name in one.curves:
                 own = label if family and run == 0 else f"{label}, {one.label}" if family else one.label
                 lines.append(Line(own, *one.curves[name], hue if family else _hue(run), run))
-        keys += [_key(hue, 0, label, short(float(story.curves[name][1][-1])))] * family
+        keys += [_key(hue, 0, label, short(latest(story.curves[name][1])))] * family
     if not family and len(lines) > 1:
-        keys = [_key(line.hue, line.run, line.label, short(float(line.values[-1]))) for line in lines]
-    last = "" if keys else short(float(lines[0].values[-1]))
+        keys = [_key(line.hue, line.run, line.label, short(latest(line.values))) for line in lines]
+    last = "" if keys else short(latest(lines[0].values))
     unit = f' <span class="soft">{escape(metric.unit)}</span>' if metric.unit else ""
     return (
         f'<figure class="card" data-metric="{escape(metric.name)}"><header><h3>{escape(metric.title)}{unit}</h3>'
@@ -218,7 +218,7 @@ def _facts(story: Story) -> Iterator[Section]:
         git = made.get("git")
         code = f"{git['commit']}{', with local changes' * bool(git['dirty'])}" if git else "not from a git checkout"
         versions = " · ".join(f"{name} {found}" for name, found in made.get("versions", {}).items())
-        rows = [("git commit", code), ("versions", versions)]
+        rows = [("commit", code), ("versions", versions)]
         yield "Code", _table(("", ""), rows)
     if story.config:
         text = json.dumps({k: v for k, v in story.config.items() if k != "origin"}, indent=2, ensure_ascii=False)
