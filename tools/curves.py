@@ -16,35 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from videodit.errors import InputError
-from videodit.track.jsonl import records
-
-Curve = tuple[np.ndarray, np.ndarray]  # steps (N,) and values (N,)
-
-
-def read(run: Path) -> dict[str, Curve]:
-    """Every number of a run by name. `run` is the folder, or the metrics file itself."""
-    file = run / "metrics.jsonl" if run.is_dir() else run
-    if not file.is_file():
-        raise InputError(f"{run}: no run folder, for it has no metrics.jsonl")
-    points: dict[str, list[tuple[int, float]]] = {}
-    for record in records(file):
-        for name, value in record.items():
-            if name not in ("step", "time") and isinstance(value, (int, float)):
-                points.setdefault(name, []).append((record["step"], value))
-    return {name: (np.array([s for s, _ in p]), np.array([v for _, v in p], float)) for name, p in points.items()}
-
-
-def smoothed(values: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian average (N,) over neighbours within about `width` records.
-
-    The ends average what there is, and values that are not finite count for nothing (nan where no neighbour is finite).
-    """
-    reach = min(int(3 * width), len(values) - 1)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(width, 1e-9)) ** 2)
-    finite = np.isfinite(values)
-    total = np.convolve(np.where(finite, values, 0.0), kernel)[reach : reach + len(values)]
-    weight = np.convolve(finite.astype(float), kernel)[reach : reach + len(values)]
-    return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 1e-12)
+from videodit.track.curves import Curve, read, smoothed
 
 
 def draw(runs: dict[str, dict[str, Curve]], names: Sequence[str], smooth: float, out: Path) -> None:

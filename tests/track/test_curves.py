@@ -1,4 +1,4 @@
-"""tools/curves.py: the smoothing against closed forms, and a picture at the end."""
+"""Curves read, smoothed (against closed forms) and thinned; tools/curves.py draws a picture of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from videodit.errors import InputError
+from videodit.track.curves import smoothed, thinned
 from videodit.track.jsonl import Jsonl
 
 
@@ -22,16 +23,25 @@ def curves() -> ModuleType:
     return module
 
 
-def test_smoothing_keeps_constants_and_the_middle_of_lines_and_skips_gaps(curves) -> None:
+def test_smoothing_keeps_constants_and_the_middle_of_lines_and_skips_gaps() -> None:
     values = np.full(200, 3.0)
     values[50:60] = np.nan
     values[70] = np.inf
-    assert np.allclose(curves.smoothed(values, 5.0), 3.0)
+    assert np.allclose(smoothed(values, 5.0), 3.0)
     line = np.arange(200.0)
-    assert np.allclose(curves.smoothed(line, 5.0)[20:-20], line[20:-20])
+    assert np.allclose(smoothed(line, 5.0)[20:-20], line[20:-20])
     noise = np.random.default_rng(0).standard_normal(4000)
-    assert curves.smoothed(noise, 10.0).var() == pytest.approx(1 / (2 * np.pi**0.5 * 10), rel=0.2)
-    assert np.array_equal(curves.smoothed(np.array([2.0]), 5.0), [2.0])
+    assert smoothed(noise, 10.0).var() == pytest.approx(1 / (2 * np.pi**0.5 * 10), rel=0.2)
+    assert np.array_equal(smoothed(np.array([2.0]), 5.0), [2.0])
+
+
+def test_thinning_keeps_extremes_and_short_curves() -> None:
+    steps, values = np.arange(1000), np.sin(np.arange(1000) / 50)
+    values[333], values[500:600] = 9.0, np.nan
+    few = thinned((steps, values), 40)
+    assert len(few[0]) <= 40 and np.all(np.diff(few[0]) > 0) and few[1][few[0] == 333] == 9.0
+    assert np.nanmin(few[1]) == np.nanmin(values) and np.isnan(few[1]).any()
+    assert np.array_equal(thinned((steps[:40], values[:40]), 40)[1], values[:40])
 
 
 def test_runs_are_compared_in_one_picture(curves, tmp_path, capsys) -> None:

@@ -124,6 +124,9 @@ def test_auto_is_online_only_with_an_account(wandb, tmp_path, monkeypatch, accou
     class Run:
         url, dir = None, str(tmp_path)
 
+        def define_metric(self, *_: object, **__: object) -> None:
+            pass
+
     def login(*, prompt: bool) -> bool:
         assert prompt is False  # a training must not wait for an answer
         return account

@@ -13,21 +13,25 @@ import torch
 
 import videodit
 from videodit.checkpoint.store import read_json, write_json
+from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_precision
 
-OF_THIS_START = ("fresh", "memory", "plan")  # not of the run
+OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
 # What changes how a run goes, but not what it computes (of `parallel` and `packs.most`: beyond rounding).
 SAFE = ("after", "cache", "data.root", "device", "keep", "loop.log_every", "loop.sample_every", "loop.save_every",
         "loop.steps", "name", "packs.most", "parallel", "request", "run_dir", "samples", "tracker",
         "workers")  # fmt: skip
-WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "samples", "skipped.jsonl", "tensorboard",
-           "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
+WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
+           "tensorboard", "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
 
 def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) -> dict[str, Any]:
-    """The config with what `auto` came to, the same for all processes, written to the folder."""
-    own = settled(config, folder / "config.json", mesh.device, resuming=resuming) if mesh.main else None
+    """The config with what `auto` came to and the `origin` of this start, the same for all processes, written to the
+    folder."""
+    own = None
+    if mesh.main:
+        own = settled(config, folder / "config.json", mesh.device, resuming=resuming) | {"origin": origin()}
     config = mesh.exchange(own)[0]
     if mesh.main:
         write_json(folder / "config.json", config)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import videodit
+from videodit.cli.origin import versions
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-LIBRARIES = ("torch", "transformers", "diffusers", "av", "decord", "xformers", "hydra-core", "safetensors", "numpy")
 
 
 def run(cfg: DictConfig) -> None:
@@ -43,8 +39,8 @@ def installation() -> list[str]:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    lines = [f"videodit {videodit.__version__}", ""]
-    lines += [_line(name, _version(name)) for name in ("python", *LIBRARIES)]
+    known = versions()
+    lines = [f"videodit {known.pop('videodit')}", "", *(_line(name, found) for name, found in known.items())]
     lines += ["", _line("device", device), _line("configs", conf_dir()), _line("bundled", assets_dir())]
     lines += [
         _line("", f"{path.relative_to(assets_dir())}  {_megabytes(path)}")
@@ -120,15 +116,6 @@ def _about(written: Mapping[str, str]) -> dict[str, Any]:
 
 def _line(name: str, value: object) -> str:
     return f"  {name:<14}{value if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False)}"
-
-
-def _version(library: str) -> str:
-    if library == "python":
-        return platform.python_version()
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _megabytes(path: Path) -> str:

@@ -39,6 +39,7 @@ COMMANDS = {
     "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True),
     "encode": Command("cache the latents of a data set"),
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
+    "report": Command("a run as one HTML page: curves, samples, config", positional="path"),
     "export": Command("write a run's weights as a folder that model= takes"),
     "info": Command("describe this installation, an mp4 or a checkpoint", positional="path"),
 }

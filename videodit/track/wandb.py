@@ -16,15 +16,16 @@ from videodit.errors import InputError
 from videodit.track.tracker import Tracker, plain
 
 MODES = ("auto", "online", "offline")
+STEP = "step"  # the name of the run's own step
 
 
 class Wandb(Tracker):
     """One run of `project`, kept in `folder`/wandb and named `name`.
 
     Mode "auto" is online where wandb knows an account (`wandb login`) and offline elsewhere. The run's id is kept in
-    `folder`/wandb-id: resuming goes on in the same run, starting over takes a new one. wandb forgets nothing and takes
-    no step twice, so the steps that a resumed run does again keep their first numbers, which an exact resume repeats
-    anyway.
+    `folder`/wandb-id: resuming goes on in the same run, starting over takes a new one. wandb forgets nothing and counts
+    its own steps, never back: those that a resumed run does again stand there twice, with the same numbers, and wandb
+    may number all that follows upward. So every record carries the run's `step` too, and charts are drawn against it.
     """
 
     def __init__(
@@ -59,25 +60,30 @@ class Wandb(Tracker):
             reinit="create_new",  # leave other runs of this process alone
             settings=settings,
         )
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
         print(f"wandb: {self._run.url or Path(self._run.dir).parent}", file=sys.stderr)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._log(step, values)
 
     def image(self, step: int, name: str, path: str | Path) -> None:
-        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+        self._log(step, {name: self._wandb.Image(str(path))})
 
     def video(self, step: int, name: str, path: str | Path, caption: str, sheet: str | Path | None = None) -> None:
-        self._run.log({name: self._wandb.Video(str(path), caption=caption)}, step=step)  # a path: copied, not encoded
+        self._log(step, {name: self._wandb.Video(str(path), caption=caption)})  # a path: copied, not encoded
 
     def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         data = self._wandb.Table(columns=list(columns), data=[plain(row) for row in rows], allow_mixed_types=True)
-        self._run.log({name: data}, step=step)
+        self._log(step, {name: data})
 
     def finish(self, failed: bool = False) -> None:
         run, self._run = self._run, None  # whatever happens below, it is not tried twice
         if run:
             run.finish(exit_code=int(failed))
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        self._run.log({**values, STEP: step}, step=step)
 
     def _identity(self, step: int) -> str:
         """The id to resume, or a new one (no random generator of the training is touched)."""

@@ -240,10 +240,11 @@ class Run:
         self.skipped, self.seen = info["skipped"], info["seen"]
 
     def counts(self) -> dict[str, float]:
-        """What went wrong so far, and how much memory this process has needed."""
+        """What was seen and what went wrong so far, and how much memory this process has needed."""
         reasons = {f"skipped clips/{reason}": float(count) for reason, count in self.skipped.items()}
         wrong = {"skipped clips": float(sum(self.skipped.values())), "skipped updates": float(self.bad_total)}
-        return {**wrong, **reasons, "memory GiB": peak_memory(self.mesh.device) / 2**30}
+        seen = {f"{name} seen": value for name, value in self.seen.items()}
+        return {**seen, **wrong, **reasons, "memory GiB": peak_memory(self.mesh.device) / 2**30}
 
     def count_bad(self, loss: float, norm: float) -> None:
         """Report a skipped update; stop the run after too many in a row."""

@@ -13,6 +13,7 @@ from videodit.data.sheet import sheet
 from videodit.generate import Pipe
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
+from videodit.track.names import PROMPTS
 from videodit.track.tracker import Tracker
 
 COLUMNS = 9  # frames of a clip on a sheet
@@ -49,9 +50,12 @@ def dit_samples(
     page = folder / "samples" / f"step-{step:09d}.png"
     sheet(page, [video.frames for video in videos], list(prompts), COLUMNS)
     tracker.image(step, "samples", page)
+    rows = []
     for number, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
         path = video.save(folder / "samples" / f"step-{step:09d}-{number}.mp4")
         tracker.video(step, f"sample {number}", path, prompt, page)
+        rows.append([prompt, path.relative_to(folder).as_posix()])
+    tracker.table(step, PROMPTS, ["prompt", "file"], rows)
 
 
 def _psnr(error: Tensor) -> float:

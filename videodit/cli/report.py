@@ -1,0 +1,43 @@
+"""`videodit report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videodit.checkpoint.store import read_json
+from videodit.config import assets_dir
+from videodit.data.video import replacing
+from videodit.errors import InputError
+from videodit.track.curves import read, unpack
+from videodit.track.page import Beside, page
+from videodit.track.story import tell
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run(cfg: DictConfig) -> None:
+    """Write the page of the run in `cfg.path`, and print where it is."""
+    if not cfg.path:
+        raise InputError("path: which run? videodit report runs/NAME")
+    folder = Path(cfg.path)
+    out = Path(cfg.out) if cfg.out else folder / "report.html"
+    story = tell(folder)
+    others = [Path(name.strip()) for name in cfg.compare.split(",") if name.strip()]
+    short = len({path.resolve().name for path in (folder, *others)}) > len(others)
+    beside = [Beside(path.resolve().name if short else str(path), read(path)) for path in others]
+    beside += references(cfg.reference, story.name)
+    with replacing(out) as temporary:
+        temporary.write_text(page(story, beside, out.parent, log=cfg.log), encoding="utf-8")
+    print(out)
+
+
+def references(name: str, run: str) -> list[Beside]:
+    """The shipped curve of this name, else the one of the run's own name if there is one."""
+    files = {path.stem: path for path in (assets_dir() / "curves").glob("*.json")}
+    if name and name not in files:
+        raise InputError(f"reference={name}: not among {', '.join(sorted(files))}")
+    if (chosen := name or run) not in files:
+        return []
+    return [Beside(f"reference ({chosen})", unpack(read_json(files[chosen])["curves"]))]
