@@ -79,9 +79,8 @@ def described(name: str, part: Part) -> tuple[dict[str, Any], Table]:
 
 def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """A part's tensors under our names, one at a time."""
-    for name, (theirs, change) in part.sources.items():
-        tensor = change(part.weights.read(theirs))
-        yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name in part.sources:
+        yield name, part.read(name, dtype=dtype)
     for name, values in part.constants.items():
         yield name, torch.tensor(values, dtype=torch.float32)
 
@@ -162,8 +161,7 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def _theirs(part: Part, name: str, form: Form, dtype: torch.dtype) -> Tensor:
-    theirs, change = part.sources[name]
-    return form.ours(change(part.weights.read(theirs))).to(dtype).contiguous()
+    return form.ours(part.read(name, dtype=dtype)).contiguous()
 
 
 def _statistic(part: Part, name: str) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from videodit.checkpoint import adapters
 from videodit.checkpoint.families import ltx, t5, wan
 from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.loose import loose_parts
@@ -38,13 +39,14 @@ def open_pipeline(
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
+    lora: Mapping[str, float] | None = None,
 ) -> Components:
     """The networks of a model, none of them opened yet. float32 unless `dtype` says else.
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
     time), "block" (and one block of it) or "auto": "none" for small models, else "model". `quantize` is "int8" or
-    nothing. `compiled`: run the DiT's blocks through torch.compile.
+    nothing. `compiled`: run the DiT's blocks through torch.compile. `lora`: adapters and their strengths.
     """
     check_choices(offload, quantize)
     if compiled and (lacking := lacking_compiler(torch.device(device))):
@@ -53,6 +55,9 @@ def open_pipeline(
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model)
     check_kinds(parts)
+    parts = adapters.attach(parts, lora or {})
+    if offload == "block" and any(part.added for part in parts.values()):
+        raise InputError("offload=block: its weights stay in their files, without the adapter; export the model first")
     if offload == "auto":
         offload = "none" if sum(part.count for part in parts.values()) <= SMALL else "model"
     return Components(
@@ -65,6 +70,7 @@ def open_pipeline(
         offload=offload,
         quantize=quantize,
         compiled=compiled and not lacking,
+        lora=lora,
     )
 
 
