@@ -32,7 +32,7 @@ from videodit.flow.guidance import by_time, classifier_free
 from videodit.flow.path import PATHS, Velocity, rectified
 from videodit.flow.samplers import SAMPLERS, sampler, visits
 from videodit.flow.schedules import linear
-from videodit.flow.times import shift_for_tokens
+from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.nn.stepcache import StepCache, summary
@@ -172,8 +172,7 @@ class Pipe:
 
     def shift(self, shape: LatentShape) -> float:
         """How far the schedule leans to the noise for latents of this shape."""
-        shift = self.parts.pipeline["shift"]
-        return shift if isinstance(shift, float) else shift_for_tokens(shape.grid(self.patch).count, **shift)
+        return shift_of(self.parts.pipeline["shift"], shape.grid(self.patch).count)
 
     @property
     def patch(self) -> Triple:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import videodit
+from videodit.checkpoint.store import read_json
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
 
@@ -86,6 +87,9 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def _folder(folder: Path) -> Iterator[str]:
+    settings = folder / "pipeline.json"
+    if settings.is_file() and (base := read_json(settings).get("base")):
+        yield from (_line("a change of", base["model"]), _line("its weights", base["weights"]), "")
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InputError(f"{folder}: no safetensors file in it")

@@ -15,7 +15,7 @@ from torch import nn
 
 from videodit.errors import InputError
 from videodit.models.build import rebuild
-from videodit.models.pack import patchify
+from videodit.models.pack import Text, patchify
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, extrapolate, measured
 from videodit.plan.trace import Trace
@@ -24,12 +24,15 @@ from videodit.shapes import LatentShape, VideoShape
 
 @dataclass(frozen=True)
 class Training:
-    """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step."""
+    """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step,
+    what gives the DiT an adapter (and freezes the rest) if one trains.
+    """
 
     precision: torch.dtype
     frozen: tuple[str, ...]
     muon: bool
     accumulate: int = 1
+    adapt: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,23 @@ class StepPlan:
 def dit_step(
     specs: Mapping[str, Any], shapes: Sequence[LatentShape], words: tuple[int, ...], how: Training
 ) -> StepPlan:
-    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens."""
+    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens.
+
+    Without a text encoder in `specs` the captions' states are at hand.
+    """
     arguments = specs["dit"]["arguments"]
 
     def run(networks: nn.ModuleDict) -> None:
-        dit, text = networks["dit"], networks["text"]
+        dit = networks["dit"]
         at = dit.head.weight.device
         latents = [torch.zeros(arguments["channels"], s.frames, s.height, s.width, device=at) for s in shapes]
         times = torch.full((len(shapes),), 0.5, dtype=torch.float64, device=at)
         pack = patchify(latents, dit.patch)
-        out = dit(pack, times, text(torch.zeros(sum(words), dtype=torch.long, device=at), words))
+        if "text" in networks:
+            text = networks["text"](torch.zeros(sum(words), dtype=torch.long, device=at), words)
+        else:
+            text = Text(torch.zeros(sum(words), arguments["text_dim"], device=at), words)
+        out = dit(pack, times, text)
         (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
 
     def traced(layers: int) -> Cost:
@@ -103,11 +113,12 @@ def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], h
 
 def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
     weights, gradients, momenta = _state(specs, how)
-    state = 2 * weights + momenta
+    state = weights + gradients + momenta  # what trains has averages, as large as its gradients
+    checkpoint = 2 * gradients + momenta
     # Where batches add up, the gradients of those before are there already.
     peak = round(MARGIN * max(cost.peak + (gradients if how.accumulate > 1 else 0), gradients))
     cost = cost.times(how.accumulate)
-    return StepPlan(state, peak, state, cost.work, round(cost.calls), how.precision)
+    return StepPlan(state, peak, checkpoint, cost.work, round(cost.calls), how.precision)
 
 
 def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
@@ -127,6 +138,8 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
     whole = networks["vae"] if "vae" in networks else networks
     for name, parameter in whole.named_parameters():
         parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
+    if how.adapt is not None:
+        how.adapt(networks["dit"])
     return networks
 
 

@@ -40,6 +40,7 @@ class Objective(Protocol):
     """What is trained and for what."""
 
     module: nn.Module
+    complete: bool  # whether `publish` needs the weights that do not train as well
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Means]:
         """The mean loss of a batch of this step, which seeds what is random in it; numbers worth tracking."""
@@ -214,7 +215,8 @@ class Run:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen}
         self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
-        averages = gathered({**self.objective.module.state_dict(), **self.ema.averages}, self.mesh)
+        whole = self.objective.module.state_dict() if self.objective.complete else {}
+        averages = gathered({**whole, **self.ema.averages}, self.mesh)
         if self.mesh.main:
             self.objective.publish(self.folder / "model", averages)
 
