@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import videodit
-from videodit.checkpoint.store import read_json
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
 
@@ -87,9 +86,11 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def _folder(folder: Path) -> Iterator[str]:
+    from videodit.checkpoint.store import read_json
+
     settings = folder / "pipeline.json"
     if settings.is_file() and (base := read_json(settings).get("base")):
-        yield from (_line("a change of", base["model"]), _line("its weights", base["weights"]), "")
+        yield from (_line("a change of", base), "")
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InputError(f"{folder}: no safetensors file in it")

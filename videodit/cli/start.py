@@ -111,18 +111,25 @@ def networks(
     mesh: Mesh,
 ) -> tuple[DiT, SmallT5 | Remembered]:
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
-    precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
-        text = remembered(base, tokenizer, ["", *captions, *cfg.samples.prompts], mesh, precision)
+        text = remembered(base, tokenizer, ["", *captions, *cfg.samples.prompts], mesh, kept_in(cfg, mesh.device))
     torch.manual_seed(cfg.seed)
-    small = adapter is not None and mesh.device.type == "cuda"  # what stays needs no room for small changes
-    dit = initial(cfg, base, "dit", precision if small else torch.float32).to(mesh.device)
+    dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
+    dit = initial(cfg, base, "dit", dtype).to(mesh.device)
     if text is None:
         text = initial(cfg, base, "text").to(mesh.device)
     if adapter is not None:
         adapter.inject(dit)
     return dit, text
+
+
+def kept_in(cfg: DictConfig, device: torch.device) -> torch.dtype:
+    """The type of weights that do not train, and need no room for small changes: on a GPU the run's precision.
+
+    On a CPU float32: what `auto` measures there may be another type when the run goes on.
+    """
+    return PRECISIONS[pick_precision(cfg.precision, device)] if device.type == "cuda" else torch.float32
 
 
 def initial(cfg: DictConfig, base: Base | None, part: str, dtype: torch.dtype = torch.float32) -> Any:

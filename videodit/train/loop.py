@@ -205,8 +205,9 @@ class Run:
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
             self.objective.module.eval()
-            # Sharded weights come together in the run's precision, whole ones are in float32.
-            with torch.no_grad(), self.autocast() if self.mesh.ranks > 1 else nullcontext():
+            # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
+            exact = self.mesh.ranks == 1 and self.objective.complete
+            with torch.no_grad(), nullcontext() if exact else self.autocast():
                 self.sample(self.step)
             self.objective.module.train()
             self.ema.swap()
