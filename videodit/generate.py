@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from math import isfinite
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import videodit
+from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import Components
 from videodit.checkpoint.texts import encode_cached
@@ -31,7 +32,7 @@ from videodit.flow.guidance import by_time, classifier_free
 from videodit.flow.path import PATHS, Velocity, rectified
 from videodit.flow.samplers import SAMPLERS, sampler, visits
 from videodit.flow.schedules import linear
-from videodit.flow.times import shift_for_tokens
+from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.nn.stepcache import StepCache, summary
@@ -171,8 +172,7 @@ class Pipe:
 
     def shift(self, shape: LatentShape) -> float:
         """How far the schedule leans to the noise for latents of this shape."""
-        shift = self.parts.pipeline["shift"]
-        return shift if isinstance(shift, float) else shift_for_tokens(shape.grid(self.patch).count, **shift)
+        return shift_of(self.parts.pipeline["shift"], shape.grid(self.patch).count)
 
     @property
     def patch(self) -> Triple:
@@ -235,6 +235,7 @@ class Pipe:
                 **{"passes": self.passes, "device": self.parts.device.type},
             },
             "model": self.parts.name,
+            "lora": self.parts.lora,
             "weights": self.parts.fingerprints,
             "versions": {"videodit": videodit.__version__, "torch": torch.__version__},
         }
@@ -283,15 +284,17 @@ def load(
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
+    lora: str | Path | Mapping[Any, float] | Iterable[Any] | None = None,
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
-    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. The others: see `checkpoint.find.open_pipeline`.
+    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. `lora`: adapters, {path: strength} or a list of
+    paths; they are added to the weights as these are read. The others: see `checkpoint.find.open_pipeline`.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     how = {"offload": offload, "quantize": quantize, "compiled": compiled}
-    return Pipe(open_pipeline(model, device=device, dtype=dtype, **how))
+    return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), **how))
 
 
 def _half(texts: Text, which: int) -> Text:

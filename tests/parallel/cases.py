@@ -113,7 +113,7 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
         text=text,
         tokenizer=words(words_of or folder.parent),
         path=PATHS["rectified"](prediction="velocity"),
-        times=TrainingTimes(mean=0.0, std=1.0, base_tokens=12, base_shift=1.0),
+        times=TrainingTimes(mean=0.0, std=1.0, shift={"base_tokens": 12, "base_shift": 1.0}),
         drop=0.1,
         seed=0,
         pipeline={},

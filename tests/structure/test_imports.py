@@ -36,7 +36,7 @@ TABLE = {
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
-    "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops"),
+    "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
     "doctor": Row("train parallel", "torch"),
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate train doctor config",
@@ -59,6 +59,7 @@ HOMES = {
     "wandb*": ["videodit.track.wandb"],
     "tensorboard*": ["videodit.track.tensorboard"],
     "torch.utils.tensorboard*": ["videodit.track.tensorboard"],
+    "peft*": ["videodit.train.adapter"],
     "huggingface_hub*": ["videodit.checkpoint"],
     "safetensors": ["videodit.checkpoint", "videodit.parallel.store"],
     "matplotlib*": ["videodit.eval"],

@@ -55,6 +55,8 @@ class Regression:
         self.numbers: list[int] = []
         self.published: list[Path] = []
 
+    complete = True
+
     def loss(self, batch: Rows, number: int) -> tuple[Tensor, Means]:
         self.numbers.append(number)
         rows = torch.cat(batch.clips)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.train import tiny
 from tests.train.runs import Memory, alone
 from videodit.checkpoint.find import open_pipeline
-from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.pretrained import FILES, Part
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
 from videodit.data.packing import Share, Work
@@ -64,7 +64,7 @@ def _objective(
     tokenizer: Tokenizer, *, dit: nn.Module, path: str = "rectified", prediction: str = "velocity", **changes: Any
 ) -> FlowObjective:
     arguments = {
-        "times": TrainingTimes(mean=0.0, std=1.0, base_tokens=12, base_shift=1.0),
+        "times": TrainingTimes(mean=0.0, std=1.0, shift={"base_tokens": 12, "base_shift": 1.0}),
         "drop": 0.0,
         "seed": 0,
         "pipeline": {},
@@ -181,6 +181,9 @@ def test_captions_are_left_out_as_often_as_asked(tokenizer: Tokenizer, drop: flo
     assert again.heard == listening.heard[:3]
 
 
+FLAT = {"base_tokens": 80, "base_shift": 1.0}
+
+
 def _assert_learns(objective: FlowObjective) -> None:
     """A few steps on one batch lower its loss."""
     optimizer = torch.optim.AdamW(objective.module.parameters(), lr=5e-3)
@@ -219,11 +222,11 @@ def test_the_text_encoder_is_trained_too(tokenizer: Tokenizer) -> None:
 def test_times_are_drawn_as_said() -> None:
     """sigmoid(mean + std·normal) or the uniform number itself, then shifted by the root of the tokens."""
     normal, even = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([0.5, 0.0, 1.0])
-    plain = TrainingTimes(mean=0.5, std=2.0, base_tokens=80, base_shift=1.0)(normal, even, [80, 80, 80])
+    plain = TrainingTimes(mean=0.5, std=2.0, shift=FLAT)(normal, even, [80, 80, 80])
     torch.testing.assert_close(plain, torch.sigmoid(0.5 + 2.0 * normal.double()))
-    uniform = TrainingTimes(mean=0.5, std=0.0, base_tokens=80, base_shift=1.0)(normal, even, [80, 80, 80])
+    uniform = TrainingTimes(mean=0.5, std=0.0, shift=FLAT)(normal, even, [80, 80, 80])
     assert uniform[0] == 0.5 and ((0 < uniform) & (uniform < 1)).all() and uniform.dtype == torch.float64
-    shifted = TrainingTimes(mean=0.0, std=1.0, base_tokens=80, base_shift=1.0)(normal, even, [320, 80, 20])
+    shifted = TrainingTimes(mean=0.0, std=1.0, shift=FLAT)(normal, even, [320, 80, 20])
     assert shifted[0].item() == pytest.approx(2 / 3)  # twice the shift: 2·0.5/(1 + 0.5)
     assert shifted[1].item() == pytest.approx(1 / (1 + math.exp(-1)))
 
@@ -285,7 +288,7 @@ def test_what_is_published_is_a_model(tmp_path: Path, tokenizer: Tokenizer) -> N
     """Averages, not the weights of the moment; beside the VAE and the words; torn copies are made anew."""
     vae_file, dit = tmp_path / "vae.safetensors", _awake()
     save_model(vae_file, tiny.vae())
-    frozen = {FILES["vae"]: vae_file, FILES["tokenizer"]: tokenizer.path}
+    frozen = {"vae": Part.own(vae_file)}
     objective = _objective(tokenizer, dit=dit, pipeline={"defaults": {}}, frozen=frozen)
     ema, averaged = EMA(module=objective.module, decay=0.9), dit.head.weight.detach().clone()
     with torch.no_grad():

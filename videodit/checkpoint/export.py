@@ -15,7 +15,8 @@ from torch import Tensor
 from videodit.checkpoint.families import t5, wan
 from videodit.checkpoint.keymap import Form, Table, names_of, reverse, single
 from videodit.checkpoint.pretrained import FILES, Part
-from videodit.checkpoint.store import save_tensors, save_untagged, write_json
+from videodit.checkpoint.store import atomic, save_tensors, save_untagged, write_json
+from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
 
 SHARD = 5 * 10**9  # bytes of a file, at most, as the hub likes them
@@ -79,9 +80,8 @@ def described(name: str, part: Part) -> tuple[dict[str, Any], Table]:
 
 def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """A part's tensors under our names, one at a time."""
-    for name, (theirs, change) in part.sources.items():
-        tensor = change(part.weights.read(theirs))
-        yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name in part.sources:
+        yield name, part.read(name, dtype=dtype)
     for name, values in part.constants.items():
         yield name, torch.tensor(values, dtype=torch.float32)
 
@@ -152,6 +152,21 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def copy_if_other(source: Path, target: Path) -> None:
+    """A file, in another place, at once or not at all, unless the same is there."""
+    if not target.exists() or fingerprint(target) != fingerprint(source):
+        with atomic(target) as temporary:
+            temporary.write_bytes(source.read_bytes())
+
+
+def put(part: Part, target: Path) -> None:
+    """A network as a file of ours, unless it is there: the same file, or in float32 what has another layout."""
+    if part.table is None and not part.added and len(part.weights.files) == 1:
+        copy_if_other(part.weights.files[0], target)
+    elif not target.exists() or Part.own(target).spec.get("source") != part.fingerprint:
+        save_tensors(target, dict(tensors(part, torch.float32)), {**part.spec, "source": part.fingerprint})
+
+
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
     """The tokenizer with what transformers wants beside it."""
     copy(tokenizer, folder / "tokenizer.json")
@@ -162,8 +177,7 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def _theirs(part: Part, name: str, form: Form, dtype: torch.dtype) -> Tensor:
-    theirs, change = part.sources[name]
-    return form.ours(change(part.weights.read(theirs))).to(dtype).contiguous()
+    return form.ours(part.read(name, dtype=dtype)).contiguous()
 
 
 def _statistic(part: Part, name: str) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from videodit.checkpoint import adapters
 from videodit.checkpoint.families import ltx, t5, wan
 from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.loose import loose_parts
@@ -38,13 +39,14 @@ def open_pipeline(
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
+    lora: Mapping[str, float] | None = None,
 ) -> Components:
     """The networks of a model, none of them opened yet. float32 unless `dtype` says else.
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
     time), "block" (and one block of it) or "auto": "none" for small models, else "model". `quantize` is "int8" or
-    nothing. `compiled`: run the DiT's blocks through torch.compile.
+    nothing. `compiled`: run the DiT's blocks through torch.compile. `lora`: adapters and their strengths.
     """
     check_choices(offload, quantize)
     if compiled and (lacking := lacking_compiler(torch.device(device))):
@@ -53,6 +55,9 @@ def open_pipeline(
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model)
     check_kinds(parts)
+    parts = adapters.attach(parts, lora or {})
+    if offload == "block" and any(part.added for part in parts.values()):
+        raise InputError("offload=block: its weights stay in their files, without the adapter; export the model first")
     if offload == "auto":
         offload = "none" if sum(part.count for part in parts.values()) <= SMALL else "model"
     return Components(
@@ -65,6 +70,7 @@ def open_pipeline(
         offload=offload,
         quantize=quantize,
         compiled=compiled and not lacking,
+        lora=lora,
     )
 
 
@@ -119,6 +125,12 @@ def describe(model: str) -> tuple[dict[str, Any], dict[str, Part], Path]:
     if (path / "model_index.json").is_file():
         return _diffusers(path)
     return _loose(path, family)
+
+
+def lasting(model: str) -> str:
+    """What `model` can be called from any working folder: the same name, or a whole path."""
+    found, path = locate(model)[0].resolve(), Path(model).resolve()
+    return str(path) if found == path or path in found.parents else model
 
 
 def find_pipeline(model: str) -> Path:
@@ -177,13 +189,35 @@ def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> 
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:
-    pipeline = read_json(folder / "pipeline.json")
-    if missing := [name for name in FILES.values() if not (folder / name).is_file()]:
+    """A folder of ours. Where its pipeline.json names a base, that has what the folder lacks."""
+    pipeline = dict(read_json(folder / "pipeline.json"))
+    base, missing = pipeline.pop("base", None), [n for n in FILES.values() if not (folder / n).is_file()]
+    if missing and base is None:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
-    parts = {part: Part.own(folder / FILES[part]) for part in ("dit", "text", "vae")}
-    if "boundary" in pipeline:  # a second expert
+    parts = {part: Part.own(folder / FILES[part]) for part in ("dit", "text", "vae") if FILES[part] not in missing}
+    if "boundary" in pipeline and base is None:  # a second expert
         parts["dit_low"] = Part.own(folder / "dit_low.safetensors")
-    return pipeline, parts, folder / FILES["tokenizer"]
+    tokenizer = folder / FILES["tokenizer"]
+    if base is not None:
+        rest, other = _base(folder, base)
+        parts, tokenizer = {**rest, **parts}, tokenizer if tokenizer.is_file() else other
+    if (folder / adapters.FILE).is_file():
+        parts = adapters.attach(parts, {str(folder): 1.0})
+    return pipeline, parts, tokenizer
+
+
+def _base(folder: Path, base: Any) -> tuple[dict[str, Part], Path]:
+    """The parts and the tokenizer of the model that a folder is a change of."""
+    try:
+        model, digests = base["model"], dict(base["weights"])
+        _, parts, tokenizer = describe(model)
+    except InputError as error:
+        raise InputError(f"{folder} is a change of another model, which cannot be opened: {error}") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / 'pipeline.json'}: its base is no model with its weights' fingerprints") from None
+    if other := [part for part in digests if part not in parts or parts[part].fingerprint != digests[part]]:
+        raise InputError(f"{folder} is a change of {model}, which has other weights now ({', '.join(other)})")
+    return parts, tokenizer
 
 
 def _diffusers(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:

@@ -6,9 +6,10 @@ parts as they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from videodit.nn.int8 import suits_int8, to_int8
 from videodit.nn.stream import stream
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
+Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
 KINDS = {"dit": "dit", "dit_low": "dit", "text": "t5", "vae": "video_vae"}  # architecture of each part
 
 
@@ -41,12 +43,16 @@ class Part:
         weights: its files.
         table: what the files call our weights; None if they use our names.
         constants: values that the files lack, such as a VAE's statistics.
+        added: what adapters (checkpoint/adapters.py) add to the weights of these names, as these are read.
+        adapters: fingerprint and strength of each of them.
     """
 
     spec: Mapping[str, Any]
     weights: Weights
     table: Table | None = None
     constants: Mapping[str, Any] = field(default_factory=dict)
+    added: Mapping[str, Sequence[Delta]] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
 
     @classmethod
     def own(cls, path: Path) -> Part:
@@ -90,6 +96,20 @@ class Part:
                 raise InputError(f"{source}: {theirs} is {tuple(shape)}{order}, expected {tuple(wanted[ours])}")
         return found
 
+    def read(
+        self, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """One tensor by our name, with what adapters add; the sum is made in float32 (or float64) and rounded once."""
+        theirs, change = self.sources[name]
+        tensor = change(self.weights.read(theirs))
+        if name not in self.added:
+            return _to(tensor, dtype, device)
+        exact = tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
+        total = exact.clone()
+        for delta in self.added[name]:
+            total += delta(exact)
+        return total.to(dtype or tensor.dtype)
+
     def load(
         self,
         *,
@@ -109,12 +129,13 @@ class Part:
         exact, blocks = getattr(module, "EXACT", ()), getattr(module, "BLOCKS", None)
         streamed = streamed and blocks is not None
         state = {}
-        for ours, (theirs, change) in self.sources.items():
-            tensor = change(self.weights.read(theirs))
+        for ours in self.sources:
             inside = blocks is not None and ours.startswith(f"{blocks}.")
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
-            if not (inside and streamed):
-                tensor = _to(tensor, torch.float32 if wide else dtype, device)
+            if inside and streamed:
+                tensor = self.read(ours)
+            else:
+                tensor = self.read(ours, device=device, dtype=torch.float32 if wide else dtype)
                 tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor.shape) else tensor
             state[ours] = tensor
         self.weights.close()  # what is mapped now is what the network uses
@@ -124,6 +145,12 @@ class Part:
         if streamed:
             stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32)
         return module.eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits for what the network computes: its files and its adapters."""
+        own = self.weights.fingerprint
+        return sha256("/".join([own, *self.adapters]).encode()).hexdigest()[:16] if self.adapters else own
 
     @property
     def count(self) -> int:
@@ -149,6 +176,7 @@ class Components:
         parts: networks on disk.
         networks: networks that are open already and stay so.
         fingerprints: of the weights; those of `parts` are added.
+        lora: the adapters that were asked for beside the model, with their strengths, for the record.
     """
 
     def __init__(
@@ -165,7 +193,9 @@ class Components:
         offload: str = "none",
         quantize: str = "",
         compiled: bool = False,
+        lora: Mapping[str, float] | None = None,
     ) -> None:
+        self.lora = dict(lora or {})
         self.name, self.pipeline, self.tokenizer = name, pipeline, tokenizer
         self.device, self.dtype, self.offload = device, dtype, offload
         self.quantize, self.compiled = quantize, compiled
@@ -217,7 +247,7 @@ class Components:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of each network's weights."""
-        return self._fingerprints | {name: part.weights.fingerprint for name, part in self.parts.items()}
+        return self._fingerprints | {name: part.fingerprint for name, part in self.parts.items()}
 
 
 def check_kinds(parts: Mapping[str, Part]) -> None:

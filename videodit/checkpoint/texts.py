@@ -3,20 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.errors import InputError
 from videodit.models.pack import Text
+from videodit.models.text import SmallT5, Tokenizer
+
+TOGETHER = 64  # prompts whose states are there together
+
+Encode = Callable[[Tensor, tuple[int, ...]], Text]
 
 
-def encode_cached(
-    folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int], encode: Callable[[Tensor, tuple[int, ...]], Text]
-) -> Text:
+class Remembered:
+    """A frozen text encoder that is called as one that trains, and is open only for prompts that the disk lacks.
+
+    Args:
+        part: where it is.
+        folder: of the states.
+        device: where it runs, and where states are wanted.
+        dtype: of its weights. States are float32.
+    """
+
+    def __init__(self, *, part: Part, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.part, self.folder, self.device, self.dtype = part, folder, device, dtype
+        self.made_by = f"{part.weights.fingerprint}/{dtype}/"
+
+    def __call__(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
+        """Token ids (S,) of B prompts with these lengths -> their states."""
+        return self._states(ids, lengths, lambda ids, lengths: self._open()(ids.to(self.device), lengths))
+
+    @torch.no_grad()
+    def learn(self, tokenizer: Tokenizer, prompts: Iterable[str], done: Callable[[int], None]) -> None:
+        """See that the disk has these; the encoder is open meanwhile. `done`: is told how many are through."""
+        network: list[SmallT5] = []
+
+        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Text:
+            if not network:
+                network.append(self._open())
+            return network[0](ids.to(self.device), lengths)
+
+        wanted = list(dict.fromkeys(prompts))
+        for start in range(0, len(wanted), TOGETHER):
+            self._states(*tokenizer(wanted[start : start + TOGETHER]), encode)
+            done(min(start + TOGETHER, len(wanted)))
+
+    def _open(self) -> SmallT5:
+        return self.part.load(device=self.device, dtype=self.dtype).requires_grad_(False)
+
+    def _states(self, ids: Tensor, lengths: tuple[int, ...], encode: Encode) -> Text:
+        text = encode_cached(self.folder, self.made_by, ids.cpu(), lengths, encode)
+        return Text(text.states.to(self.device, torch.float32), text.lengths)
+
+
+def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
     """States of token ids (S,) of prompts with these lengths. `made_by` names the encoder's weights and type.
 
     `encode` is called once, with the prompts that the folder lacks; what it gives is added.

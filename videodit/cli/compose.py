@@ -145,6 +145,20 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
         sys.argv = argv
 
 
+def make(node: DictConfig) -> Any:
+    """The object that a config node describes."""
+    from hydra.utils import instantiate
+
+    return instantiate(node, _convert_="all")
+
+
+def plain(node: Any) -> Any:
+    """A config node, or a value that is none, as plain Python, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
 def explained(error: Exception, conf: Path, command: str, overrides: Sequence[str]) -> InputError:
     """What hydra or omegaconf made of the overrides, as one line that names the key or the group."""
     from hydra.errors import MissingConfigException, OverrideParseException

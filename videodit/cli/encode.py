@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from videodit.cli.train import cached, find_vae, open_vae
+from videodit.cli.start import find_vae, open_vae
+from videodit.cli.train import cached
 from videodit.config import launch
 from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_device

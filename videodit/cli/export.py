@@ -7,38 +7,58 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own
-from videodit.checkpoint.find import describe
+from videodit.checkpoint.find import describe, locate
 from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_kinds
+from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import dtype_of
-from videodit.cli.train import find_vae, open_vae
+from videodit.cli.start import find_vae, open_vae
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+ADAPTER = "adapter"  # the format: what was trained alone, as diffusers and ComfyUI take it
 FORMATS = {"videodit": export_own, "diffusers": export_diffusers}
 
 
 def run(cfg: DictConfig) -> None:
     """Copy a model's networks to `cfg.out` in the layout and dtype asked for."""
     dtype = dtype_of(cfg.dtype) or torch.float32
-    if cfg.format not in FORMATS:
-        raise InputError(f"format={cfg.format}: it is one of {', '.join(FORMATS)}")
+    if cfg.format not in (*FORMATS, ADAPTER):
+        raise InputError(f"format={cfg.format}: it is one of {', '.join((*FORMATS, ADAPTER))}")
     out = Path(cfg.out)
+    if cfg.format == ADAPTER:
+        print(export_adapter(cfg.model, out, dtype))
+        return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
     pipeline, parts, tokenizer = describe(cfg.model)
     check_kinds(parts)
+    parts = adapters.attach(parts, adapters.parse(cfg.lora))
     if cfg.vae_from:
         parts["vae"] = same_latents(find_vae(cfg.vae_from), parts["vae"])
     FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, print)
 
 
-def same_latents(path: Path, own: Part) -> Part:
-    """The VAE of a file, if its latents are those that the model was trained on."""
-    if encoder_fingerprint(open_vae(path)) != encoder_fingerprint(own.load(dtype=torch.float32)):
-        source = own.weights.source
+def export_adapter(model: str, out: Path, dtype: torch.dtype) -> Path:
+    """Write the adapter of a run to the file `out`, or into the folder."""
+    source = locate(model)[0] / adapters.FILE
+    if not source.is_file():
+        raise InputError(f"model={model}: {model} has no adapter: it is no run of adapter=lora")
+    path = out if out.suffix == ".safetensors" else out / adapters.FILE
+    tensors, header = load_tensors(source)
+    save_tensors(path, {name: tensor.to(dtype) for name, tensor in tensors.items()}, header)
+    if header["adapter"]["dora"]:
+        print("note: ComfyUI does not read DoRA's lengths in diffusers' names; a merged export serves it")
+    return path
+
+
+def same_latents(other: Part, own: Part) -> Part:
+    """Another VAE, if its latents are those that the model was trained on."""
+    if encoder_fingerprint(open_vae(other)) != encoder_fingerprint(own.load(dtype=torch.float32)):
+        path, source = other.weights.source, own.weights.source
         raise InputError(f"vae_from={path}: its encoder is not that of {source}: only the decoder may differ")
-    return Part.own(path)
+    return other

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import check_memory, dtype_of, passes_of, way_of
 from videodit.data.sheet import sheet
@@ -42,7 +43,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
     how = {"offload": cfg.offload, "quantize": cfg.quantize, "compiled": cfg.compile}
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), **how)
+    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, **how)
     pipe.passes, pipe.way = passes_of(cfg.passes), way_of(cfg.chunk)
     requests = [pipe.request(**keys) for keys in asked]
     if cfg.recipe:
@@ -126,6 +127,8 @@ def from_recipe(cfg: DictConfig) -> dict[str, Any]:
     record = read_record(Path(cfg.recipe))
     if record["model"] != cfg.model:
         print(f"recipe: made with model={record['model']}, now {cfg.model}", file=sys.stderr)
+    if record.get("lora", {}) != parse(cfg.lora):
+        print(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}", file=sys.stderr)
     return {key: record[key] for key in Request.__dataclass_fields__ if key in record}  # older records have fewer
 
 

@@ -82,6 +82,11 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def _folder(folder: Path) -> Iterator[str]:
+    from videodit.checkpoint.store import read_json
+
+    settings = folder / "pipeline.json"
+    if settings.is_file() and (base := read_json(settings).get("base")):
+        yield from (_line("a change of", base), "")
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InputError(f"{folder}: no safetensors file in it")

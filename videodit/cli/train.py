@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,30 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from videodit.checkpoint.find import find_pipeline
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES, Components, Part, load_model
-from videodit.checkpoint.store import atomic
-from videodit.checkpoint.weights import fingerprint
+from videodit.checkpoint.pretrained import Components
 from videodit.cli import compose
+from videodit.cli.compose import make, plain
 from videodit.cli.folder import settle, stamp, start_over
+from videodit.cli.start import (
+    adapter_of,
+    base_of,
+    described,
+    find_vae,
+    has_adapter,
+    inherits,
+    networks,
+    open_vae,
+    pipeline_of,
+    words,
+)
 from videodit.config import conf_dir, launch
 from videodit.data.batches import CropBatches, PackBatches, fetch, load
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe
 from videodit.models.build import rebuild
-from videodit.models.text import Tokenizer, train_tokenizer
+from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
@@ -34,6 +45,7 @@ from videodit.plan.machine import Limit, limits, rates, resident
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
 from videodit.track.tracker import Composite, Tracker
+from videodit.train.adapter import LoRA
 from videodit.train.dit_step import FlowObjective
 from videodit.train.ema import EMA
 from videodit.train.encode import encode_datasets
@@ -80,11 +92,15 @@ def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
     kinds = [
         (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
     ]
-    step = vae_step(described(cfg, "vae"), kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
+    if has_adapter(cfg):
+        raise InputError("adapter=lora: it changes a DiT, not a VAE")
+    init = find_vae(cfg.init) if cfg.init else None
+    spec = described(cfg, None, "vae") if init is None else init.spec
+    step = vae_step(spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
     if planned(cfg, step, mesh):
         return
     torch.manual_seed(cfg.seed)
-    vae = initial(cfg, "vae").to(device)
+    vae = (make(cfg.vae) if init is None else open_vae(init).train()).to(device)
     clips = first_clips(datasets[0], CALIBRATION)
     if not cfg.init:
         vae.start_noise(cfg.vae_loss.noise)
@@ -100,50 +116,49 @@ def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
 
 
 def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
-    """A DiT and its text encoder on cached latents."""
-    device = mesh.device
-    vae_file = find_vae(cfg.vae_from)
-    vae = open_vae(vae_file).to(device)
+    """A DiT on cached latents, with its text encoder or under a frozen one."""
+    device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
+    vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
+    vae = open_vae(vae_part).to(device)
     cache, heldout = (cached(cfg, cfg.data[split], vae, mesh) for split in ("train", "heldout"))
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    tokenizer = words(cfg, cache, folder, mesh)
-    specs = {"dit": described(cfg, "model"), "text": described(cfg, "text")}
-    packs = {"patch": tuple(specs["dit"]["arguments"]["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
+    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
+    arguments = specs["dit"]["arguments"]
+    check_sizes(cfg, vae, arguments)
+    tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
+    packs = {"patch": tuple(arguments["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
     batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
+    check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
-    if planned(cfg, dit_step(specs, *shapes_and_words(first, cache, tokenizer), how(cfg, mesh, len(first))), mesh):
+    step = dit_step(
+        {"dit": specs["dit"]} if inherits(cfg, base) else specs,
+        *shapes_and_words(first, cache, tokenizer),
+        how(cfg, mesh, len(first), adapter),
+    )
+    if planned(cfg, step, mesh):
         return
-    torch.manual_seed(cfg.seed)
-    dit, text = initial(cfg, "model").to(device), initial(cfg, "text").to(device)
-    if len(tokenizer) > (room := text.spec["arguments"]["vocabulary"]):
-        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
-    if vae.latent_channels != (channels := dit.spec["arguments"]["channels"]):
-        raise InputError(f"vae_from={cfg.vae_from}: its latents have {vae.latent_channels} channels, not {channels}")
-    flow = make(cfg.flow)
-    pipeline = {
-        "flow": {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction},
-        **{key: plain(cfg[key]) for key in ("shift", "area")},
-        "defaults": plain(cfg.request),
-    }
+    captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
+    dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
+    pipeline, beside = pipeline_of(cfg, base, vae_part)
     objective = FlowObjective(
         dit=dit,
         text=text,
         tokenizer=tokenizer,
-        path=flow["path"],
-        times=flow["times"],
+        **path_and_times(cfg, pipeline),
         drop=cfg.drop,
         seed=cfg.seed,
         pipeline=pipeline,
-        frozen={FILES["vae"]: vae_file, FILES["tokenizer"]: tokenizer.path},
+        frozen=beside,
+        adapter=adapter,
     )
     parts = Components(
         name=cfg.name,
-        pipeline=pipeline,
+        pipeline={**pipeline, "defaults": plain(cfg.request)},
         tokenizer=tokenizer,
         device=device,
         networks={"dit": dit, "text": text, "vae": vae},
-        fingerprints={"vae": fingerprint(vae_file)},
+        fingerprints={"vae": vae_part.fingerprint},
     )
     pipe = Pipe(parts)
     prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
@@ -157,6 +172,27 @@ def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
         sample(step)
 
     fit(cfg, folder, objective, batches, tracker, mesh, at_interval)
+
+
+def path_and_times(cfg: DictConfig, pipeline: dict[str, Any]) -> dict[str, Any]:
+    """The path of `flow`, and its times: if these have the shift of the config, they have the model's instead."""
+    flow = make(cfg.flow)
+    follows = cfg.flow.times.shift == cfg.shift
+    times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
+    return {"path": flow["path"], "times": times}
+
+
+def check_sizes(cfg: DictConfig, vae: VideoVAE, arguments: dict[str, Any]) -> None:
+    """InputError where the DiT takes other latents than the VAE gives."""
+    if vae.latent_channels != (channels := arguments["channels"]):
+        name = cfg.vae_from or cfg.init or "toy"
+        raise InputError(f"vae_from={name}: its latents have {vae.latent_channels} channels, not {channels}")
+
+
+def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
+    """InputError where the text encoder knows fewer tokens than there are."""
+    if len(tokenizer) > (room := arguments["vocabulary"]):
+        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
 
 
 def share(mesh: Mesh) -> Share:
@@ -180,11 +216,14 @@ def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> t
     return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
 
 
-def how(cfg: DictConfig, mesh: Mesh, parts: int) -> Training:
+def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
     """What a plan must know of the way of training; `parts`: batches of a step."""
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    return Training(precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context)
+    given = adapter and adapter.inject
+    return Training(
+        precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context, given
+    )
 
 
 def planned(cfg: DictConfig, step: StepPlan, mesh: Mesh) -> bool:
@@ -199,14 +238,6 @@ def planned(cfg: DictConfig, step: StepPlan, mesh: Mesh) -> bool:
     if cfg.memory != "off":
         step.check(base, Limit(limit.name, limit.free + base))
     return bool(cfg.plan)
-
-
-def described(cfg: DictConfig, part: str) -> dict[str, Any]:
-    """The architecture and arguments of what `initial` gives, without weights."""
-    if cfg.init:
-        return Part.own(find_vae(cfg.init) if part == "vae" else weights_of(cfg.init, part)).spec
-    with torch.device("meta"):
-        return make(cfg[part]).spec
 
 
 def fit(
@@ -264,20 +295,6 @@ def freeze(module: nn.Module, parts: Sequence[str]) -> None:
             raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
 
 
-def initial(cfg: DictConfig, part: str) -> nn.Module:
-    """A network as the config describes it, or the one of `cfg.init`."""
-    if not cfg.init:
-        return make(cfg[part])
-    if part == "vae":
-        return open_vae(find_vae(cfg.init)).train()
-    return load_model(weights_of(cfg.init, part), dtype=torch.float32).train()
-
-
-def weights_of(model: str, part: str) -> Path:
-    """The file of a model's DiT ("model") or text encoder ("text")."""
-    return find_pipeline(model) / FILES[{"model": "dit"}.get(part, part)]
-
-
 def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, mesh: Mesh) -> LatentCache:
     """Latents of data sets, encoded where the cache lacks them."""
     return encode_datasets(
@@ -290,40 +307,6 @@ def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, mesh: Mesh) -> LatentCach
     )
 
 
-def words(cfg: DictConfig, cache: LatentCache, folder: Path, mesh: Mesh) -> Tokenizer:
-    """The tokenizer: of the run that is resumed, of `cfg.init`, or learned from the captions."""
-    path = folder / FILES["tokenizer"]
-    resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
-    if mesh.main and not resuming:
-        with atomic(path) as temporary:
-            if cfg.init:
-                temporary.write_bytes((find_pipeline(cfg.init) / FILES["tokenizer"]).read_bytes())
-            else:
-                captions = [entry.caption for entry in cache.entries]
-                train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
-    mesh.wait()
-    return Tokenizer(path=path)
-
-
-def find_vae(model: str) -> Path:
-    """The VAE's file of a model, of a VAE run, or the file itself."""
-    for path in (Path(model), Path(model) / FILES["vae"], Path(model) / "model" / FILES["vae"]):
-        if path.is_file():
-            return path
-    try:
-        return find_pipeline(model) / FILES["vae"]
-    except InputError:
-        raise InputError(f"there is no VAE in {model}: name a bundled model, a run's folder or a file") from None
-
-
-def open_vae(path: Path) -> VideoVAE:
-    """The VAE of a file, in float32 however it is stored."""
-    vae = load_model(path, dtype=torch.float32)
-    if not isinstance(vae, VideoVAE):
-        raise InputError(f"{path} is not a VAE")
-    return vae
-
-
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     """The first clips of a data set, less what cannot be read."""
     samples, skipped = fetch(dataset, range(min(count, len(dataset))))
@@ -332,20 +315,6 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     if not samples:
         raise InputError("data: none of its clips can be read")
     return [sample.clip for _, sample in samples]
-
-
-def make(node: DictConfig) -> Any:
-    """The object that a config node describes."""
-    from hydra.utils import instantiate
-
-    return instantiate(node, _convert_="all")
-
-
-def plain(node: DictConfig) -> Any:
-    """A config node as plain Python, interpolations resolved."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(node, resolve=True)
 
 
 def make_tracker(cfg: DictConfig, mesh: Mesh) -> Tracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import TypeVar
 
@@ -32,6 +33,11 @@ def shift(t: Time, s: float | Tensor) -> Time:
     On the straight line this multiplies noise/data = t/(1 − t) by s, so shifts compose by multiplication.
     """
     return s * t / (1 + (s - 1) * t)
+
+
+def shift_of(shift: float | Mapping[str, float], count: int) -> float:
+    """A shift as a model's settings have it, one number or how it follows the tokens, for a clip of `count` tokens."""
+    return shift_for_tokens(count, **shift) if isinstance(shift, Mapping) else float(shift)
 
 
 def shift_for_tokens(count: int, *, base_tokens: int, base_shift: float) -> float:

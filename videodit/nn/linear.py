@@ -25,7 +25,9 @@ class Linear(nn.Linear):
 
 
 class FeedForward(nn.Sequential):
-    """Linear, GELU, linear: (...,N) -> (...,N)."""
+    """Linear, GELU, linear: (...,N) -> (...,N). What stands in the first one's place, such as one with an adapter, need
+    not know of the GELU.
+    """
 
     def __init__(self, *, dim: int, hidden: int) -> None:
         super().__init__(Linear(dim, hidden), nn.GELU(approximate="tanh"), Linear(hidden, dim))
@@ -33,8 +35,11 @@ class FeedForward(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         rows = TOGETHER["cpu" if x.device.type == "cpu" else "cuda"]
         if torch.is_grad_enabled() or len(x) <= rows:
-            return self[2](self[0](x, gelu=True))
-        return torch.cat([self[2](self[0](part, gelu=True)) for part in x.split(rows)])
+            return self[2](self._hidden(x))
+        return torch.cat([self[2](self._hidden(part)) for part in x.split(rows)])
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self[0](x, gelu=True) if isinstance(self[0], Linear) else self[1](self[0](x))
 
 
 def onednn_serves(x: Tensor, weight: Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from videodit.errors import InputError
 from videodit.models.build import rebuild
-from videodit.models.pack import patchify
+from videodit.models.pack import Text, patchify
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, extrapolate, measured
 from videodit.plan.trace import Trace
@@ -27,6 +27,7 @@ class Training:
     """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step.
 
     shards: processes that hold a part of the DiT's weights each. context: processes that share a batch's tokens.
+    adapt: what gives the DiT an adapter (and freezes the rest) if one trains.
     """
 
     precision: torch.dtype
@@ -35,6 +36,7 @@ class Training:
     accumulate: int = 1
     shards: int = 1
     context: int = 1
+    adapt: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,23 @@ class StepPlan:
 def dit_step(
     specs: Mapping[str, Any], shapes: Sequence[LatentShape], words: tuple[int, ...], how: Training
 ) -> StepPlan:
-    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens."""
+    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens.
+
+    Without a text encoder in `specs` the captions' states are at hand.
+    """
     arguments = specs["dit"]["arguments"]
 
     def run(networks: nn.ModuleDict) -> None:
-        dit, text = networks["dit"], networks["text"]
+        dit = networks["dit"]
         at = dit.head.weight.device
         latents = [torch.zeros(arguments["channels"], s.frames, s.height, s.width, device=at) for s in shapes]
         times = torch.full((len(shapes),), 0.5, dtype=torch.float64, device=at)
         pack = patchify(latents, dit.patch)
-        out = dit(pack, times, text(torch.zeros(sum(words), dtype=torch.long, device=at), words))
+        if "text" in networks:
+            text = networks["text"](torch.zeros(sum(words), dtype=torch.long, device=at), words)
+        else:
+            text = Text(torch.zeros(sum(words), arguments["text_dim"], device=at), words)
+        out = dit(pack, times, text)
         (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
 
     def traced(layers: int) -> Cost:
@@ -157,6 +166,8 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
     whole = networks["vae"] if "vae" in networks else networks
     for name, parameter in whole.named_parameters():
         parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
+    if how.adapt is not None:
+        how.adapt(networks["dit"])
     return networks
 
 

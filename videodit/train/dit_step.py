@@ -5,25 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from videodit.checkpoint.store import atomic, save_model, write_json
-from videodit.checkpoint.weights import fingerprint
+from videodit.checkpoint import adapters
+from videodit.checkpoint.export import copy_if_other, put
+from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.store import save_model, write_json
+from videodit.checkpoint.texts import Remembered
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
 from videodit.flow.path import Path as FlowPath
-from videodit.flow.times import logit_normal, shift, shift_for_tokens, uniform
+from videodit.flow.times import logit_normal, shift, shift_of, uniform
 from videodit.models.dit import DiT
 from videodit.models.pack import patchify
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.parallel.mesh import Mesh
 from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
+from videodit.train.adapter import LoRA
 from videodit.train.meter import Means
 
 BINS = 4  # of time, for the record
@@ -31,17 +35,19 @@ BINS = 4  # of time, for the record
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """How training times are drawn: logit-normal(mean, std), or uniform when `std` is 0; then shifted by tokens."""
+    """How training times are drawn: logit-normal(mean, std), or uniform when `std` is 0; then shifted by tokens.
+
+    `shift`: one number, or base_tokens and base_shift (`flow.times.shift_for_tokens`).
+    """
 
     mean: float
     std: float
-    base_tokens: int
-    base_shift: float
+    shift: float | Mapping[str, float]
 
     def __call__(self, normal: Tensor, even: Tensor, counts: Sequence[int]) -> Tensor:
         """Standard normals and uniform numbers (B,), token counts of B clips -> times (B,) fp64."""
         t = logit_normal(normal, mean=self.mean, std=self.std) if self.std else uniform(even)
-        shifts = [shift_for_tokens(n, base_tokens=self.base_tokens, base_shift=self.base_shift) for n in counts]
+        shifts = [shift_of(self.shift, count) for count in counts]
         return shift(t, torch.tensor(shifts, dtype=torch.float64))
 
 
@@ -49,31 +55,34 @@ class FlowObjective:
     """Mean squared error of the prediction on noisy clips (Liu et al. 2022, arXiv:2209.03003).
 
     Args:
-        dit, text, tokenizer: the networks, trained together, and the words.
+        dit, text, tokenizer: the networks, trained together if the text encoder is one that trains, and the words.
         path: between data and noise.
         times: how times are drawn.
         drop: share of the captions replaced by the empty one, for classifier-free guidance.
         seed: of noise, times and dropped captions, each a function of (seed, step, index of the clip).
         pipeline: what `pipeline.json` says beside the weights.
-        frozen: files to copy beside them (the VAE, the tokenizer).
+        frozen: networks that lie beside them (the VAE). If `pipeline` names a base, that has the rest.
+        adapter: what trains of the DiT instead of its weights, if it does.
     """
 
     def __init__(
         self,
         *,
         dit: DiT,
-        text: SmallT5,
+        text: SmallT5 | Remembered,
         tokenizer: Tokenizer,
         path: FlowPath,
         times: TrainingTimes,
         drop: float,
         seed: int,
         pipeline: dict[str, Any],
-        frozen: dict[str, Path],
+        frozen: dict[str, Part],
+        adapter: LoRA | None = None,
     ) -> None:
         self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, times
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
-        self.module = nn.ModuleDict({"dit": dit, "text": text})
+        self.adapter, self.complete = adapter, adapter is None
+        self.module = nn.ModuleDict({"dit": dit, "text": text} if isinstance(text, nn.Module) else {"dit": dit})
 
     def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, Means]:
         """Loss of a batch of this step, and the mean loss in each quarter of time and of clips about as large."""
@@ -133,21 +142,28 @@ class FlowObjective:
         return [LatentShape(*x.shape[1:]).grid(self.dit.patch).count for x in batch.latents]
 
     def size(self, batch: LatentBatch) -> dict[str, float]:
-        """Clips, tokens and floating-point operations of a training step (forward and twice that backward)."""
+        """Clips, tokens and floating-point operations of a training step.
+
+        Those of a forward pass, and twice as many backward; as many where weights stay and only an adapter trains.
+        """
         counts = self.counts(batch)
-        flops = 3.0 * sum(self.dit.flops(count, 16) for count in counts)
+        flops = (3.0 if self.complete else 2.0) * sum(self.dit.flops(count, 16) for count in counts)
         return {"clips": float(len(counts)), "tokens": float(sum(counts)), "flops": flops}
 
     def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
-        """Write the folder that `model=` opens: averaged weights, the frozen files and pipeline.json."""
-        for name, part in (("dit", self.dit), ("text", self.text)):
+        """Write the folder that `model=` opens: averaged weights or the adapter, what lies beside, pipeline.json."""
+        for name, part in self.module.items():
             state = {key.removeprefix(f"{name}."): v for key, v in averages.items() if key.startswith(f"{name}.")}
-            save_model(folder / f"{name}.safetensors", part, state=state)
-        for name, source in self.frozen.items():
-            target = folder / name
-            if not target.exists() or fingerprint(target) != fingerprint(source):
-                with atomic(target) as temporary:
-                    temporary.write_bytes(source.read_bytes())
+            if name == "dit" and self.adapter is not None:
+                header = {"adapter": {**asdict(self.adapter), "base": self.pipeline["base"]}}
+                changes = self.adapter.changes(state)
+                adapters.save_adapter(folder / adapters.FILE, changes, part.spec["arguments"], header)
+            else:
+                save_model(folder / FILES[name], part, state=state)
+        for name, part in self.frozen.items():
+            put(part, folder / FILES[name])
+        if "base" not in self.pipeline:
+            copy_if_other(self.tokenizer.path, folder / FILES["tokenizer"])
         write_json(folder / "pipeline.json", self.pipeline)
 
 

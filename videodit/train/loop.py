@@ -40,6 +40,7 @@ class Objective(Protocol):
     """What is trained and for what."""
 
     module: nn.Module
+    complete: bool  # whether `publish` needs the weights that do not train as well
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Means]:
         """The mean loss of a batch of this step, which seeds what is random in it; numbers worth tracking."""
@@ -204,8 +205,9 @@ class Run:
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
             self.objective.module.eval()
-            # Sharded weights come together in the run's precision, whole ones are in float32.
-            with torch.no_grad(), self.autocast() if self.mesh.ranks > 1 else nullcontext():
+            # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
+            exact = self.mesh.ranks == 1 and self.objective.complete
+            with torch.no_grad(), nullcontext() if exact else self.autocast():
                 self.sample(self.step)
             self.objective.module.train()
             self.ema.swap()
@@ -214,7 +216,8 @@ class Run:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen}
         self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
-        averages = gathered({**self.objective.module.state_dict(), **self.ema.averages}, self.mesh)
+        whole = self.objective.module.state_dict() if self.objective.complete else {}
+        averages = gathered({**whole, **self.ema.averages}, self.mesh)
         if self.mesh.main:
             self.objective.publish(self.folder / "model", averages)
 

@@ -40,6 +40,8 @@ class VAEObjective:
         seed: of the posterior's samples, each a function of (seed, step, number of the crop).
     """
 
+    complete = True  # for the loop: what is frozen is published too
+
     def __init__(
         self,
         *,

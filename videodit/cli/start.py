@@ -1,0 +1,187 @@
+"""What a run starts from: nothing, or the model that `init` names, ours or a public one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from videodit.checkpoint.find import describe, lasting, locate
+from videodit.checkpoint.latents import LatentCache
+from videodit.checkpoint.pretrained import FILES, Part, check_kinds
+from videodit.checkpoint.store import HEADER, atomic
+from videodit.checkpoint.texts import Remembered
+from videodit.checkpoint.weights import Weights
+from videodit.cli.compose import make, plain
+from videodit.config import cache_dir
+from videodit.errors import InputError
+from videodit.models.dit import DiT
+from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
+from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.store import STATE
+from videodit.track.progress import Progress
+from videodit.train.adapter import LoRA
+from videodit.train.machine import PRECISIONS, pick_precision
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class Base(NamedTuple):
+    """The model of `init`."""
+
+    name: str
+    pipeline: dict[str, Any]
+    parts: dict[str, Part]
+    tokenizer: Path
+
+    @property
+    def public(self) -> bool:
+        """Whether its text encoder is another's: large, and trained on more than captions. It stays as it is."""
+        return self.parts["text"].table is not None
+
+    def named(self, parts: Iterable[str]) -> dict[str, Any]:
+        """How a pipeline.json names it, for these parts."""
+        return {"model": lasting(self.name), "weights": {part: self.parts[part].fingerprint for part in parts}}
+
+
+def base_of(cfg: DictConfig, folder: Path) -> Base | None:
+    """The model that a DiT's training starts from."""
+    if not cfg.init:
+        if has_adapter(cfg):
+            raise InputError("adapter=lora: it changes a model: name that with init=")
+        return None
+    if folder.resolve() in (place := locate(cfg.init)[0].resolve()).parents or place == folder.resolve():
+        raise InputError(f"init={cfg.init}: this run would write over it; give the run another name= or run_dir=")
+    base = Base(cfg.init, *describe(cfg.init))
+    check_kinds(base.parts)
+    if "dit_low" in base.parts:
+        raise InputError(f"init={cfg.init}: it has two experts, each for its own times; no training knows of these yet")
+    flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
+    if inherits(cfg, base) and base.pipeline["flow"] != flow:
+        raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {base.pipeline['flow']}")
+    return base
+
+
+def has_adapter(cfg: DictConfig) -> bool:
+    """Whether an adapter trains instead of the weights."""
+    return "_target_" in cfg.adapter
+
+
+def adapter_of(cfg: DictConfig) -> LoRA | None:
+    """The adapter that trains, if one does."""
+    return make(cfg.adapter) if has_adapter(cfg) else None
+
+
+def inherits(cfg: DictConfig, base: Base | None) -> bool:
+    """Whether the result is a change of `init`: it keeps that model's settings, and of its networks what does not
+    train is not copied.
+    """
+    return base is not None and (base.public or has_adapter(cfg))
+
+
+def pipeline_of(cfg: DictConfig, base: Base | None, vae: Part) -> tuple[dict[str, Any], dict[str, Part]]:
+    """What the result's pipeline.json says, and the networks that lie beside it though they do not train."""
+    if base is None or not inherits(cfg, base):
+        flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
+        own = {"flow": flow, "shift": plain(cfg.shift), "area": plain(cfg.area), "defaults": plain(cfg.request)}
+        return own, {"vae": vae}
+    same = vae.fingerprint == base.parts["vae"].fingerprint
+    kept = [*(["dit"] if has_adapter(cfg) else []), "text", *(["vae"] if same else [])]
+    return {"base": base.named(kept), **base.pipeline}, {} if same else {"vae": vae}
+
+
+def described(cfg: DictConfig, base: Base | None, part: str) -> dict[str, Any]:
+    """The architecture and arguments of what `initial` gives, without weights. `part` is dit, text or vae."""
+    if base is not None:
+        return dict(base.parts[part].spec)
+    with torch.device("meta"):
+        return make(cfg[_GROUPS[part]]).spec
+
+
+def networks(
+    cfg: DictConfig,
+    base: Base | None,
+    adapter: LoRA | None,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    mesh: Mesh,
+) -> tuple[DiT, SmallT5 | Remembered]:
+    """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
+    text = None
+    if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
+        text = remembered(base, tokenizer, ["", *captions, *cfg.samples.prompts], mesh, kept_in(cfg, mesh.device))
+    torch.manual_seed(cfg.seed)
+    dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
+    dit = initial(cfg, base, "dit", dtype).to(mesh.device)
+    if text is None:
+        text = initial(cfg, base, "text").to(mesh.device)
+    if adapter is not None:
+        adapter.inject(dit)
+    return dit, text
+
+
+def kept_in(cfg: DictConfig, device: torch.device) -> torch.dtype:
+    """The type of weights that do not train, and need no room for small changes: on a GPU the run's precision.
+
+    On a CPU float32: what `auto` measures there may be another type when the run goes on.
+    """
+    return PRECISIONS[pick_precision(cfg.precision, device)] if device.type == "cuda" else torch.float32
+
+
+def initial(cfg: DictConfig, base: Base | None, part: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A network as the config describes it, or the one of `init`."""
+    return make(cfg[_GROUPS[part]]) if base is None else base.parts[part].load(dtype=dtype).train()
+
+
+_GROUPS = {"dit": "model", "text": "text", "vae": "vae"}
+
+
+def remembered(
+    base: Base, tokenizer: Tokenizer, prompts: Iterable[str], mesh: Mesh, dtype: torch.dtype
+) -> Remembered:
+    """The text encoder of `init`, frozen, after it has seen all prompts."""
+    text = Remembered(part=base.parts["text"], folder=cache_dir() / "text", device=mesh.device, dtype=dtype)
+    mine = list(dict.fromkeys(prompts))[mesh.rank :: mesh.ranks]
+    with Progress(total=len(mine), label="captions") as progress:
+        text.learn(tokenizer, mine, progress.update)
+    mesh.wait()
+    return text
+
+
+def words(
+    cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int
+) -> Tokenizer:
+    """The tokenizer: of the run that is resumed, of `init`, or learned from the captions."""
+    path = folder / FILES["tokenizer"]
+    resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
+    if mesh.main and not resuming:
+        with atomic(path) as temporary:
+            if base is not None:
+                temporary.write_bytes(base.tokenizer.read_bytes())
+            else:
+                captions = [entry.caption for entry in cache.entries]
+                train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
+    mesh.wait()
+    return Tokenizer(path=path, length=length)
+
+
+def find_vae(model: str) -> Part:
+    """The VAE of a model, ours or public, of a VAE run, or in a file of ours."""
+    for path in (Path(model), Path(model) / FILES["vae"], Path(model) / "model" / FILES["vae"]):
+        if path.is_file() and HEADER in Weights([path]).metadata:
+            return Part.own(path)
+    try:
+        return describe(model)[1]["vae"]
+    except InputError as error:
+        raise InputError(f"there is no VAE in {model}: name a model, a run's folder or a file ({error})") from None
+
+
+def open_vae(part: Part) -> VideoVAE:
+    """A VAE in float32 however it is stored."""
+    if part.spec.get("architecture") != "video_vae":
+        raise InputError(f"{part.weights.source} is not a VAE")
+    return part.load(dtype=torch.float32)

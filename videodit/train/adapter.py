@@ -1,0 +1,83 @@
+"""What trains in a fine-tuning that leaves the weights as they are: low-rank changes beside them, by PEFT."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videodit.checkpoint.adapters import TARGETS
+from videodit.errors import InputError
+from videodit.models.dit import DiT
+from videodit.nn.int8 import quiet_torchao
+
+NAME = "default"  # of the adapter, in PEFT's modules
+ENDS = {
+    **{f"lora_A.{NAME}.weight": "down", f"lora_B.{NAME}.weight": "up"},
+    f"lora_magnitude_vector.{NAME}.weight": "magnitude",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """W + alpha/rank * B·A, with A (rank,inputs) and B (outputs,rank), which starts at zero (Hu et al. 2021).
+
+    Args:
+        rank: of B·A.
+        alpha: over the rank, the scale of B·A; `rslora`: over the rank's root (Kalajdzievski 2023, arXiv:2312.03732).
+        targets: which of the blocks' matrices have one, of `checkpoint.adapters.TARGETS`.
+        dora: the rows' lengths train apart from their directions (Liu et al. 2024, arXiv:2402.09353).
+    """
+
+    rank: int
+    alpha: float
+    targets: Sequence[str]
+    dora: bool
+    rslora: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
+            raise InputError(f"adapter.rank={self.rank}: must be a whole number, at least 1")
+        if not isinstance(self.alpha, int | float) or not self.alpha > 0:
+            raise InputError(f"adapter.alpha={self.alpha}: must be a number above 0")
+        wrong = [target for target in self.targets if target not in TARGETS]
+        if wrong or not self.targets:
+            raise InputError(f"adapter.targets={','.join(wrong)}: they are some of {', '.join(TARGETS)}")
+        if importlib.util.find_spec("peft") is None:
+            raise InputError('adapter=lora needs peft: pip install "videodit[lora]"')
+
+    def inject(self, dit: DiT) -> None:
+        """Give a DiT that has its weights the adapter, in place; nothing else of it trains from now on."""
+        quiet_torchao()
+        import peft
+
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=rf"{DiT.BLOCKS}\.\d+\.({'|'.join(map(re.escape, self.targets))})",
+            use_dora=self.dora,
+            use_rslora=self.rslora,
+        )
+        peft.inject_adapter_in_model(config, dit, adapter_name=NAME)
+        for parameter in dit.parameters():
+            if parameter.requires_grad:  # PEFT gives it the base's type
+                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+
+    def changes(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """From a state dict of the DiT, what `checkpoint.adapters.save_adapter` writes: the scale is in B."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            for end, which in ENDS.items():
+                if name.endswith(f".{end}"):
+                    scaled = tensor * self.scale if which == "up" else tensor
+                    found.setdefault(name.removesuffix(f".{end}"), {})[which] = scaled
+        return found
+
+    @property
+    def scale(self) -> float:
+        """Of B·A."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
