@@ -229,6 +229,13 @@ def test_a_model_of_ours(place: Path) -> None:
     assert describe(str(place / "own_lora"))[0] == describe(str(place / "ours"))[0]
 
 
+def test_the_bundled_model(place: Path) -> None:
+    """Its file is older than some arguments."""
+    assert main([*command(place, "toy", "ours", *ADAPTER), "init=toy"]) == 0
+    assert read_json(place / "toy" / "model" / "pipeline.json")["base"]["model"] == "toy"
+    assert describe(str(place / "toy"))[1]["dit"].added
+
+
 def test_another_vae_is_published_beside(place: Path) -> None:
     """One whose latents have as many channels."""
     assert main(command(place, "other_vae", "ours", *ADAPTER, f"vae_from={place / 'public'}")) == 0

@@ -5,8 +5,8 @@ They are read in the layouts in which people pass them on, and become part of a 
     W + sum over adapters of  strength * alpha/r * B·A
                         or of  m/|W'| * W' - W  with  W' = W + strength * alpha/r * B·A, by rows     (DoRA)
 
-which is what PEFT computes beside the weights (of several DoRAs PEFT's sum depends on their order, and its merged
-weights are others again; here each changes the weights of the file). Nothing is multiplied before it is read.
+which is what PEFT computes beside the weights. (Of several DoRAs PEFT's sum depends on their order, and its merged
+weights are others again; here each changes the weights of the file.) Nothing is multiplied before it is read.
 
     W (N,M), A (r,M), B (N,r), m (N,): N outputs, M inputs, r the rank
 """

@@ -97,7 +97,7 @@ def pipeline_of(cfg: DictConfig, base: Base | None, vae: Part) -> tuple[dict[str
 def described(cfg: DictConfig, base: Base | None, part: str) -> dict[str, Any]:
     """The architecture and arguments of what `initial` gives, without weights. `part` is dit, text or vae."""
     if base is not None:
-        return dict(base.parts[part].spec)
+        return base.parts[part].skeleton.spec  # complete, also where an older file lacks arguments
     with torch.device("meta"):
         return make(cfg[_GROUPS[part]]).spec
 

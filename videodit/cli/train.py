@@ -255,13 +255,14 @@ def fit(
     config = settle(plain(cfg), folder, mesh, resuming=any((folder / "checkpoints").glob(f"*/{STATE}")))
     checkpoints = Checkpoints(folder=folder / "checkpoints", keep=cfg.keep, mesh=mesh, stamp=stamp(config))
     precision = PRECISIONS[config["precision"]]
-    count = sum(p.numel() for p in objective.module.parameters())
+    sizes = [(p.numel(), p.requires_grad) for p in objective.module.parameters()]
+    count, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     parallelize(objective.module, mesh, **{key: cfg.parallel[key] for key in ("recompute", "compile", "offload")},
                 precision=precision)  # fmt: skip
     rate = matmul_rate(mesh.device, precision)
     if mesh.main:
         print(
-            f"{folder}: {count / 1e6:.2f} million parameters, {config['precision']}, "
+            f"{folder}: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} trained, {config['precision']}, "
             f"{rate / 1e9:.0f} GFLOP/s matmul{f', {mesh.ranks} processes' * (mesh.ranks > 1)}",
             file=sys.stderr,
         )
