@@ -90,7 +90,7 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
               if key in story.config]  # fmt: skip
     yield f'<p class="soft">{" · ".join(about)}</p>'
     tiles = [("Steps", short(story.step), f"of {short(steps)}" if steps else ""), ("Time", duration(story.seconds), "")]
-    for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "psnr", "heldout/psnr", "tokens/s", "memory GiB"):
+    for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "heldout/psnr", "tokens/s", "memory GiB"):
         if name in story.curves and (metric := find(name)):
             unit = metric.unit if metric.unit in ("dB", "GiB") else ""
             tiles.append((metric.title, short(latest(story.curves[name][1])), unit))
