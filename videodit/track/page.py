@@ -31,7 +31,6 @@ BEFORE_SAMPLES = GROUPS[:2]  # what tells how good the model is; how it got ther
 HUES = (250, 45, 150, 320, 100)  # of the run itself and of those beside it, where a chart has one line of each
 MEDIA = {".mp4": "video/mp4", ".png": "image/png"}
 
-
 Section = tuple[str, str]  # a title and HTML
 
 
@@ -171,7 +170,7 @@ def _anchor(title: str) -> str:
 def _natural(name: str) -> list[tuple[bool, float, str]]:
     """A key that sorts the numbers in a name as numbers."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(False, float(part), "") if part[:1].isdigit() else (True, 0.0, part) for part in parts if part]
+    return [(False, float(part), "") if part[:1].isdecimal() else (True, 0.0, part) for part in parts if part]
 
 
 def _samples(story: Story, shelf: Shelf) -> Iterator[Section]:
