@@ -81,7 +81,7 @@ class Browser:
         for address in ("about:blank", url):
             if error := self.call("Page.navigate", url=address).get("errorText"):
                 raise RuntimeError(f"{address}: {error}")
-        self.wait(f"location.href != 'about:blank' && document.readyState == 'complete' && {json.dumps(url)}")
+        self.wait("location.href != 'about:blank' && document.readyState == 'complete'")
 
     def js(self, expression: str) -> Any:
         """The value of an expression, as JSON holds it; of a promise, what it comes to."""

@@ -195,6 +195,7 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
         "psnr": [-1e300, 1e300, 1e-300, 5.0, 6.0, 7.0],
         "power": [1e-9, 1e9, 1.0, 2.0, 3.0, 4.0],
         f"own/{HOSTILE}": [2.0] * 6,
+        "own/\ud800 ²": [1.0] * 6,
     }
     with Jsonl(path=tmp_path / "metrics.jsonl") as tracker:
         tracker.start({}, 0)

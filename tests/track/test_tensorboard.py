@@ -43,7 +43,7 @@ def test_media_are_handed_over_as_they_are(tmp_path) -> None:
         tracker.image(2, "scores", png)
         tracker.video(2, "sample", "samples/2.mp4", "a red ball rolls left", png)
         tracker.video(3, "bare", "samples/3.mp4", "a blue cube spins")
-        tracker.table(3, "following", ["kind", "right"], [["ball", 0.5], ["cube|cone", 0.25]])
+        tracker.table(3, "following", ["kind", "right"], [["ball", 0.5], ["cube|cone\n", 0.25]])
     events = EventAccumulator(str(folder))
     events.Reload()
     assert set(events.Tags()["images"]) == {"scores", "sample/sheet"}
@@ -55,7 +55,7 @@ def test_media_are_handed_over_as_they_are(tmp_path) -> None:
 
     assert '"depth": 4' in text("config")
     assert "a red ball rolls left" in text("sample") and "samples/2.mp4" in text("sample")
-    assert text("following").splitlines()[2:] == ["| ball | 0.5 |", "| cube\\|cone | 0.25 |"]
+    assert text("following").splitlines()[2:] == ["| ball | 0.5 |", "| cube\\|cone  | 0.25 |"]
     with pytest.raises(InputError, match="not a PNG"), TensorBoard(folder=folder) as tracker:
         tracker.start({}, 0)
         tracker.image(1, "scores", __file__)

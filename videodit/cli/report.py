@@ -29,7 +29,9 @@ def run(cfg: DictConfig) -> None:
     beside = [Beside(path.resolve().name if short else str(path), read(path)) for path in others]
     beside += references(cfg.reference, story.name)
     with replacing(out) as temporary:
-        temporary.write_text(page(story, beside, out.parent, log=cfg.log), encoding="utf-8")
+        # Half a surrogate pair, which JSON may hold, becomes a reference that shows as a question mark.
+        text = page(story, beside, out.parent, log=cfg.log)
+        temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     print(out)
 
 

@@ -119,7 +119,7 @@ def _values(lines: Sequence[Line], log: bool) -> Axis:
         return Axis(low / 1.1, high * 1.1, **place, log=True)
     if 0 <= low < 0.6 * high or low == high == 0:
         return Axis(0.0, high * 1.05 or 1.0, **place)
-    margin = max(0.06 * (high - low), 1e-6 * abs(high)) if low < high else 0.1 * abs(high)
+    margin = max(0.06 * (high - low), 0.005 * abs(high)) if low < high else 0.1 * abs(high)
     return Axis(low - margin, high + margin, **place)
 
 

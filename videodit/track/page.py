@@ -31,7 +31,6 @@ BEFORE_SAMPLES = GROUPS[:2]  # what tells how good the model is; how it got ther
 HUES = (250, 45, 150, 320, 100)  # of the run itself and of those beside it, where a chart has one line of each
 MEDIA = {".mp4": "video/mp4", ".png": "image/png"}
 
-
 Section = tuple[str, str]  # a title and HTML
 
 
@@ -90,7 +89,7 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
               if key in story.config]  # fmt: skip
     yield f'<p class="soft">{" · ".join(about)}</p>'
     tiles = [("Steps", short(story.step), f"of {short(steps)}" if steps else ""), ("Time", duration(story.seconds), "")]
-    for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "psnr", "heldout/psnr", "tokens/s", "memory GiB"):
+    for name in ("clips seen", "tokens seen", "loss", "heldout/loss", "heldout/psnr", "tokens/s", "memory GiB"):
         if name in story.curves and (metric := find(name)):
             unit = metric.unit if metric.unit in ("dB", "GiB") else ""
             tiles.append((metric.title, short(latest(story.curves[name][1])), unit))
@@ -171,7 +170,7 @@ def _anchor(title: str) -> str:
 def _natural(name: str) -> list[tuple[bool, float, str]]:
     """A key that sorts the numbers in a name as numbers."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(False, float(part), "") if part[:1].isdigit() else (True, 0.0, part) for part in parts if part]
+    return [(False, float(part), "") if part[:1].isdecimal() else (True, 0.0, part) for part in parts if part]
 
 
 def _samples(story: Story, shelf: Shelf) -> Iterator[Section]:

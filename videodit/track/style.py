@@ -58,7 +58,7 @@ pre { margin: 0.6rem 0; padding: 0.9rem 1rem; overflow-x: auto; background: var(
   font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; border: 1px solid var(--rule); border-radius: 0.6rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; } th, td { text-align: left; vertical-align: top;
-  padding: 0.28rem 1.4rem 0.28rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
+  padding: 0.28rem 1.4rem 0.28rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--soft); } td { font-variant-numeric: tabular-nums; }
 code { font: 0.88em ui-monospace, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; color: var(--soft); font-size: 0.8rem; }

@@ -57,7 +57,8 @@ class TensorBoard(Tracker):
 
     def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         lines = [columns, ["---"] * len(columns), *rows]
-        text = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in cells)
         self._writer.add_text(name, text, step)
 
     def finish(self, failed: bool = False) -> None:
