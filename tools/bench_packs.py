@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 
 from tests.train.runs import Memory
-from videodit.checkpoint.pretrained import load_model
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli import compose
-from videodit.cli.train import find_vae, make, work_of
+from videodit.cli.compose import make
+from videodit.cli.start import find_vae, open_vae
+from videodit.cli.train import work_of
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import PackBatches
 from videodit.data.datasets import VideoFolder
@@ -136,7 +137,7 @@ def made_up() -> list[Tensor]:
 
 def real(root: Path) -> list[Tensor]:
     """Every video of a folder at several lengths and its own proportions, through the bundled VAE."""
-    vae = load_model(find_vae("toy"), dtype=torch.float32).eval()
+    vae = open_vae(find_vae("toy"))
     found = []
     with tempfile.TemporaryDirectory() as name:
         files = [path for path in sorted(root.rglob("*")) if path.suffix in (".mp4", ".mpg", ".ogv")]
@@ -165,7 +166,7 @@ def objective(folder: Path, model: str) -> FlowObjective:
     return FlowObjective(
         dit=make(config.model), text=make(config.text), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
-        times=TrainingTimes(mean=0.0, std=1.0, base_tokens=80, base_shift=1.0),
+        times=TrainingTimes(mean=0.0, std=1.0, shift=1.0),
     )  # fmt: skip
 
 

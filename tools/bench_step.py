@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from videodit.cli import compose
-from videodit.cli.train import make
+from videodit.cli.compose import make
 from videodit.config import Launch, conf_dir
 from videodit.data.batches import LatentBatch
 from videodit.flow.path import PATHS
@@ -66,7 +66,7 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
     objective = FlowObjective(
         dit=make(config.model).to(device), text=make(config.text).to(device), tokenizer=tokenizer,
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
-        times=TrainingTimes(mean=0.0, std=1.0, base_tokens=80, base_shift=1.0),
+        times=TrainingTimes(mean=0.0, std=1.0, shift=1.0),
     )  # fmt: skip
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
     parallelize(objective.module, mesh, recompute=given["recompute"], compile=given["compile"] == "true", offload=False,

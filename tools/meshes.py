@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from videodit.cli import compose
-from videodit.cli.train import make
+from videodit.cli.compose import make
 from videodit.config import Launch, conf_dir
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import local, parallelize
