@@ -1,5 +1,5 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
-[clips=../shared/clips] [budget=2048] [model=toy] [rounds=3]`.
+[clips=../shared/clips] [budget=1024] [model=toy] [rounds=3]`.
 
 The same clips, the same number of tokens a step at most, the same training step (`Run.advance`), taking turns:
 
@@ -50,10 +50,10 @@ from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
 from videodit.train.optim import muon
 
-SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((16, 16), (16, 24), (24, 24))]  # 64 to 1296 tokens
+SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
-DEFAULTS = {"ranks": "1", "clips": "", "budget": "2048", "model": "toy", "rounds": "3"}
+DEFAULTS = {"ranks": "1", "clips": "", "budget": "1024", "model": "toy", "rounds": "3"}
 KINDS = ("packs", "buckets", "gathered", "single")
 
 
