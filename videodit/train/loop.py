@@ -98,7 +98,7 @@ class Run:
         sample: Callable[[int], None],
     ) -> None:
         """batches: (start, stop) -> for each step the batches that are this process's; sample: called on every process
-        with the step while the module holds the EMA weights; config: kept with the checkpoints' JSON and the tracker.
+        with the step while the module holds the EMA weights; config: what trackers are told.
         """
         self.folder, self.objective, self.batches, self.optimizer = folder, objective, batches, optimizer
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
@@ -107,7 +107,8 @@ class Run:
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.told: set[str] = set()
-        self.asked_to_stop = False
+        self.asked_to_stop = False  # by a signal to this process
+        self.stopping = False  # agreed among all, before a step: a signal in the middle of one must wait for the next
 
     def fit(self) -> None:
         """Train until `settings.steps`, from the newest checkpoint if there is one.
@@ -165,7 +166,7 @@ class Run:
         skipped = [entry for batch in micro for entry in batch.skipped]
         told = self.mesh.exchange({"work": mine, "skipped": skipped, "stop": self.asked_to_stop})
         shares = told[:: self.mesh.context]
-        self.asked_to_stop = any(one["stop"] for one in told)
+        self.stopping = any(one["stop"] for one in told)
         for path, reason in (entry for one in shares for entry in one["skipped"]):
             self.count_skipped(path, reason)
         work = {name: sum(one["work"][name] for one in shares) for name in mine}
@@ -198,9 +199,9 @@ class Run:
     def at_intervals(self) -> None:
         """Save and sample where it is time; stop where that was asked for."""
         done = self.step == self.settings.steps
-        if done or self.asked_to_stop or self.step % self.settings.save_every == 0:
+        if done or self.stopping or self.step % self.settings.save_every == 0:
             self.save()
-        if self.asked_to_stop and not done:
+        if self.stopping and not done:
             raise Interrupted(f"stopped at step {self.step} and saved: the same command goes on from there")
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
