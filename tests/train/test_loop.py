@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.train.runs import Memory, Regression, Rows, batches, clips, run, weights
-from videodit.errors import InputError
+from videodit.errors import InputError, Interrupted
 from videodit.train.loop import Settings
 from videodit.train.meter import Means, Meter
 from videodit.train.optim import Optimizer, adamw, muon
@@ -286,3 +287,34 @@ def test_checkpoints_and_samples_are_no_training_time() -> None:
     with meter.paused():
         sum(range(20000))
     assert meter.started > began
+
+
+@pytest.mark.parametrize(("when", "stops"), [("before", 3), ("within", 4)])
+def test_sigterm_saves_and_stops_after_a_step_that_all_know_of(tmp_path: Path, when: str, stops: int) -> None:
+    """One that comes within a step, after the processes have spoken, waits for the next. The same run then goes on."""
+
+    def source(start: int, stop: int) -> Iterator[list[Rows]]:
+        for number in range(start, stop):
+            if number == 2 and when == "before":
+                signal.raise_signal(signal.SIGTERM)
+            yield [Rows(clips(number))]
+
+    trained = run(tmp_path / "cut", source=source, save_every=100)
+    agree = trained.agree
+
+    def spoken(*args: object) -> object:
+        found = agree(*args)
+        if trained.step == 2 and when == "within":
+            signal.raise_signal(signal.SIGTERM)
+        return found
+
+    trained.agree = spoken
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=f"stopped at step {stops} and saved"):
+        trained.fit()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert trained.checkpoints.latest().info["step"] == stops
+    again, whole = run(tmp_path / "cut"), run(tmp_path / "whole")
+    again.fit()
+    whole.fit()
+    assert torch.equal(weights(again), weights(whole))
