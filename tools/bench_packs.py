@@ -32,8 +32,8 @@ from tests.train.runs import Memory
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli import compose
 from videodit.cli.compose import make
+from videodit.cli.prepare import work_of
 from videodit.cli.start import find_vae, open_vae
-from videodit.cli.train import work_of
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import PackBatches
 from videodit.data.datasets import VideoFolder

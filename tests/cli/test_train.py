@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
 from videodit.cli import folder, train
 from videodit.cli.main import main
+from videodit.cli.start import find_vae, open_vae
 from videodit.data.video import write
 from videodit.track.jsonl import records
 
@@ -90,7 +92,7 @@ def test_a_vae_trains_on_real_clips(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_bundled_vae_encodes() -> None:
     """It is stored in half precision, and clips come in single."""
-    assert train.open_vae(train.find_vae("toy")).encode(torch.zeros(1, 3, 5, 16, 16)).shape == (1, 16, 2, 2, 2)
+    assert open_vae(find_vae("toy")).encode(torch.zeros(1, 3, 5, 16, 16)).shape == (1, 16, 2, 2, 2)
 
 
 def test_every_tracker_has_the_run(tmp_path: Path, prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +181,9 @@ class Stages:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, str, list[str]]] = []
-        monkeypatch.setattr(train, "train_vae", lambda cfg, folder, device: self.note("vae", folder))
-        monkeypatch.setattr(train, "train_dit", lambda cfg, folder, device: self.note("dit", folder))
+        monkeypatch.setattr(train, "prepare", lambda cfg, folder, mesh: SimpleNamespace(plan=None, make=lambda: None))
+        monkeypatch.setattr(train, "planned", lambda cfg, plan, mesh: False)
+        monkeypatch.setattr(train, "fit", lambda cfg, folder, made, mesh: self.note(cfg.stage, folder))
 
     def note(self, stage: str, folder: Path) -> None:
         self.ran.append((stage, folder.name, sorted(path.name for path in folder.iterdir())))

@@ -37,7 +37,7 @@ TABLE = {
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
-    "doctor": Row("train parallel", "torch"),
+    "doctor": Row("data parallel track plan train", "torch numpy"),
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate train doctor config",
         "torch hydra omegaconf",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from videodit.cli.prepare import cached
 from videodit.cli.start import find_vae, open_vae
-from videodit.cli.train import cached
 from videodit.config import launch
 from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_device
@@ -20,6 +20,6 @@ def run(cfg: DictConfig) -> None:
     mesh = Mesh(launch=here, device=pick_device(cfg.device, here.local_rank), sizes=(-1, 1, 1))
     vae = open_vae(find_vae(cfg.vae_from)).to(mesh.device)
     for split in ("train", "heldout"):
-        cache = cached(cfg, cfg.data[split], vae, mesh)
+        cache = cached(cfg, split, vae, mesh)
         if mesh.main:
             print(f"{split}: {len(cache)} clips in {cfg.cache}")

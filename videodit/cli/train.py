@@ -3,254 +3,74 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
 
-from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import Components
 from videodit.cli import compose
 from videodit.cli.compose import make, plain
 from videodit.cli.folder import settle, stamp, start_over
-from videodit.cli.start import (
-    adapter_of,
-    base_of,
-    described,
-    find_vae,
-    has_adapter,
-    inherits,
-    networks,
-    open_vae,
-    pipeline_of,
-    words,
-)
-from videodit.config import conf_dir, launch
-from videodit.data.batches import CropBatches, PackBatches, fetch, load
-from videodit.data.packing import Share, Work
-from videodit.errors import InputError
-from videodit.generate import Pipe
-from videodit.models.build import rebuild
-from videodit.models.text import Tokenizer
-from videodit.models.vae import VideoVAE
+from videodit.cli.prepare import Made, prepare
+from videodit.config import Launch, conf_dir, launch
+from videodit.data.batches import load
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.machine import Limit, limits, rates, resident
-from videodit.plan.training import StepPlan, Training, dit_step, vae_step
-from videodit.shapes import LatentShape, VideoShape
+from videodit.plan.training import StepPlan
 from videodit.track.tracker import Composite, Tracker
-from videodit.train.adapter import LoRA
-from videodit.train.dit_step import FlowObjective
 from videodit.train.ema import EMA
-from videodit.train.encode import encode_datasets
-from videodit.train.loop import Objective, Run, Settings
+from videodit.train.loop import Run, Settings
 from videodit.train.machine import PRECISIONS, matmul_rate, pick_device, pick_precision
 from videodit.train.optim import warmup_decay
-from videodit.train.samples import dit_samples, vae_samples
-from videodit.train.vae_step import VAEObjective
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STATES = 16  # of a caption, for the balance of work
-CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
 
-
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> float | None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
-    stages = {"vae": train_vae, "dit": train_dit}
-    if cfg.stage not in stages:
-        raise InputError(f"stage={cfg.stage}: it is vae or dit")
+    return train(cfg, launch())
+
+
+def train(cfg: DictConfig, here: Launch) -> float | None:
+    """The same as this one of the processes. What it gives is for a sweep to make small: see `Made.at_interval`."""
     Settings(**cfg.loop, matmul_rate=0.0)  # mistakes are told before anything is done
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
-    folder, device = Path(cfg.run_dir), pick_device(cfg.device, launch().local_rank)
-    mesh = Mesh(launch=launch(), device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
+    folder, device = Path(cfg.run_dir), pick_device(cfg.device, here.local_rank)
+    mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
     if cfg.fresh and not cfg.plan and mesh.main:
         start_over(folder)
     for overrides in () if cfg.plan else cfg.after:
-        run(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})))
+        train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
     folder.mkdir(parents=True, exist_ok=True)
     mesh.wait()
-    stages[cfg.stage](cfg, folder, mesh)
+    prepared = prepare(cfg, folder, mesh)
+    if planned(cfg, prepared.plan, mesh):
+        return None
+    return fit(cfg, folder, prepared.make(), mesh)
 
 
-def train_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
-    """A VAE on crops of the clips."""
-    if mesh.context > 1:
-        raise InputError(f"parallel.context={mesh.context}: a VAE's clips cannot be shared, only a DiT's")
-    device = mesh.device
-    datasets = [make(node) for node in cfg.data.train]
-    crops = make(cfg.crops)
-    at_once = min(crops["pixels"] // mesh.data_ranks, crops["most"] or crops["pixels"])
-    kinds = [
-        (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
-    ]
-    if has_adapter(cfg):
-        raise InputError("adapter=lora: it changes a DiT, not a VAE")
-    init = find_vae(cfg.init) if cfg.init else None
-    spec = described(cfg, None, "vae") if init is None else init.spec
-    step = vae_step(spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
-    if planned(cfg, step, mesh):
-        return
-    torch.manual_seed(cfg.seed)
-    vae = (make(cfg.vae) if init is None else open_vae(init).train()).to(device)
-    clips = first_clips(datasets[0], CALIBRATION)
-    if not cfg.init:
-        vae.start_noise(cfg.vae_loss.noise)
-        if vae.linear_in is not None:
-            vae.start_linear(clips)
-    critic = make(cfg.critic).to(device) if cfg.critic else None
-    shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
-    objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
-    batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
-    heldout = first_clips(make(cfg.data.heldout[0]), 16)
-    tracker = make_tracker(cfg, mesh)
-    fit(cfg, folder, objective, batches, tracker, mesh, partial(vae_samples, vae, heldout, folder, tracker, mesh))
-
-
-def train_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> None:
-    """A DiT on cached latents, with its text encoder or under a frozen one."""
-    device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
-    vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
-    vae = open_vae(vae_part).to(device)
-    cache, heldout = (cached(cfg, cfg.data[split], vae, mesh) for split in ("train", "heldout"))
-    if not len(cache):
-        raise InputError("data: there is no clip to train on")
-    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
-    arguments = specs["dit"]["arguments"]
-    check_sizes(cfg, vae, arguments)
-    tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
-    packs = {"patch": tuple(arguments["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
-    batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
-    check_words(tokenizer, specs["text"]["arguments"])
-    first = batches.packs(0)[mesh.data_rank]
-    step = dit_step(
-        {"dit": specs["dit"]} if inherits(cfg, base) else specs,
-        *shapes_and_words(first, cache, tokenizer),
-        how(cfg, mesh, len(first), adapter),
-    )
-    if planned(cfg, step, mesh):
-        return
-    captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
-    dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
-    pipeline, beside = pipeline_of(cfg, base, vae_part)
-    objective = FlowObjective(
-        dit=dit,
-        text=text,
-        tokenizer=tokenizer,
-        **path_and_times(cfg, pipeline),
-        drop=cfg.drop,
-        seed=cfg.seed,
-        pipeline=pipeline,
-        frozen=beside,
-        adapter=adapter,
-    )
-    parts = Components(
-        name=cfg.name,
-        pipeline={**pipeline, "defaults": plain(cfg.request)},
-        tokenizer=tokenizer,
-        device=device,
-        networks={"dit": dit, "text": text, "vae": vae},
-        fingerprints={"vae": vae_part.fingerprint},
-    )
-    pipe = Pipe(parts)
-    prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
-    tracker = make_tracker(cfg, mesh)
-    sample = partial(dit_samples, pipe, prompts, cfg.samples.seed, folder, tracker, mesh)
-    fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
-    measure = partial(objective.heldout, fixed, mesh, tracker)
-
-    def at_interval(step: int) -> None:
-        measure(step)
-        sample(step)
-
-    fit(cfg, folder, objective, batches, tracker, mesh, at_interval)
-
-
-def path_and_times(cfg: DictConfig, pipeline: dict[str, Any]) -> dict[str, Any]:
-    """The path of `flow`, and its times: if these have the shift of the config, they have the model's instead."""
-    flow = make(cfg.flow)
-    follows = cfg.flow.times.shift == cfg.shift
-    times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
-    return {"path": flow["path"], "times": times}
-
-
-def check_sizes(cfg: DictConfig, vae: VideoVAE, arguments: dict[str, Any]) -> None:
-    """InputError where the DiT takes other latents than the VAE gives."""
-    if vae.latent_channels != (channels := arguments["channels"]):
-        name = cfg.vae_from or cfg.init or "toy"
-        raise InputError(f"vae_from={name}: its latents have {vae.latent_channels} channels, not {channels}")
-
-
-def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
-    """InputError where the text encoder knows fewer tokens than there are."""
-    if len(tokenizer) > (room := arguments["vocabulary"]):
-        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
-
-
-def share(mesh: Mesh) -> Share:
-    """Which part of a step's clips this process takes."""
-    return Share(mesh.data_rank, mesh.data_ranks)
-
-
-def work_of(spec: dict[str, Any]) -> Work:
-    """What a clip costs a DiT, by its tokens."""
-    with torch.device("meta"):
-        dit = rebuild(spec["architecture"], spec["arguments"])
-    one, two, none = (dit.flops(tokens, STATES) for tokens in (1, 2, 0))
-    square = (two - 2 * one + none) / 2
-    return Work(one - none - square, square)
-
-
-def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
-    """The shapes in the first, largest, of a step's packs, and the lengths of its captions."""
-    pack, _ = packs[0]
-    shapes = [LatentShape(frames, cache.shape(index).height, cache.shape(index).width) for index, frames in pack]
-    return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
-
-
-def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
-    """What a plan must know of the way of training; `parts`: batches of a step."""
-    precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
-    frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    given = adapter and adapter.inject
-    return Training(
-        precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context, given
-    )
-
-
-def planned(cfg: DictConfig, step: StepPlan, mesh: Mesh) -> bool:
+def planned(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> bool:
     """Say what a step will need, and refuse one that cannot fit. True if that was all that was asked for."""
     device = mesh.device
     base = resident() if device.type == "cpu" else 0
     if mesh.main and cfg.plan:
-        print(step.line(base, rates(device, step.precision)))
+        print(plan.line(base, rates(device, plan.precision)))
     elif mesh.main:
-        print(step.line(base, None), file=sys.stderr)
+        print(plan.line(base, None), file=sys.stderr)
     limit = limits(device)[0]
     if cfg.memory != "off":
-        step.check(base, Limit(limit.name, limit.free + base))
+        plan.check(base, Limit(limit.name, limit.free + base))
     return bool(cfg.plan)
 
 
-def fit(
-    cfg: DictConfig,
-    folder: Path,
-    objective: Objective,
-    batches: Dataset,
-    tracker: Tracker,
-    mesh: Mesh,
-    sample: Callable[[int], None],
-) -> None:
+def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
     """Run the loop."""
-    freeze(objective.module, cfg.freeze)
+    objective, tracker = made.objective, make_tracker(cfg, mesh)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
     config = settle(plain(cfg), folder, mesh, resuming=any((folder / "checkpoints").glob(f"*/{STATE}")))
     checkpoints = Checkpoints(folder=folder / "checkpoints", keep=cfg.keep, mesh=mesh, stamp=stamp(config))
@@ -268,9 +88,9 @@ def fit(
         )
 
     def stream(start: int, stop: int) -> Generator:
-        return load(batches, start=start, stop=stop, workers=cfg.workers)
+        return load(made.batches, start=start, stop=stop, workers=cfg.workers)
 
-    Run(
+    return Run(
         folder=folder,
         objective=objective,
         batches=stream,
@@ -282,40 +102,8 @@ def fit(
         precision=precision,
         config=config,
         mesh=mesh,
-        sample=sample,
+        sample=lambda step: made.at_interval(step, tracker),
     ).fit()
-
-
-def freeze(module: nn.Module, parts: Sequence[str]) -> None:
-    """Exclude parts of a module, named as in its attributes, from training."""
-    for name in parts:
-        try:
-            module.get_submodule(name).requires_grad_(False)
-        except AttributeError:
-            names = ", ".join(child for child, _ in module.named_children())
-            raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
-
-
-def cached(cfg: DictConfig, nodes: Any, vae: VideoVAE, mesh: Mesh) -> LatentCache:
-    """Latents of data sets, encoded where the cache lacks them."""
-    return encode_datasets(
-        [make(node) for node in nodes],
-        vae,
-        folder=Path(cfg.cache),
-        batch=32,
-        workers=cfg.workers,
-        mesh=mesh,
-    )
-
-
-def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
-    """The first clips of a data set, less what cannot be read."""
-    samples, skipped = fetch(dataset, range(min(count, len(dataset))))
-    for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    if not samples:
-        raise InputError("data: none of its clips can be read")
-    return [sample.clip for _, sample in samples]
 
 
 def make_tracker(cfg: DictConfig, mesh: Mesh) -> Tracker:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videodit.data.packing import Share, Work, deal, fill
 from videodit.data.sample import BadSample, Sample
+from videodit.errors import InputError
 from videodit.shapes import LatentShape, Triple
 
 GRACE = 20  # seconds that a worker lives on after a SIGTERM
@@ -239,6 +240,35 @@ class PackBatches(Dataset):
         index, frames = cut
         shape = self.cache.shape(index)
         return frames, shape.height, shape.width, index
+
+
+class Few(Dataset):
+    """So many clips of a data set, evenly spread over it."""
+
+    def __init__(self, clips: Clips, count: int) -> None:
+        self.clips, self.indices = clips, [i * len(clips) // count for i in range(count)]
+        if hasattr(clips, "__getitems__"):
+            self.__getitems__ = self._several
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.clips[self.indices[index]]
+
+    def fingerprint(self, index: int) -> str:
+        """That of the clip it stands for."""
+        return self.clips.fingerprint(self.indices[index])
+
+    def _several(self, indices: list[int]) -> list[Sample]:
+        return self.clips.__getitems__([self.indices[i] for i in indices])
+
+
+def few(clips: Clips, most: int | None) -> Clips:
+    """A data set of at most so many of its clips (None: all)."""
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise InputError(f"limit={most}: clips of each data set, at least 1, or null for all")
+    return clips if most is None or len(clips) <= most else Few(clips, most)
 
 
 def fetch(dataset: Clips, indices: Sequence[int]) -> tuple[list[tuple[int, Sample]], list[tuple[str, str]]]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +16,23 @@ from torch import Tensor, nn
 from videodit.doctor.finding import Finding, judged
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
+from videodit.plan.machine import GIB
 from videodit.train.loop import Objective
+from videodit.train.machine import autocast
 from videodit.train.optim import Optimizer
 
 UNREADABLE = 0.05  # share of the clips
 CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of a pack and its clips one by one, relative
+AGREE = "two processes do what one does"
+DIT_GOAL, VAE_GOAL = 0.3, 0.7  # of the first loss on one clip; a VAE begins with principal components
+SAMPLED, RESTORED = 0.5, 0.2  # error of what comes back, over the variance of the clip
 RANKS = (1e-3, 0.05)  # of two processes beside one: the first step's loss, and those after it
 
 
-def readable(count: int, skipped: Sequence[tuple[str, str]]) -> Finding:
+def readable(count: int, skipped: Sequence[tuple[str, str]], seconds: float) -> Finding:
     """Of `count` clips that were tried, (path, reason) of those that could not be read."""
-    told = f"{count - len(skipped)} of {count} clips"
+    told = f"{count - len(skipped)} of {count} clips, {count / max(seconds, 1e-9):.0f} a second in one process"
     example = f", such as {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
     return judged("clips can be read", len(skipped) <= UNREADABLE * count, told + example, "too many cannot be read")
 
@@ -48,7 +52,11 @@ class Overfitted:
 
     losses: list[float]
     reached: set[str]  # parameters that had a gradient
-    seconds: float  # a step
+
+    @property
+    def first(self) -> float:
+        """The mean of the first three."""
+        return sum(self.losses[:3]) / len(self.losses[:3])
 
     @property
     def last(self) -> float:
@@ -65,13 +73,12 @@ def overfit(
     *,
     mesh: Mesh,
     clip_norm: float,
-    autocast: Callable[[], Any],
+    precision: torch.dtype,
 ) -> Overfitted:
     """Train on one batch, with new noise every step. It stops early where the loss is no number any more."""
-    found = Overfitted([], set(), 0.0)
-    began = time.perf_counter()
+    found = Overfitted([], set())
     for step in range(steps):
-        with autocast():
+        with autocast(mesh.device, precision):
             loss, _ = objective.loss(batch, step)
         loss.backward()
         norms = optimizer.norms(mesh)
@@ -84,15 +91,13 @@ def overfit(
             optimizer.scale(clip_norm / norm)
         optimizer.step(step)
         optimizer.zero_grad()
-    found.seconds = (time.perf_counter() - began) / len(found.losses)
     return found
 
 
-def gradients_reach(module: nn.Module, freeze: Sequence[str], found: Overfitted) -> Finding:
-    """Every parameter that is not in `freeze` should be trained, and have had a gradient."""
+def gradients_reach(module: nn.Module, meant: set[str], found: Overfitted) -> Finding:
+    """Every parameter that is meant to should be trained, and have had a gradient."""
     name = "gradients reach all that trains"
     parameters = named(module)
-    meant = {n for n in parameters if not any(n == part or n.startswith(f"{part}.") for part in freeze)}
     frozen = sorted(n for n in meant if not parameters[n].requires_grad)
     silent = sorted(n for n in meant - set(frozen) if n not in found.reached)
     told = f"{len(meant) - len(frozen) - len(silent)} of {len(meant)} parameters"
@@ -103,7 +108,7 @@ def gradients_reach(module: nn.Module, freeze: Sequence[str], found: Overfitted)
 
 def learns(found: Overfitted, goal: float) -> Finding:
     """One clip alone must be learnt to a loss of `goal` times the first."""
-    first, last = found.losses[0], found.last
+    first, last = found.first, found.last
     good = math.isfinite(last) and last <= goal * first
     told = f"loss {first:.3f} -> {last:.3f} in {len(found.losses)} steps, goal {goal * first:.3f}"
     fault = "the learning rate is too high or too low, or the loss is wrong"
@@ -128,10 +133,10 @@ def packed_is_single(errors: Callable[[Any], Tensor], pack: Any, singles: Iterab
     return judged("a pack is its clips one by one", far <= SAME[dtype], told, fault)
 
 
-def in_time(read: float, step: float, workers: int) -> Finding:
+def in_time(read: float, step: float, workers: int, peak: int) -> Finding:
     """Seconds to read a step's clips in one process, beside those of the step itself."""
     here = read / max(1, workers)
-    told = f"{1000 * here:.0f} ms a step with {workers} workers, the step takes {1000 * step:.0f} ms"
+    told = f"{1000 * here:.0f} ms a step with workers={workers}; the step takes {step:.2f} s, {peak / GIB:.2f} GiB"
     return judged("clips are read in time", here <= step, told, "more workers=, or faster storage")
 
 
@@ -139,7 +144,7 @@ def ranks_agree(one: Sequence[float], two: Sequence[float]) -> Finding:
     """The losses of the first steps on one process and on two."""
     apart = [abs(a - b) / max(abs(a), 1e-9) for a, b in zip(one, two, strict=True)]
     told = f"{len(one)} steps: the first loss {apart[0]:.1e} apart, the others at most {max(apart):.1e}"
-    return judged("two processes do what one does", apart[0] <= RANKS[0] and max(apart) <= RANKS[1], told,
+    return judged(AGREE, apart[0] <= RANKS[0] and max(apart) <= RANKS[1], told,
                   "they do not train on the same clips, or do not add up the same gradients")  # fmt: skip
 
 

@@ -1,10 +1,12 @@
-"""What a check found, and the page of all of them."""
+"""What a check found, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+NAMES = 32  # letters of a check's name
 
 Verdict = Literal["ok", "FAULT", "unknown"]
 
@@ -28,11 +30,14 @@ def faults(findings: Sequence[Finding]) -> list[str]:
     return [finding.name for finding in findings if finding.verdict == "FAULT"]
 
 
-def page(title: str, findings: Sequence[Finding], seconds: float) -> str:
-    """The verdict as text."""
-    width = max(len(finding.name) for finding in findings)
-    lines = [f"{finding.verdict:8}{finding.name:{width}}  {finding.told}" for finding in findings]
-    wrong = faults(findings)
-    count = f"{len(wrong)} of {len(findings)} checks found a fault: {', '.join(wrong)}"
-    verdict = count if wrong else "nothing is wrong"
-    return "\n".join([title, "", *lines, "", f"{verdict} ({seconds:.0f} s)"])
+def line(finding: Finding) -> str:
+    """A finding as a line of text."""
+    return f"{finding.verdict:8}{finding.name:{NAMES}}  {finding.told}"
+
+
+def verdict(findings: Sequence[Finding], seconds: float) -> str:
+    """All of them in a sentence."""
+    wrong, unsure = faults(findings), [finding.name for finding in findings if finding.verdict == "unknown"]
+    told = f"{len(wrong)} of {len(findings)} checks found a fault: {', '.join(wrong)}" if wrong else "nothing is wrong"
+    left = f"; not told: {', '.join(unsure)}" if unsure else ""
+    return f"{told}{left} ({seconds:.0f} s)"

@@ -81,3 +81,8 @@ class LoRA:
     def scale(self) -> float:
         """Of B·A."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether this is the name of one of an adapter's parameters."""
+    return name.endswith(tuple(ENDS))

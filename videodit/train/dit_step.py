@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +121,10 @@ class FlowObjective:
             draws.append(torch.cat([torch.randn(1, generator=generator), torch.rand(2, generator=generator)]))
         return noise, torch.stack(draws)
 
-    def heldout(self, batches: PackBatches, mesh: Mesh, tracker: Tracker, step: int) -> None:
-        """Track the loss on held-out clips: of all, by time and by shape, always with the same noise and times."""
+    def heldout(self, batches: PackBatches, mesh: Mesh, tracker: Tracker, step: int) -> float:
+        """Track the loss on held-out clips: of all, by time and by shape, always with the same noise and times. -> it,
+        nan if there are none.
+        """
         means = Means()
         for number in range(batches.count):
             for batch in batches[number]:
@@ -136,6 +139,7 @@ class FlowObjective:
                         means.add({f"loss/{shape}": value}, count)
         found = Means.merged(mesh.exchange(means.parts())[:: mesh.context]).all()
         tracker.scalars(step, {f"heldout/{name}": value for name, value in found.items()})
+        return found.get("loss", math.nan)
 
     def counts(self, batch: LatentBatch) -> list[int]:
         """Tokens of each clip."""

@@ -29,7 +29,7 @@ from videodit.parallel.store import Checkpoints
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
-from videodit.train.machine import peak_memory
+from videodit.train.machine import autocast, peak_memory
 from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
 
@@ -95,10 +95,10 @@ class Run:
         precision: torch.dtype,
         config: dict[str, Any],
         mesh: Mesh,
-        sample: Callable[[int], None],
+        sample: Callable[[int], float | None],
     ) -> None:
         """batches: (start, stop) -> for each step the batches that are this process's; sample: called on every process
-        with the step while the module holds the EMA weights; config: what trackers are told.
+        with the step while the module holds the EMA weights, gives a measure; config: what trackers are told.
         """
         self.folder, self.objective, self.batches, self.optimizer = folder, objective, batches, optimizer
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
@@ -107,11 +107,12 @@ class Run:
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.told: set[str] = set()
+        self.measure: float | None = None  # that of the last samples
         self.asked_to_stop = False  # by a signal to this process
         self.stopping = False  # agreed among all, before a step: a signal in the middle of one must wait for the next
 
-    def fit(self) -> None:
-        """Train until `settings.steps`, from the newest checkpoint if there is one.
+    def fit(self) -> float | None:
+        """Train until `settings.steps`, from the newest checkpoint if there is one. -> the measure of the last samples.
 
         SIGTERM, which schedulers send before they take the machine away, saves and raises Interrupted.
         """
@@ -132,6 +133,7 @@ class Run:
                     self.tracker.scalars(self.step, meter.flush() | self.counts())
                 with meter.paused():
                     self.at_intervals()
+        return self.measure
 
     def advance(self, micro: Sequence[Any]) -> tuple[dict[str, float], dict[str, float]]:
         """One step over the batches of all processes, which together count as one -> how much work, and its numbers."""
@@ -193,8 +195,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager:
         """Where the loss is computed."""
-        device = self.mesh.device
-        return nullcontext() if self.precision == torch.float32 else torch.autocast(device.type, self.precision)
+        return autocast(self.mesh.device, self.precision)
 
     def at_intervals(self) -> None:
         """Save and sample where it is time; stop where that was asked for."""
@@ -209,7 +210,7 @@ class Run:
             # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
             exact = self.mesh.ranks == 1 and self.objective.complete
             with torch.no_grad(), nullcontext() if exact else self.autocast():
-                self.sample(self.step)
+                self.measure = self.sample(self.step)
             self.objective.module.train()
             self.ema.swap()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import MappingProxyType
 
@@ -35,6 +36,11 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision}: it is auto, {' or '.join(PRECISIONS)}")
     return precision
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    """Within it matmuls are in this precision."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
 
 
 def peak_memory(device: torch.device) -> int:

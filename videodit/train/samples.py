@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,13 @@ COLUMNS = 9  # frames of a clip on a sheet
 
 
 def vae_samples(
-    vae: VideoVAE, clips: Sequence[Tensor], folder: Path, tracker: Tracker, mesh: Mesh, step: int
-) -> None:
-    """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, and their PSNR."""
+    vae: VideoVAE, clips: Sequence[Tensor], folder: Path, mesh: Mesh, step: int, tracker: Tracker
+) -> float:
+    """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, and their PSNR. -> the mean squared error,
+    on the main process.
+    """
     if not mesh.main:
-        return
+        return math.nan
     rows, labels, errors = [], [], []
     for number, clip in enumerate(clips):
         restored = vae.reconstruct(vae.posterior(clip[None].to(vae.mean.device))[0])[0].float().cpu().clamp(-1, 1)
@@ -32,14 +35,16 @@ def vae_samples(
         if number < 4:
             rows += [to_frames(clip), to_frames(restored)]
             labels += ["held out", f"restored, {_psnr(errors[-1]):.1f} dB"]
-    tracker.scalars(step, {"heldout/psnr": _psnr(torch.stack(errors).mean())})
+    error = torch.stack(errors).mean()
+    tracker.scalars(step, {"heldout/psnr": _psnr(error)})
     path = folder / "samples" / f"step-{step:09d}.png"
     sheet(path, rows, labels, COLUMNS)
     tracker.image(step, "reconstructions", path)
+    return error.item()
 
 
 def dit_samples(
-    pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, tracker: Tracker, mesh: Mesh, step: int
+    pipe: Pipe, prompts: Sequence[str], seed: int, folder: Path, mesh: Mesh, step: int, tracker: Tracker
 ) -> None:
     """A video a prompt, as mp4, and all of them on one sheet. Made by all processes, of which one keeps them."""
     if not prompts:

@@ -1,0 +1,236 @@
+"""`videodit doctor`: short checks of data, model and machine before a long run, and a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+
+from videodit.cli import compose
+from videodit.cli.compose import make
+from videodit.cli.prepare import Made, Prepared, datasets_of, prepare
+from videodit.cli.ranks import first_losses
+from videodit.config import Launch, conf_dir, launch
+from videodit.data.batches import ClipBatch, LatentBatch, fetch
+from videodit.data.video import replacing
+from videodit.doctor import checks
+from videodit.doctor.captions import captions_tell
+from videodit.doctor.finding import Finding, faults, line, verdict
+from videodit.doctor.page import Pictures, page
+from videodit.errors import InputError
+from videodit.flow.path import rectified
+from videodit.flow.samplers import sampler, visits
+from videodit.flow.schedules import linear
+from videodit.generate import Pipe
+from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
+from videodit.parallel.shard import named
+from videodit.plan.machine import GIB, Limit, limits, resident
+from videodit.shapes import LatentShape
+from videodit.train.adapter import is_adapter
+from videodit.train.dit_step import FlowObjective
+from videodit.train.loop import Objective
+from videodit.train.machine import PRECISIONS, autocast, peak_memory, pick_device, pick_precision
+from videodit.train.optim import warmup_decay
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+TOKENS = 640  # of the copies of one clip in a step, about
+CLIPS = 8  # that are compared packed and one by one
+SAMPLING = 20  # steps
+
+
+def run(cfg: DictConfig) -> None:
+    """Print what each check finds as it is found, then the verdict."""
+    if launch().ranks > 1:
+        raise InputError("doctor is one process, and starts two by itself: call it without torchrun")
+    began, title = time.perf_counter(), f"videodit doctor: {cfg.name}"
+    findings: list[Finding] = []
+    print(title, end="\n\n", flush=True)
+    with TemporaryDirectory(prefix="videodit-doctor-") as scratch:
+        visit = Visit(cfg, Path(scratch))
+        for finding in visit.findings():
+            findings.append(finding)
+            print(line(finding), flush=True)
+        told = verdict(findings, time.perf_counter() - began)
+        if cfg.out:
+            with replacing(cfg.out) as temporary:
+                temporary.write_text(page(title, findings, told, visit.pictures), encoding="utf-8")
+    print(f"\n{told}")
+    if wrong := faults(findings):
+        raise InputError(f"{cfg.name} has {len(wrong)} fault{'s' * (len(wrong) > 1)}: {', '.join(wrong)}")
+
+
+class Visit:
+    """The checks of one training, in the order in which each can rely on those before."""
+
+    def __init__(self, cfg: DictConfig, scratch: Path) -> None:
+        self.cfg, self.scratch, self.pictures = cfg, scratch, Pictures()
+        device = pick_device(cfg.device)
+        self.mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
+        self.cfg.precision = pick_precision(cfg.precision, device)
+        self.precision = PRECISIONS[cfg.precision]
+
+    def findings(self) -> Iterator[Finding]:
+        """All of them; where one check cannot be made, none after it can."""
+        try:
+            yield self.readable()
+            if absent := stand_ins(self.cfg, self.scratch, self.mesh):
+                yield Finding("what comes before", "unknown", f"{', '.join(absent)}: not there, untrained ones serve")
+            self.cfg.run_dir, self.cfg.after = str(self.scratch / "run"), []
+            prepared = prepare(self.cfg, self.scratch / "run", self.mesh)
+            yield self.fits(prepared)
+            made = prepared.make()
+            yield from self.latents(made)
+            yield from self.learning(made)
+            if self.cfg.doctor.ranks_steps:
+                yield self.ranks()
+        except InputError as error:
+            yield Finding("it can be built and run", "FAULT", str(error))
+
+    def readable(self) -> Finding:
+        """Whether the clips can be read, as they are or for the first time."""
+        skipped, count, began = [], 0, time.perf_counter()
+        for clips in datasets_of(self.cfg, "train"):
+            skipped += fetch(clips, range(len(clips)))[1]
+            count += len(clips)
+        return checks.readable(count, skipped, time.perf_counter() - began)
+
+    def fits(self, prepared: Prepared) -> Finding:
+        """Whether a step fits into memory."""
+        base = resident() if self.mesh.device.type == "cpu" else 0
+        limit = limits(self.mesh.device)[0]
+        room = Limit(limit.name, limit.free + base)
+        told = prepared.plan.line(base, None)
+        try:
+            prepared.plan.check(base, room)
+        except InputError as error:
+            return Finding("a step fits into memory", "FAULT", str(error))
+        return Finding("a step fits into memory", "ok", f"{told}; {room.name} leaves {room.free / GIB:.1f}")
+
+    def latents(self, made: Made) -> Iterator[Finding]:
+        """What a DiT's latents are like. Those of a VAE that trains are normalised when it is published."""
+        if made.pipe is not None:
+            cache = made.batches.cache
+            latents, captions = zip(*(cache[i] for i in range(len(cache))), strict=True)
+            yield checks.normalised([x.float() for x in latents])
+            yield captions_tell([x.float() for x in latents], captions)
+
+    def learning(self, made: Made) -> Iterator[Finding]:
+        """Steps as a run would do them, then many on one clip."""
+        objective, batch = made.objective, copies(made)
+        steps, curve = self.cfg.doctor.steps, self.cfg.optim
+        yield self.in_time(made)
+        warm = warmup_decay(warmup=min(curve.warmup, steps // 5), steps=steps, decay=steps // 4, floor=curve.floor)
+        found = checks.overfit(
+            objective,
+            make(curve.make)(objective.module, curve=warm),
+            batch,
+            steps,
+            mesh=self.mesh,
+            clip_norm=self.cfg.loop.clip_norm,
+            precision=self.precision,
+        )
+        self.pictures.losses = found.losses
+        yield checks.gradients_reach(objective.module, self.meant(objective), found)
+        yield checks.learns(found, checks.VAE_GOAL if made.pipe is None else checks.DIT_GOAL)
+        objective.module.eval()
+        with torch.no_grad(), autocast(self.mesh.device, self.precision):
+            if made.pipe is None:
+                yield self.restored(objective.vae, batch)
+            else:
+                yield self.sampled(made.pipe, batch)
+                yield self.packed(objective, made)
+
+    def in_time(self, made: Made) -> Finding:
+        """Two steps without their update: how long they take, and how long to read what they need."""
+        read, step = [], []
+        for number in range(2):
+            began = time.perf_counter()
+            micro = made.batches[number]
+            read.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for batch in micro:
+                with autocast(self.mesh.device, self.precision):
+                    loss, _ = made.objective.loss(batch, number)
+                loss.backward()
+            step.append(time.perf_counter() - began)
+        made.objective.module.zero_grad()
+        return checks.in_time(min(read), min(step), self.cfg.workers, peak_memory(self.mesh.device))
+
+    def restored(self, vae: VideoVAE, batch: ClipBatch) -> Finding:
+        """The clip through the VAE that has learnt it."""
+        clips = batch.clips.to(self.mesh.device)
+        back = vae.reconstruct(vae.posterior(clips)[0]).float().clamp(-1, 1)
+        self.pictures.add("the clip", clips[0])
+        self.pictures.add("restored after learning it", back[0])
+        return checks.comes_back(back, clips, checks.RESTORED)
+
+    def sampled(self, pipe: Pipe, batch: LatentBatch) -> Finding:
+        """The clip from its caption and noise, by the DiT that has learnt it."""
+        wanted, caption = batch.latents[0], batch.captions[0]
+        shape = LatentShape(*wanted.shape[1:])
+        times = [linear(SAMPLING, pipe.shift(shape))]
+        velocity = rectified(pipe.path, pipe.network("dit", pipe.encode([caption]), visits("euler", times)))
+        made = sampler("euler")(velocity, [pipe.noise(0, shape).to(self.mesh.device)], times)[0]
+        for label, latents in (("the clip", wanted), ("sampled after learning it", made)):
+            clip = pipe.parts.network("vae").decode(latents[None].to(self.mesh.device))[0]
+            self.pictures.add(f"{label}: {caption}", clip)
+        return checks.comes_back(made.cpu(), wanted, checks.SAMPLED)
+
+    def packed(self, objective: FlowObjective, made: Made) -> Finding:
+        """Clips of a step together and one by one, by a DiT whose blocks have learnt to see."""
+        batch = made.batches[1][0]
+        few = LatentBatch(batch.latents[:CLIPS], batch.captions[:CLIPS], batch.indices[:CLIPS])
+        alone = (LatentBatch([x], [c], [i]) for x, c, i in zip(few.latents, few.captions, few.indices, strict=True))
+        return checks.packed_is_single(lambda b: objective.errors(b, 0)[0], few, alone, self.precision)
+
+    def ranks(self) -> Finding:
+        """The first steps on one process and on two."""
+        if self.mesh.device.type != "cpu" and torch.cuda.device_count() < 2:
+            return Finding(checks.AGREE, "unknown", "there is one GPU")
+        steps = self.cfg.doctor.ranks_steps
+        runs = [first_losses(self.cfg, self.scratch / f"on-{ranks}", ranks, steps) for ranks in (1, 2)]
+        return checks.ranks_agree(*runs)
+
+    def meant(self, objective: Objective) -> set[str]:
+        """Names of what should train: all that `freeze` does not name, or the adapter."""
+        names = named(objective.module).keys()
+        if not objective.complete:
+            return {name for name in names if is_adapter(name)}
+        return {n for n in names if not any(n == part or n.startswith(f"{part}.") for part in self.cfg.freeze)}
+
+
+def copies(made: Made) -> ClipBatch | LatentBatch:
+    """A batch of one clip: for a DiT several times, each with its own noise and time."""
+    if made.pipe is None:
+        batch = made.batches[0][0]
+        return ClipBatch(batch.clips[:1], [0])
+    cache, batches = made.batches.cache, made.batches
+    sizes = sorted((batches.size(i, cache.shape(i).frames), i) for i in range(len(cache)))
+    size, index = sizes[len(sizes) // 2]
+    many = max(1, TOKENS // size)
+    latents, caption = cache[index]
+    return LatentBatch([latents.float()] * many, [caption] * many, list(range(many)))
+
+
+def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
+    """Where a run of `after` is not there yet, what it would begin with takes its place in `cfg`. -> their names."""
+    names = []
+    for number, overrides in enumerate(cfg.after):
+        before = compose.config(conf_dir(), "train", compose.Line([*overrides], {}))
+        if (Path(before.run_dir) / "model").is_dir():
+            continue
+        before.limit, folder = cfg.limit, scratch / f"before-{number}"
+        names += [*stand_ins(before, folder, mesh), before.name]
+        made = prepare(before, folder, mesh).make()
+        made.objective.publish(folder, made.objective.module.state_dict())
+        for key in ("vae_from", "init"):
+            if cfg[key] and Path(cfg[key]) == Path(before.run_dir):
+                cfg[key] = str(folder)
+    return names

@@ -1,0 +1,267 @@
+"""What a stage trains, and on what, made from a config: for `videodit train`, which runs it, and `doctor`, which looks.
+
+Nothing large is made before the plan of a step is known.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from videodit.checkpoint.latents import LatentCache
+from videodit.checkpoint.pretrained import Components
+from videodit.cli.compose import make, plain
+from videodit.cli.start import (
+    adapter_of,
+    base_of,
+    described,
+    find_vae,
+    has_adapter,
+    inherits,
+    networks,
+    open_vae,
+    pipeline_of,
+    words,
+)
+from videodit.data.batches import Clips, CropBatches, PackBatches, fetch, few
+from videodit.data.packing import Share, Work
+from videodit.errors import InputError
+from videodit.generate import Pipe
+from videodit.models.build import rebuild
+from videodit.models.text import Tokenizer
+from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
+from videodit.plan.training import StepPlan, Training, dit_step, vae_step
+from videodit.shapes import LatentShape, VideoShape
+from videodit.track.tracker import Tracker
+from videodit.train.adapter import LoRA
+from videodit.train.dit_step import FlowObjective
+from videodit.train.encode import encode_datasets
+from videodit.train.loop import Objective
+from videodit.train.machine import PRECISIONS, pick_precision
+from videodit.train.samples import dit_samples, vae_samples
+from videodit.train.vae_step import VAEObjective
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STATES = 16  # of a caption, for the balance of work
+CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
+
+
+class Made(NamedTuple):
+    """What trains. batches: step -> this process's batches; at_interval: samples, and a held-out number to make small.
+
+    pipe: the model as it would generate, if it is one that can.
+    """
+
+    objective: Objective
+    batches: Dataset
+    at_interval: Callable[[int, Tracker], float]
+    pipe: Pipe | None
+
+
+class Prepared(NamedTuple):
+    """What a step will need, and what makes its networks."""
+
+    plan: StepPlan
+    make: Callable[[], Made]
+
+
+def prepare(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+    """The stage that `cfg.stage` names, in the run's folder."""
+    stages = {"vae": prepare_vae, "dit": prepare_dit}
+    if cfg.stage not in stages:
+        raise InputError(f"stage={cfg.stage}: it is vae or dit")
+    return stages[cfg.stage](cfg, folder, mesh)
+
+
+def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+    """A VAE on crops of the clips."""
+    if mesh.context > 1:
+        raise InputError(f"parallel.context={mesh.context}: a VAE's clips cannot be shared, only a DiT's")
+    if has_adapter(cfg):
+        raise InputError("adapter=lora: it changes a DiT, not a VAE")
+    device, datasets, crops = mesh.device, datasets_of(cfg, "train"), make(cfg.crops)
+    at_once = min(crops["pixels"] // mesh.data_ranks, crops["most"] or crops["pixels"])
+    kinds = [
+        (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
+    ]
+    init = find_vae(cfg.init) if cfg.init else None
+    spec = described(cfg, None, "vae") if init is None else init.spec
+    plan = vae_step(spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
+
+    def made() -> Made:
+        torch.manual_seed(cfg.seed)
+        vae = (make(cfg.vae) if init is None else open_vae(init).train()).to(device)
+        clips = first_clips(datasets[0], CALIBRATION)
+        if init is None:
+            vae.start_noise(cfg.vae_loss.noise)
+            if vae.linear_in is not None:
+                vae.start_linear(clips)
+        critic = make(cfg.critic).to(device) if cfg.critic else None
+        shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
+        objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
+        freeze(objective.module, cfg.freeze)
+        batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
+        heldout = first_clips(datasets_of(cfg, "heldout")[0], 16)
+        return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None)
+
+    return Prepared(plan, made)
+
+
+def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+    """A DiT on cached latents, with its text encoder or under a frozen one."""
+    device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
+    vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
+    vae = open_vae(vae_part).to(device)
+    cache, heldout = (cached(cfg, split, vae, mesh) for split in ("train", "heldout"))
+    if not len(cache):
+        raise InputError("data: there is no clip to train on")
+    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
+    arguments = specs["dit"]["arguments"]
+    check_sizes(cfg, vae, arguments)
+    tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
+    packs = {"patch": tuple(arguments["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
+    batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
+    fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
+    check_words(tokenizer, specs["text"]["arguments"])
+    first = batches.packs(0)[mesh.data_rank]
+    plan = dit_step(
+        {"dit": specs["dit"]} if inherits(cfg, base) else specs,
+        *shapes_and_words(first, cache, tokenizer),
+        how(cfg, mesh, len(first), adapter),
+    )
+
+    def made() -> Made:
+        captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
+        dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
+        pipeline, beside = pipeline_of(cfg, base, vae_part)
+        objective = FlowObjective(
+            dit=dit,
+            text=text,
+            tokenizer=tokenizer,
+            **path_and_times(cfg, pipeline),
+            drop=cfg.drop,
+            seed=cfg.seed,
+            pipeline=pipeline,
+            frozen=beside,
+            adapter=adapter,
+        )
+        freeze(objective.module, cfg.freeze)
+        parts = Components(
+            name=cfg.name,
+            pipeline={**pipeline, "defaults": plain(cfg.request)},
+            tokenizer=tokenizer,
+            device=device,
+            networks={"dit": dit, "text": text, "vae": vae},
+            fingerprints={"vae": vae_part.fingerprint},
+        )
+        pipe = Pipe(parts)
+        prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
+
+        def at_interval(step: int, tracker: Tracker) -> float:
+            found = objective.heldout(fixed, mesh, tracker, step)
+            dit_samples(pipe, prompts, cfg.samples.seed, folder, mesh, step, tracker)
+            return found
+
+        return Made(objective, batches, at_interval, pipe)
+
+    return Prepared(plan, made)
+
+
+def datasets_of(cfg: DictConfig, split: str) -> list[Clips]:
+    """The data sets of a split, at most `cfg.limit` clips of each."""
+    return [few(make(node), cfg.limit) for node in cfg.data[split]]
+
+
+def path_and_times(cfg: DictConfig, pipeline: dict[str, Any]) -> dict[str, Any]:
+    """The path of `flow`, and its times: if these have the shift of the config, they have the model's instead."""
+    flow = make(cfg.flow)
+    follows = cfg.flow.times.shift == cfg.shift
+    times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
+    return {"path": flow["path"], "times": times}
+
+
+def check_sizes(cfg: DictConfig, vae: VideoVAE, arguments: dict[str, Any]) -> None:
+    """InputError where the DiT takes other latents than the VAE gives."""
+    if vae.latent_channels != (channels := arguments["channels"]):
+        name = cfg.vae_from or cfg.init or "toy"
+        raise InputError(f"vae_from={name}: its latents have {vae.latent_channels} channels, not {channels}")
+
+
+def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
+    """InputError where the text encoder knows fewer tokens than there are."""
+    if len(tokenizer) > (room := arguments["vocabulary"]):
+        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
+
+
+def share(mesh: Mesh) -> Share:
+    """Which part of a step's clips this process takes."""
+    return Share(mesh.data_rank, mesh.data_ranks)
+
+
+def work_of(spec: dict[str, Any]) -> Work:
+    """What a clip costs a DiT, by its tokens."""
+    with torch.device("meta"):
+        dit = rebuild(spec["architecture"], spec["arguments"])
+    one, two, none = (dit.flops(tokens, STATES) for tokens in (1, 2, 0))
+    square = (two - 2 * one + none) / 2
+    return Work(one - none - square, square)
+
+
+def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
+    """The shapes in the first, largest, of a step's packs, and the lengths of its captions."""
+    pack, _ = packs[0]
+    shapes = [LatentShape(frames, cache.shape(index).height, cache.shape(index).width) for index, frames in pack]
+    return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
+
+
+def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
+    """What a plan must know of the way of training; `parts`: batches of a step."""
+    precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
+    frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
+    given = adapter and adapter.inject
+    return Training(
+        precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context, given
+    )
+
+
+def freeze(module: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude parts of a module, named as in its attributes, from training."""
+    for name in parts:
+        try:
+            module.get_submodule(name).requires_grad_(False)
+        except AttributeError:
+            names = ", ".join(child for child, _ in module.named_children())
+            raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
+
+
+def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCache:
+    """Latents of a split, encoded where the cache lacks them."""
+    return encode_datasets(
+        datasets_of(cfg, split),
+        vae,
+        folder=Path(cfg.cache),
+        batch=32,
+        workers=cfg.workers,
+        mesh=mesh,
+    )
+
+
+def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
+    """The first clips of a data set, less what cannot be read."""
+    samples, skipped = fetch(dataset, range(min(count, len(dataset))))
+    for path, reason in skipped:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    if not samples:
+        raise InputError("data: none of its clips can be read")
+    return [sample.clip for _, sample in samples]
