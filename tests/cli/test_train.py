@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
 from videodit.cli import folder, train
 from videodit.cli.main import main
+from videodit.cli.prepare import Prepared
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.video import write
 from videodit.track.jsonl import records
@@ -181,8 +181,8 @@ class Stages:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, str, list[str]]] = []
-        monkeypatch.setattr(train, "prepare", lambda cfg, folder, mesh: SimpleNamespace(plan=None, make=lambda: None))
-        monkeypatch.setattr(train, "planned", lambda cfg, plan, mesh: False)
+        monkeypatch.setattr(train, "prepare", lambda cfg, folder, mesh: Prepared(lambda: None, 1, lambda: None))
+        monkeypatch.setattr(train, "check", lambda cfg, plan, mesh: None)
         monkeypatch.setattr(train, "fit", lambda cfg, folder, made, mesh: self.note(cfg.stage, folder))
 
     def note(self, stage: str, folder: Path) -> None:

@@ -13,7 +13,8 @@ import torch
 from videodit.cli import compose
 from videodit.cli.compose import make
 from videodit.cli.prepare import Made, Prepared, datasets_of, prepare
-from videodit.cli.ranks import first_losses
+from videodit.cli.ranks import column, run_on, shortened
+from videodit.cli.train import fit
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import ClipBatch, LatentBatch, fetch
 from videodit.data.video import replacing
@@ -40,7 +41,7 @@ from videodit.train.optim import warmup_decay
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-TOKENS = 640  # of the copies of one clip in a step, about
+TOKENS = 480  # of the copies of one clip in a step, about
 CLIPS = 8  # that are compared packed and one by one
 SAMPLING = 20  # steps
 
@@ -82,14 +83,19 @@ class Visit:
             yield self.readable()
             if absent := stand_ins(self.cfg, self.scratch, self.mesh):
                 yield Finding("what comes before", "unknown", f"{', '.join(absent)}: not there, untrained ones serve")
-            self.cfg.run_dir, self.cfg.after = str(self.scratch / "run"), []
-            prepared = prepare(self.cfg, self.scratch / "run", self.mesh)
-            yield self.fits(prepared)
-            made = prepared.make()
+            self.cfg.run_dir, self.cfg.after, self.cfg.fresh = str(self.scratch / "run"), [], False
+            whole = prepare(self.cfg, self.scratch / "run", self.mesh)
+            yield self.fits(whole)
+            short = shortened(self.cfg, self.scratch / "on-1", whole.largest, self.cfg.doctor.first_steps)
+            Path(short.run_dir).mkdir()
+            made = prepare(short, Path(short.run_dir), self.mesh).make()
             yield from self.latents(made)
+            fit(short, Path(short.run_dir), made, self.mesh)
+            yield self.in_time(short)
+            yield checks.harmless(column(Path(short.run_dir), "loss"))
+            if self.cfg.doctor.ranks:
+                yield self.ranks(short)
             yield from self.learning(made)
-            if self.cfg.doctor.ranks_steps:
-                yield self.ranks()
         except InputError as error:
             yield Finding("it can be built and run", "FAULT", str(error))
 
@@ -106,12 +112,13 @@ class Visit:
         base = resident() if self.mesh.device.type == "cpu" else 0
         limit = limits(self.mesh.device)[0]
         room = Limit(limit.name, limit.free + base)
-        told = prepared.plan.line(base, None)
+        plan = prepared.plan()
         try:
-            prepared.plan.check(base, room)
+            plan.check(base, room)
         except InputError as error:
             return Finding("a step fits into memory", "FAULT", str(error))
-        return Finding("a step fits into memory", "ok", f"{told}; {room.name} leaves {room.free / GIB:.1f}")
+        told = f"{plan.line(base, None)}; {room.name} leaves {room.free / GIB:.1f}"
+        return Finding("a step fits into memory", "ok", told)
 
     def latents(self, made: Made) -> Iterator[Finding]:
         """What a DiT's latents are like. Those of a VAE that trains are normalised when it is published."""
@@ -121,15 +128,29 @@ class Visit:
             yield checks.normalised([x.float() for x in latents])
             yield captions_tell([x.float() for x in latents], captions)
 
+    def in_time(self, short: DictConfig) -> Finding:
+        """Whether the first steps had to wait for their clips."""
+        waits, rates = (column(Path(short.run_dir), name)[1:] for name in ("data wait", "tokens/s"))
+        return checks.in_time(waits, rates, peak_memory(self.mesh.device))
+
+    def ranks(self, short: DictConfig) -> Finding:
+        """The first steps on two processes, beside those on this one."""
+        if self.mesh.device.type != "cpu" and torch.cuda.device_count() < 2:
+            return Finding(checks.AGREE, "unknown", "there is one GPU")
+        one = column(Path(short.run_dir), "loss")
+        other = short.copy()
+        other.run_dir = str(self.scratch / "on-2")
+        run_on(2, other)
+        return checks.ranks_agree(one, column(Path(other.run_dir), "loss"))
+
     def learning(self, made: Made) -> Iterator[Finding]:
-        """Steps as a run would do them, then many on one clip."""
+        """After the first steps many on one clip."""
         objective, batch = made.objective, copies(made)
-        steps, curve = self.cfg.doctor.steps, self.cfg.optim
-        yield self.in_time(made)
-        warm = warmup_decay(warmup=min(curve.warmup, steps // 5), steps=steps, decay=steps // 4, floor=curve.floor)
+        steps, floor = self.cfg.doctor.steps, self.cfg.optim.floor
+        curve = warmup_decay(warmup=steps // 15, steps=steps, decay=steps // 3, floor=floor)
         found = checks.overfit(
             objective,
-            make(curve.make)(objective.module, curve=warm),
+            make(self.cfg.optim.make)(objective.module, curve=curve),
             batch,
             steps,
             mesh=self.mesh,
@@ -146,22 +167,6 @@ class Visit:
             else:
                 yield self.sampled(made.pipe, batch)
                 yield self.packed(objective, made)
-
-    def in_time(self, made: Made) -> Finding:
-        """Two steps without their update: how long they take, and how long to read what they need."""
-        read, step = [], []
-        for number in range(2):
-            began = time.perf_counter()
-            micro = made.batches[number]
-            read.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            for batch in micro:
-                with autocast(self.mesh.device, self.precision):
-                    loss, _ = made.objective.loss(batch, number)
-                loss.backward()
-            step.append(time.perf_counter() - began)
-        made.objective.module.zero_grad()
-        return checks.in_time(min(read), min(step), self.cfg.workers, peak_memory(self.mesh.device))
 
     def restored(self, vae: VideoVAE, batch: ClipBatch) -> Finding:
         """The clip through the VAE that has learnt it."""
@@ -190,14 +195,6 @@ class Visit:
         alone = (LatentBatch([x], [c], [i]) for x, c, i in zip(few.latents, few.captions, few.indices, strict=True))
         return checks.packed_is_single(lambda b: objective.errors(b, 0)[0], few, alone, self.precision)
 
-    def ranks(self) -> Finding:
-        """The first steps on one process and on two."""
-        if self.mesh.device.type != "cpu" and torch.cuda.device_count() < 2:
-            return Finding(checks.AGREE, "unknown", "there is one GPU")
-        steps = self.cfg.doctor.ranks_steps
-        runs = [first_losses(self.cfg, self.scratch / f"on-{ranks}", ranks, steps) for ranks in (1, 2)]
-        return checks.ranks_agree(*runs)
-
     def meant(self, objective: Objective) -> set[str]:
         """Names of what should train: all that `freeze` does not name, or the adapter."""
         names = named(objective.module).keys()
@@ -212,8 +209,7 @@ def copies(made: Made) -> ClipBatch | LatentBatch:
         batch = made.batches[0][0]
         return ClipBatch(batch.clips[:1], [0])
     cache, batches = made.batches.cache, made.batches
-    sizes = sorted((batches.size(i, cache.shape(i).frames), i) for i in range(len(cache)))
-    size, index = sizes[len(sizes) // 2]
+    size, index = min((batches.size(i, cache.shape(i).frames), i) for i in range(len(cache)))
     many = max(1, TOKENS // size)
     latents, caption = cache[index]
     return LatentBatch([latents.float()] * many, [caption] * many, list(range(many)))

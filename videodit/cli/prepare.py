@@ -70,9 +70,10 @@ class Made(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What a step will need, and what makes its networks."""
+    """What tells what a step will need, and what makes its networks. largest: tokens of a clip, pixels of a crop."""
 
-    plan: StepPlan
+    plan: Callable[[], StepPlan]
+    largest: int
     make: Callable[[], Made]
 
 
@@ -97,7 +98,7 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     ]
     init = find_vae(cfg.init) if cfg.init else None
     spec = described(cfg, None, "vae") if init is None else init.spec
-    plan = vae_step(spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
+    plan = partial(vae_step, spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
 
     def made() -> Made:
         torch.manual_seed(cfg.seed)
@@ -115,7 +116,7 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         heldout = first_clips(datasets_of(cfg, "heldout")[0], 16)
         return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None)
 
-    return Prepared(plan, made)
+    return Prepared(plan, max(crop.volume for crop in crops["crops"]), made)
 
 
 def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
@@ -135,7 +136,8 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
     check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
-    plan = dit_step(
+    plan = partial(
+        dit_step,
         {"dit": specs["dit"]} if inherits(cfg, base) else specs,
         *shapes_and_words(first, cache, tokenizer),
         how(cfg, mesh, len(first), adapter),
@@ -175,7 +177,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
 
         return Made(objective, batches, at_interval, pipe)
 
-    return Prepared(plan, made)
+    return Prepared(plan, int((batches.units * batches.places).max()), made)
 
 
 def datasets_of(cfg: DictConfig, split: str) -> list[Clips]:

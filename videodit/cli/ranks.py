@@ -21,18 +21,30 @@ from videodit.track.jsonl import records
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SMALLER = 4  # times, the steps are than those of the run
+SMALLER = 8  # times, steps are than those of the run, where two of the largest clips still fit
 JSONL = {"trackers": [{"_target_": "videodit.track.jsonl.Jsonl", "path": "${run_dir}/metrics.jsonl"}]}
 
 
-def first_losses(cfg: DictConfig, folder: Path, ranks: int, steps: int) -> list[float]:
-    """The losses of so many steps, smaller than the run's. InputError where they could not be made."""
-    cfg = cfg.copy()
+def shortened(cfg: DictConfig, folder: Path, largest: int, steps: int) -> DictConfig:
+    """The config of the run's first steps, with smaller ones, in a folder of their own; `largest`: see `Prepared`."""
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create(plain(cfg))  # what follows run_dir stays where it is, such as the cache
     cfg.run_dir, cfg.tracker, cfg.samples.prompts = str(folder), JSONL, []
+    # The rest is what samples and checkpoints need; the plan is told already.
     cfg.loop = {**plain(cfg.loop), "steps": steps, "log_every": 1, "save_every": steps, "sample_every": steps}
-    cfg.packs.tokens, cfg.crops.pixels = max(1, cfg.packs.tokens // SMALLER), max(1, cfg.crops.pixels // SMALLER)
+    cfg.memory, cfg.workers = "off", 0
+    cfg.optim.warmup, cfg.optim.decay = min(cfg.optim.warmup, steps // 4), 0
+    group, key = ("packs", "tokens") if cfg.stage == "dit" else ("crops", "pixels")
+    cfg[group][key] = max(cfg[group][key] // SMALLER, 2 * largest)
+    return cfg
+
+
+def run_on(ranks: int, cfg: DictConfig) -> None:
+    """Train on so many processes. InputError where one of them failed."""
     for axis, size in zip(AXES, sizes_for(tuple(cfg.parallel[axis] for axis in AXES), ranks), strict=True):
         cfg.parallel[axis] = size
+    folder = Path(cfg.run_dir)
     folder.mkdir(parents=True)
     with socket() as free:
         free.bind((Launch().address, 0))
@@ -41,8 +53,12 @@ def first_losses(cfg: DictConfig, folder: Path, ranks: int, steps: int) -> list[
         start_processes(_one, (plain(cfg), ranks, port, str(folder / "log")), ranks, start_method="spawn")
     except (ProcessRaisedException, ProcessExitedException) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"the first steps on {ranks} process{'es' * (ranks > 1)} failed: {reason}") from None
-    return [record["loss"] for record in records(folder / "metrics.jsonl") if "loss" in record]
+        raise InputError(f"the first steps on {ranks} processes failed: {reason}") from None
+
+
+def column(folder: Path, name: str) -> list[float]:
+    """A number of a run, step by step."""
+    return [record[name] for record in records(folder / "metrics.jsonl") if name in record]
 
 
 def sizes_for(sizes: tuple[int, int, int], ranks: int) -> tuple[int, int, int]:

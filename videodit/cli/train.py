@@ -49,13 +49,15 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
     folder.mkdir(parents=True, exist_ok=True)
     mesh.wait()
     prepared = prepare(cfg, folder, mesh)
-    if planned(cfg, prepared.plan, mesh):
+    if cfg.plan or cfg.memory != "off":
+        check(cfg, prepared.plan(), mesh)
+    if cfg.plan:
         return None
     return fit(cfg, folder, prepared.make(), mesh)
 
 
-def planned(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> bool:
-    """Say what a step will need, and refuse one that cannot fit. True if that was all that was asked for."""
+def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
+    """Say what a step will need, and refuse one that cannot fit."""
     device = mesh.device
     base = resident() if device.type == "cpu" else 0
     if mesh.main and cfg.plan:
@@ -65,7 +67,6 @@ def planned(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> bool:
     limit = limits(device)[0]
     if cfg.memory != "off":
         plan.check(base, Limit(limit.name, limit.free + base))
-    return bool(cfg.plan)
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:

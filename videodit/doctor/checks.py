@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from videodit.train.loop import Objective
 from videodit.train.machine import autocast
 from videodit.train.optim import Optimizer
 
+RISE = 1.5  # of the loss; single clips differ
+WAITING = 0.5  # share of a step; workers and the step go on at once
 UNREADABLE = 0.05  # share of the clips
 CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of a pack and its clips one by one, relative
 AGREE = "two processes do what one does"
-DIT_GOAL, VAE_GOAL = 0.3, 0.7  # of the first loss on one clip; a VAE begins with principal components
-SAMPLED, RESTORED = 0.5, 0.2  # error of what comes back, over the variance of the clip
+DIT_GOAL, VAE_GOAL = 0.5, 0.9  # of the first loss on one clip; a VAE begins with principal components
+SAMPLED, RESTORED = 1.5, 0.2  # error of what comes back, over the variance of the clip: 2 is what noise has
 RANKS = (1e-3, 0.05)  # of two processes beside one: the first step's loss, and those after it
 
 
@@ -56,13 +59,12 @@ class Overfitted:
     @property
     def first(self) -> float:
         """The mean of the first three."""
-        return sum(self.losses[:3]) / len(self.losses[:3])
+        return fmean(self.losses[:3])
 
     @property
     def last(self) -> float:
         """The mean of the last tenth of the losses."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(tail) / len(tail)
+        return fmean(self.losses[-max(1, len(self.losses) // 10) :])
 
 
 def overfit(
@@ -133,11 +135,20 @@ def packed_is_single(errors: Callable[[Any], Tensor], pack: Any, singles: Iterab
     return judged("a pack is its clips one by one", far <= SAME[dtype], told, fault)
 
 
-def in_time(read: float, step: float, workers: int, peak: int) -> Finding:
-    """Seconds to read a step's clips in one process, beside those of the step itself."""
-    here = read / max(1, workers)
-    told = f"{1000 * here:.0f} ms a step with workers={workers}; the step takes {step:.2f} s, {peak / GIB:.2f} GiB"
-    return judged("clips are read in time", here <= step, told, "more workers=, or faster storage")
+def in_time(waits: Sequence[float], rates: Sequence[float], peak: int) -> Finding:
+    """Of steps: the share of their time in which they waited for clips, tokens a second; and memory needed so far."""
+    wait, rate = median(waits), median(rates)
+    told = f"{100 * wait:.1f} % of a step is waiting for clips, read by the process itself; {rate:.0f} tokens/s"
+    return judged("clips are read in time", wait <= WAITING, f"{told}, {peak / GIB:.2f} GiB",
+                  "more workers= may help, or faster storage")  # fmt: skip
+
+
+def harmless(losses: Sequence[float]) -> Finding:
+    """Of the first steps, each on other clips: the loss need not fall yet, but must not rise."""
+    first, last = fmean(losses[:3]), fmean(losses[-5:])
+    told = f"loss {first:.3f} -> {last:.3f} in {len(losses)} steps, at most {RISE * first:.3f}"
+    good = math.isfinite(last) and last <= RISE * first
+    return judged("the first steps do no harm", good, told, "the learning rate is too high")
 
 
 def ranks_agree(one: Sequence[float], two: Sequence[float]) -> Finding:

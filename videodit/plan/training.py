@@ -154,7 +154,9 @@ def _part(name: str, parameter: nn.Parameter, shards: int) -> int:
 
 
 def _block(specs: Mapping[str, Any], how: Training) -> int:
-    """Bytes of the weights of one of the DiT's blocks, whole, as they are gathered."""
+    """Bytes of the weights of one of the DiT's blocks, whole, as they are gathered. A VAE is not sharded."""
+    if "dit" not in specs:
+        return 0
     blocks = _module(specs, how)["dit"].blocks
     return how.precision.itemsize * sum(p.numel() for p in blocks[0].parameters())
 

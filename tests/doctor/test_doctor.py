@@ -1,0 +1,169 @@
+"""`videodit doctor`: what it says of a sound training, and of one with a fault that it knows nothing of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.train import tiny
+from videodit.checkpoint.store import save_model
+from videodit.cli import start
+from videodit.cli.main import main
+from videodit.cli.start import find_vae, open_vae
+from videodit.data.batches import fetch
+from videodit.data.toy import ToyWorld
+from videodit.data.video import write
+from videodit.flow.path import Path as FlowPath
+from videodit.train.encode import calibrate
+
+SOUND = "nothing is wrong"
+LEARNT, BACK = "one clip can be learnt", "it can be sampled back"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained VAE that begins with principal components and knows its latents' statistics."""
+    place = tmp_path_factory.mktemp("doctor")
+    world = ToyWorld(seed=0, size=24, frames=9, height=32, width=32, fps=8.0)
+    clips = [sample.clip for _, sample in fetch(world, range(24))[0]]
+    vae = tiny.vae()
+    vae.start_linear(clips)
+    calibrate(vae, clips, shared=True)
+    save_model(place / "vae.safetensors", vae)
+    return place
+
+
+def doctor(place: Path, *overrides: str) -> list[str]:
+    """The command on something tiny."""
+    sizes = ["data.train.0.size=64", "data.train.1.size=16", "packs.tokens=1024", "doctor={steps: 120, ranks: false}"]
+    where = [f"vae_from={place / 'vae.safetensors'}", f"cache={place / 'cache'}", "samples.prompts=[]", "workers=0"]
+    return ["doctor", *tiny.COMMAND, *sizes, *where, *overrides]
+
+
+def faults(text: str) -> set[str]:
+    """Names of the checks that found a fault."""
+    return {line[8:].split("  ")[0].strip() for line in text.splitlines() if line.startswith("FAULT")}
+
+
+def test_a_sound_training_passes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page shows what it found; the run's folder is not touched."""
+    page, run = place / "page.html", place / "run"
+    assert main(doctor(place, f"out={page}", f"run_dir={run}")) == 0, capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert SOUND in told and not faults(told) and told.count("\nok ") == 10
+    assert page.read_text().count('<td class="good">ok</td>') == 10
+    assert "data:image/png;base64," in page.read_text() and "<svg" in page.read_text()
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_shipped_experiments_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The smaller ones, with what must come before them stood in for, and two processes beside one."""
+    for experiment in ("toy_smoke", "toy_smoke_vae"):
+        assert main(["doctor", f"experiment={experiment}", f"run_dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "\nok      two processes do what one does" in told and SOUND in told
+
+
+def fails(command: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The faults that a run of the command names: in its lines, in the verdict and in the error."""
+    assert main(command) == 2
+    told = capsys.readouterr()
+    found = faults(told.out)
+    assert found and SOUND not in told.out
+    assert all(name in told.err.splitlines()[-1] for name in found)
+    return found
+
+
+def test_a_parameter_frozen_by_mistake(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of them, which what is learnt hardly shows."""
+    initial = start.initial
+
+    def careless(cfg: Any, base: Any, part: str, *dtype: torch.dtype) -> nn.Module:
+        network = initial(cfg, base, part, *dtype)
+        if part == "dit":
+            network.blocks[1].ffn[0].weight.requires_grad_(False)
+        return network
+
+    monkeypatch.setattr(start, "initial", careless)
+    assert fails(doctor(place), capsys) == {"gradients reach all that trains"}
+
+
+@pytest.mark.slow
+def test_parameters_frozen_on_purpose(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(doctor(place, "freeze=[dit.blocks.1.ffn]")) == 0
+    assert SOUND in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_captions_of_other_clips(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    getitems = ToyWorld.__getitems__
+
+    def shuffled(self: ToyWorld, indices: list[int]) -> list[Any]:
+        samples, others = getitems(self, indices), getitems(self, [(5 * i + 3) % self.size for i in indices])
+        for sample, other in zip(samples, others, strict=True):
+            sample.caption = other.caption
+        return samples
+
+    monkeypatch.setattr(ToyWorld, "__getitems__", shuffled)
+    assert fails(doctor(place, f"cache={place / 'shuffled'}"), capsys) == {"captions tell of the clips"}
+
+
+def test_a_target_of_the_other_sign(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss falls as it should; what is sampled is not the clip."""
+    target = FlowPath.target
+    monkeypatch.setattr(FlowPath, "target", lambda *given: -target(*given))
+    assert fails(doctor(place), capsys) == {BACK}
+
+
+@pytest.mark.slow
+def test_latents_that_are_not_normalised(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vae = open_vae(find_vae(str(place)))
+    vae.std /= 6
+    save_model(place / "other" / "vae.safetensors", vae)
+    assert "latents are normalised" in fails(doctor(place, f"vae_from={place / 'other'}"), capsys)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_a_hundred_times_too_high(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = ["optim.make.lr=0.1", "optim.make.muon_lr=0.3"]
+    found = fails(["doctor", "experiment=toy_smoke", f"run_dir={tmp_path}", "doctor.ranks=false", *rates], capsys)
+    assert found >= {"the first steps do no harm", LEARNT}
+
+
+def test_data_of_which_half_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = place / "clips"
+    root.mkdir()
+    lines = []
+    for number in range(8):
+        clip = np.full((9, 32, 32, 3), 25 * number, dtype=np.uint8)
+        clip[:, 8:16, 8:16, number % 3] = 250
+        write(root / f"{number}.mp4", clip, 8.0)
+        if number % 2:
+            (root / f"{number}.mp4").write_bytes((root / f"{number}.mp4").read_bytes()[:300])
+        lines.append(json.dumps({"file_name": f"{number}.mp4", "caption": f"square number {number}"}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    networks = [override for override in doctor(place) if not override.startswith("data")]
+    command = [*networks, "data=videofolder", f"data.root={root}", "data.frames=9", "data.area=1024"]
+    assert main(command) == 2
+    told = capsys.readouterr().out
+    assert faults(told) == {"clips can be read"} and "4 of 8 clips" in told and f"such as {root / '1.mp4'}" in told
+    assert "unknown captions tell" in told
+
+
+def test_a_training_that_cannot_be_built(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(doctor(place, "flow=rectified", "model.channels=5")) == 2
+    told = capsys.readouterr()
+    assert faults(told.out) == {"it can be built and run"} and "4 channels, not 5" in told.out
