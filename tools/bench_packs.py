@@ -1,7 +1,7 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
 [clips=../shared/clips] [budget=1024] [model=toy] [rounds=3]`.
 
-The same clips, the same number of tokens a step at most, the same training step (`Run.advance`), taking turns:
+The same clips, the same number of tokens a step at most, the same training step (`Run.advance`, AdamW), taking turns:
 
     packs     clips of any shapes; processes get shares of equal work
     buckets   clips of one shape a batch, as many as the budget holds; each process its own batch
@@ -48,12 +48,13 @@ from videodit.shapes import LatentShape
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.optim import muon
+from videodit.train.optim import adamw
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
 DEFAULTS = {"ranks": "1", "clips": "", "budget": "1024", "model": "toy", "rounds": "3"}
+WARM = 3  # steps of each kind, before any is timed
 KINDS = ("packs", "buckets", "gathered", "single")
 
 
@@ -177,8 +178,7 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list
     parallelize(trained.module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
-        optimizer=muon(trained.module, lr=1e-4, muon_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
-                       curve=lambda step: 1.0),
+        optimizer=adamw(trained.module, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, curve=lambda step: 1.0),
         ema=EMA(module=trained.module, decay=0.99), tracker=Memory(), precision=torch.float32, config={}, mesh=mesh,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
         settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
@@ -192,10 +192,10 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list
             micro = [[batches._read(*pack) for pack in step[mesh.rank]] for step in epoch(batches)]
             mesh.wait()
             began = time.perf_counter()
-            for step in micro:
+            for step in micro if number else micro[:WARM]:
                 tokens += run.advance(step)[0]["tokens"]
             mesh.wait()
-            if number:  # the first warms up
+            if number:
                 rates[kind].append(tokens / (time.perf_counter() - began))
     return rates
 
