@@ -148,8 +148,8 @@ def real(root: Path) -> list[Tensor]:
         (Path(name) / "metadata.jsonl").write_text("\n".join(lines))
         for frames in LENGTHS:
             for area in (128 * 128, 192 * 192):
-                folder = VideoFolder(root=name, frames=frames, height=None, width=None, area=area, fps=8.0, fit="crop",
-                                     stride=vae.stride, patch=(1, 2, 2))  # fmt: skip
+                folder = VideoFolder(root=name, part="all", share=None, frames=frames, height=None, width=None,
+                                     area=area, fps=8.0, fit="crop", stride=vae.stride, patch=(1, 2, 2))  # fmt: skip
                 for index in range(len(folder)):
                     try:
                         clip = folder[index].clip

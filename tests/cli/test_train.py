@@ -74,6 +74,20 @@ def test_real_clips_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (run / "model" / "pipeline.json").is_file()
 
 
+def test_held_out_clips_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two tall clips, 18 tokens each, are of one source: their size has held-out losses and no training loss."""
+    root, run = _write_folder(tmp_path / "clips"), tmp_path / "run"
+    lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+    lines = [line | {"source": "film 7" if line["file_name"] in ("1.mp4", "3.mp4") else "film 0"} for line in lines]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    made = ["packs.image=0", "packs.whole=1", f"cache={tmp_path / 'cache'}", f"run_dir={run}"]
+    command = ["train", *_real(root), f"vae_from={tiny.saved_vae(tmp_path)}", BRIEF, *made]
+    assert main(command) == 0, capsys.readouterr().err
+    names = {name for record in records(run / "metrics.jsonl") for name in record}
+    assert {name for name in names if name.startswith("heldout/loss/") and "x" in name} == {"heldout/loss/3x6x4"}
+    assert {name for name in names if name.startswith("loss/tokens")} == {"loss/tokens 8-15"}
+
+
 def test_a_vae_trains_on_real_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where they are smaller than the crops. It goes on for more steps, and says what else is new."""
     root, run = _write_folder(tmp_path / "clips"), tmp_path / "vae"

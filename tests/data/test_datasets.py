@@ -48,6 +48,7 @@ def folder(tmp_path, videos):
 
 def open_(folder: Path, **changes) -> VideoFolder:
     arguments = {"frames": 9, "height": 32, "width": 32, "area": None, "fps": 10.0, "fit": "crop"}
+    arguments |= {"part": "all", "share": None}
     return VideoFolder(root=folder, **(arguments | {"stride": (4, 8, 8), "patch": (1, 2, 2)} | changes))
 
 
@@ -134,6 +135,8 @@ def test_it_can_be_loaded_by_workers(folder):
         ('{"caption": "a"}', "line 2: file_name should be a string"),
         ('{"file_name": "a.mp4"}', "line 2: caption should be a string"),
         ('{"file_name": "a.mp4", "caption": 3}', "line 2: caption should be a string"),
+        ('{"file_name": "a.mp4", "caption": "a", "source": 3}', "line 2: source should be a string, got 3"),
+        ('{"file_name": "a.mp4", "caption": "a", "source": null}', "line 2: source should be a string"),
         ('{"file_name": "../a.mp4", "caption": "a"}', "line 2: file_name '../a.mp4' should name a file inside"),
         ('{"file_name": "b/../../a.mp4", "caption": "a"}', "inside the folder"),
         ('{"file_name": "/etc/passwd", "caption": "a"}', "inside the folder"),
@@ -192,6 +195,8 @@ def test_captions_may_hold_any_character(folder):
 def test_real_captioned_clips():
     data = VideoFolder(
         root=REAL,
+        part="all",
+        share=None,
         frames=17,
         height=None,
         width=None,

@@ -156,7 +156,8 @@ def test_data_of_which_half_cannot_be_read(place: Path, capsys: pytest.CaptureFi
         lines.append(json.dumps({"file_name": f"{number}.mp4", "caption": f"square number {number}"}))
     (root / "metadata.jsonl").write_text("\n".join(lines))
     networks = [override for override in doctor(place) if not override.startswith("data")]
-    command = [*networks, "data=videofolder", f"data.root={root}", "data.frames=9", "data.area=1024"]
+    folder = ["data=videofolder", f"data.root={root}", f"data.heldout_root={root}"]
+    command = [*networks, *folder, "data.frames=9", "data.area=1024"]
     assert main(command) == 2
     told = capsys.readouterr().out
     assert faults(told) == {"clips can be read"} and "4 of 8 clips" in told and f"such as {root / '1.mp4'}" in told

@@ -62,7 +62,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
 def command(place: Path, run: str, init: str, *overrides: str, steps: int = 2) -> list[str]:
     """`videodit train` on the clips, a few steps."""
     return [
-        "train", "data=videofolder", f"data.root={place / 'clips'}", "data.frames=5", "data.area=1024",
+        "train", "data=videofolder", f"data.root={place / 'clips'}", f"data.heldout_root={place / 'clips'}",
+        "data.frames=5", "data.area=1024",
         "packs={tokens: 64, image: 0, whole: 1}", "precision=fp32", "optim.warmup=1", "ema=0.5", "samples.prompts=[]",
         "request.height=32", "request.width=32", "request.frames=5", "request.steps=1", "workers=0",
         f"cache={place / 'latents'}", f"run_dir={place / run}", f"init={place / init}", LOOP.format(steps=steps),

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch.utils.data import Dataset
@@ -15,19 +16,26 @@ from torch.utils.data import Dataset
 from videodit.data import video
 from videodit.data.resize import Fit, resize
 from videodit.data.sample import BadSample, Sample, to_clip
+from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.shapes import Triple, VideoShape
 
+Part = Literal["train", "heldout", "all"]
+
 
 class Entry(NamedTuple):
-    """One line of `metadata.jsonl`."""
+    """One line of `metadata.jsonl`. source: what the clip was cut from; the file's own name if the line has none."""
 
     file_name: str
     caption: str
+    source: str
 
 
 class VideoFolder(Dataset[Sample]):
     """A folder of videos and a `metadata.jsonl` whose lines hold `file_name` (relative to it) and `caption`.
+
+    `part` of them: all, or what trains or is held out where `share`, in (0,1), of the sources are (see `split`). A line
+    may name its clip's `source`; else each file is one. A single source serves both parts, and stderr says so.
 
     Clips come at `fps` (None: each at its own), `frames` long; a video too short for that gives the longest legal
     clip it has. Their size is either exactly `height` x `width`, or, with `area` pixels a frame instead, the legal size
@@ -42,6 +50,8 @@ class VideoFolder(Dataset[Sample]):
         self,
         *,
         root: str | Path,
+        part: Part,
+        share: float | None,
         frames: int,
         height: int | None,
         width: int | None,
@@ -61,7 +71,7 @@ class VideoFolder(Dataset[Sample]):
         fixed = VideoShape(frames, height or stride[1] * patch[1], width or stride[2] * patch[2])
         fixed.latent(stride).grid(patch)  # raises where frames, height or width are not legal
         self.root = Path(root)
-        self.entries = read_entries(self.root)
+        self.entries = _only(part, share, self.root, read_entries(self.root))
         self.frames, self.height, self.width, self.area = frames, height, width, area
         self.fps, self.fit, self.reader = fps, fit, reader
         self.stride, self.patch = tuple(stride), tuple(patch)
@@ -126,6 +136,18 @@ class VideoFolder(Dataset[Sample]):
         return size.nearest(self.stride, self.patch)
 
 
+def folder_part(
+    *, part: Part, root: str | Path, heldout_root: str | Path | None, share: float | None, **clips: Any
+) -> VideoFolder:
+    """What trains or is held out: all of `root` or of `heldout_root`, or without the latter parts of `root`.
+
+    `clips` are VideoFolder's other arguments.
+    """
+    if heldout_root is None:
+        return VideoFolder(root=root, part=part, share=share, **clips)
+    return VideoFolder(root=heldout_root if part == "heldout" else root, part="all", share=None, **clips)
+
+
 def read_entries(root: Path) -> list[Entry]:
     """The lines of `root/metadata.jsonl`; the file and line of the first mistake are named in an InputError.
 
@@ -154,9 +176,25 @@ def _entry(line: str, where: str) -> Entry:
     if not isinstance(row, dict):
         raise InputError(f"{where}: should be a JSON object of file_name and caption")
     for key in Entry._fields:
-        if not isinstance(row.get(key), str):
+        if not isinstance(row.get(key), str) and (key in row or key != "source"):
             raise InputError(f"{where}: {key} should be a string, got {row.get(key)!r:.50}")
     name = os.path.normpath(row["file_name"])
     if os.path.isabs(name) or name.split(os.sep)[0] in ("..", "."):
         raise InputError(f"{where}: file_name {row['file_name']!r} should name a file inside the folder")
-    return Entry(row["file_name"], row["caption"])
+    return Entry(row["file_name"], row["caption"], row.get("source", name))
+
+
+def _only(part: Part, share: float | None, root: Path, entries: list[Entry]) -> list[Entry]:
+    """The entries of a part."""
+    if part not in get_args(Part):
+        raise InputError(f"part is one of {get_args(Part)}, got {part!r}")
+    if part == "all":
+        return entries
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise InputError(f"share={share}: the share of the sources that is held out, above 0 and below 1")
+    held = held_out((entry.source for entry in entries), share)
+    if held:
+        return [entry for entry in entries if (entry.source in held) == (part == "heldout")]
+    if part == "heldout":  # once for the two parts
+        print(f"{root}: one source, {entries[0].source}: held-out clips are those trained on", file=sys.stderr)
+    return entries
