@@ -34,6 +34,7 @@ from videodit.parallel.store import Checkpoints
 from videodit.shapes import LatentShape
 from videodit.track.jsonl import Jsonl
 from videodit.track.tracker import Tracker
+from videodit.train.adapter import LoRA
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
@@ -68,6 +69,7 @@ class Case:
     recompute: str = "nothing"
     wrong: bool = False  # tokens of a clip are taken for those of its neighbour
     time: str = "adaln_single"
+    adapter: bool = False  # trains, and the DiT does not
 
 
 CASES = {
@@ -77,6 +79,7 @@ CASES = {
     "muon, both": Case((2, 2, 1)),
     "fsdp, small packs, recompute": Case((1, -1, 1), most=40, recompute="blocks"),
     "fsdp, recompute cheap": Case((1, -1, 1), recompute="cheap"),
+    "fsdp, an adapter": Case((1, -1, 1), adapter=True),
     "hsdp": Case((-1, 1, 1)),
     "context": Case((1, 1, -1)),
     "context, recompute": Case((1, 1, -1), recompute="blocks", most=40),
@@ -107,17 +110,22 @@ def words(folder: Path) -> Tokenizer:
 
 def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of: Path | None = None) -> Run:
     """A run of a DiT and its text encoder, ready to `fit`."""
-    text = tiny.text()
+    text, dit, lora = tiny.text(), awake(case.time), None
+    if case.adapter:
+        torch.manual_seed(4)
+        lora = LoRA(rank=3, alpha=3.0, targets=["attention.q", "cross.v", "ffn.0", "ffn.2"], dora=False, rslora=False)
+        lora.inject(dit)
     objective = FlowObjective(
-        dit=awake(case.time),
+        dit=dit,
         text=text,
         tokenizer=words(words_of or folder.parent),
         path=PATHS["rectified"](prediction="velocity"),
         times=TrainingTimes(mean=0.0, std=1.0, shift={"base_tokens": 12, "base_shift": 1.0}),
         drop=0.1,
         seed=0,
-        pipeline={},
+        pipeline={"base": {"model": "tiny", "weights": {}}} if case.adapter else {},
         frozen={},
+        adapter=lora,
     )
     parallelize(objective.module, mesh, recompute=case.recompute, compile=False, offload=False,
                 precision=torch.float32)  # fmt: skip

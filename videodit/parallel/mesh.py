@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import json
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -73,14 +72,6 @@ class Mesh:
         all_of_them = [torch.empty(most, dtype=torch.uint8) for _ in range(self.ranks)]
         dist.all_gather(all_of_them, padded)
         return [json.loads(bytes(x[: int(n)].tolist())) for x, n in zip(all_of_them, sizes, strict=True)]
-
-    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sum of each number over the shares of a step; a name may be missing on some ranks."""
-        totals: dict[str, float] = {}
-        for one in self.exchange(dict(values))[:: self.context]:
-            for name, value in one.items():
-                totals[name] = totals.get(name, 0.0) + value
-        return totals
 
     def wait(self) -> None:
         """Go on when all ranks have come here."""
