@@ -95,6 +95,25 @@ def test_two_processes_become_one(tmp_path: Path, whole: Path) -> None:
     _same(other, whole)
 
 
+def test_told_to_stop_they_stop_together(tmp_path: Path, whole: Path) -> None:
+    """SIGTERM, which reaches one a little before the other: both save after the same step, and leave."""
+    processes = start(tmp_path, 2, ["long"])
+    until = time.monotonic() + 120
+    while steps_done(tmp_path) < 17 and all(process.poll() is None for process in processes):
+        assert time.monotonic() < until
+        time.sleep(0.0005)
+    for process in reversed(processes):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    told = [process.communicate(timeout=120)[1].decode() for process in processes]
+    stops = {line.split("stopped at step ")[1].split()[0] for text in told for line in text.splitlines()
+             if "Interrupted: stopped at step " in line}  # fmt: skip
+    assert len(stops) == 1 and all("stopped at step" in text for text in told), told
+    assert (tmp_path / "run" / "checkpoints" / f"step-{int(stops.pop()):09d}").is_dir()
+    _finish(tmp_path, 2)
+    _same(tmp_path, whole)
+
+
 def _far(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list[str]) -> float:
     pairs = zip(ours, theirs, strict=True)
     return max(abs(a[name] - b[name]) for a, b in pairs for name in names if name in a)
