@@ -64,6 +64,7 @@ defaults:
   - override hydra/hydra_logging: none
 name: trial
 run_dir: runs/${name}
+tracked: {name: "${name}", group: ""}
 steps: 10
 root: ???
 hydra:
@@ -206,8 +207,10 @@ def test_a_value_left_out_is_named(
 def test_training_runs_in_its_folder_and_sweeps_in_theirs(ran: Ran, tmp_path: Path) -> None:
     assert cli.main(["train", "experiment=short", "name=one"]) == 0
     assert ran[0].steps == 3 and ran[0].run_dir == "runs/one" and (tmp_path / "runs/one").is_dir()
+    assert ran[0].tracked == {"name": "one", "group": ""}
     assert cli.main(["train", "-m", "steps=1,2", "look=plain,glossy"]) == 0
     assert [(cfg.steps, cfg.look.shine) for cfg in ran[1:]] == [(1, 1), (1, 9), (2, 1), (2, 9)]
+    assert ran[2].tracked == {"name": "steps=1 look=glossy", "group": "trial"}
     folders = [Path(cfg.run_dir) for cfg in ran[1:]]
     assert len(set(folders)) == 4 and all(folder.parent == tmp_path / "sweeps/trial" for folder in folders)
 

@@ -89,7 +89,8 @@ from videodit.track.progress import Progress
 from videodit.track.tensorboard import TensorBoard
 from videodit.track.tracker import Composite
 from videodit.track.wandb import Wandb
-Composite(trackers=[Jsonl(path="m"), TensorBoard(folder="t"), Wandb(folder="w", project="p", name="n")]).finish()
+wandb = Wandb(folder="w", project="p", name="n", group="")
+Composite(trackers=[Jsonl(path="m"), TensorBoard(folder="t"), wandb]).finish()
 print(sorted({"wandb", "tensorboard", "torch", "numpy", "PIL"} & sys.modules.keys()))
 """
     root = Path(videodit.__file__).parents[1]

@@ -19,14 +19,14 @@ from videodit.track.wandb import Wandb
 BLOCK, HEADER = 32768, 7
 
 
-def history(folder: Path) -> list[dict]:
-    """The history rows of a run folder. Its .wandb file is a log in LevelDB's format: blocks of 32 KiB holding chunks
+def written(folder: Path) -> Iterator:
+    """wandb's records of a run folder. Its .wandb file is a log in LevelDB's format: blocks of 32 KiB holding chunks
     (checksum u32, length u16, kind u8: 1 whole, 2 first, 3 middle, 4 last) after a header of 7 bytes.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("*.wandb")
-    data, at, record, rows = file.read_bytes(), HEADER, b"", []
+    data, at, record = file.read_bytes(), HEADER, b""
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:  # the rest of a block is padding
             at += BLOCK - at % BLOCK
@@ -35,9 +35,17 @@ def history(folder: Path) -> list[dict]:
         record += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):
-            items = Record.FromString(record).history.item
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-            rows, record = rows + [row] * bool(row), b""
+            yield Record.FromString(record)
+            record = b""
+
+
+def history(folder: Path) -> list[dict]:
+    """The history rows of a run folder."""
+    rows = []
+    for record in written(folder):
+        items = record.history.item
+        row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+        rows += [row] * bool(row)
     return rows
 
 
@@ -63,7 +71,7 @@ def wandb(tmp_path, monkeypatch) -> Iterator:
 
 
 def start(folder: Path, step: int = 0) -> Wandb:
-    tracker = Wandb(folder=folder, project="toy", name="smoke", mode="offline")
+    tracker = Wandb(folder=folder, project="toy", name="smoke", group="", mode="offline")
     tracker.start({"model": {"depth": 4}, "lr": float("nan")}, step)
     return tracker
 
@@ -133,13 +141,13 @@ def test_auto_is_online_only_with_an_account(wandb, tmp_path, monkeypatch, accou
 
     monkeypatch.setattr(wandb, "login", login)
     monkeypatch.setattr(wandb, "init", lambda **given: seen.update(given) or Run())
-    Wandb(folder=tmp_path, project="toy", name="smoke").start({}, 0)
+    Wandb(folder=tmp_path, project="toy", name="smoke", group="").start({}, 0)
     assert seen["mode"] == ("online" if account else "offline")
 
 
 def test_bad_input_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match="auto, online, offline"):
-        Wandb(folder=tmp_path, project="toy", name="smoke", mode="on")
+        Wandb(folder=tmp_path, project="toy", name="smoke", group="", mode="on")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match="pip install wandb"):
-        Wandb(folder=tmp_path, project="toy", name="smoke").start({}, 0)
+        Wandb(folder=tmp_path, project="toy", name="smoke", group="").start({}, 0)

@@ -18,7 +18,7 @@ OFFLINE = """
 import math, sys
 from videodit.track.wandb import Wandb
 for first, last in ((0, 5), (3, 8)):
-    with Wandb(folder=".", project="demo", name="first", mode="offline") as tracker:
+    with Wandb(folder=".", project="demo", name="first", group="", mode="offline") as tracker:
         tracker.start({"model": {"dim": 64}}, first)
         for step in range(first + 1, last + 1):
             tracker.scalars(step, {"loss": math.exp(-step / 5), "lr/adamw": 1e-3})

@@ -28,6 +28,8 @@ Scalar = str | int | float | bool | None
 
 _ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.*)|~[A-Za-z_][\w./@:-]*", re.DOTALL)
 _HYDRA_VERSION = "1.3"
+_EXTRAS = {"hydra/launcher=joblib": "joblib", "hydra/launcher=submitit_local": "submitit",
+           "hydra/launcher=submitit_slurm": "submitit", "hydra/sweeper=optuna": "optuna"}  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -107,7 +109,7 @@ def call(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | 
 def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], float | None]) -> None:
     """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values.
 
-    In a sweep each job's `run_dir` is the folder that hydra made for it.
+    In a sweep each job's `run_dir` is the folder that hydra made for it, and `tracked` tells it from the others.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -120,7 +122,11 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
 
     def task(cfg: DictConfig) -> float | None:
         if line.multirun:
-            cfg.run_dir = HydraConfig.get().runtime.output_dir
+            job = HydraConfig.get()
+            cfg.run_dir = job.runtime.output_dir
+            own = _own_choices(line.overrides, job.overrides.task)
+            cfg.tracked.name = _literal(" ".join(own)) if own else cfg.tracked.name
+            cfg.tracked.group = _literal(Path(job.sweep.dir).name)
         try:
             return call(run, cfg)
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
@@ -167,6 +173,8 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         return InputError(f"{error.override}: {_first_line(error)} (quote the value for hydra: key=\"'a, b'\")")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        if extra := _EXTRAS.get(f"{group}={name}"):
+            return InputError(f'{group}={name} needs a package: pip install "videodit[{extra}]"')
         options = sorted(error.options or _options(conf, group))
         return InputError(f"{group}={name}: not among {', '.join(options)}{did_you_mean(name, options)}")
     known = _known_keys(conf, command, overrides)
@@ -195,6 +203,15 @@ def _compose(conf: Path, command: str, overrides: Sequence[str]) -> DictConfig:
         return compose(config_name=command, overrides=list(overrides))
     with initialize_config_dir(config_dir=str(conf), version_base=_HYDRA_VERSION):
         return compose(config_name=command, overrides=list(overrides))
+
+
+def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
+    """Those of a job's overrides that the sweep chose. A sweeper may choose for keys that were not given, too."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(given))
+    fixed = {override.get_key_element() for override in parsed if not override.is_sweep_override()}
+    return [override for override in overrides if override.partition("=")[0] not in fixed]
 
 
 def _root(conf: Path, command: str) -> dict[str, Scalar]:

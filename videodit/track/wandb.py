@@ -20,7 +20,8 @@ STEP = "step"  # the name of the run's own step
 
 
 class Wandb(Tracker):
-    """One run of `project`, kept in `folder`/wandb and named `name`.
+    """One run of `project`, kept in `folder`/wandb and named `name`. Runs of one `group`, where it is not "", are shown
+    together.
 
     Mode "auto" is online where wandb knows an account (`wandb login`) and offline elsewhere. The run's id is kept in
     `folder`/wandb-id: resuming goes on in the same run, starting over takes a new one. wandb forgets nothing and counts
@@ -29,11 +30,17 @@ class Wandb(Tracker):
     """
 
     def __init__(
-        self, *, folder: str | Path, project: str, name: str, mode: Literal["auto", "online", "offline"] = "auto"
+        self,
+        *,
+        folder: str | Path,
+        project: str,
+        name: str,
+        group: str,
+        mode: Literal["auto", "online", "offline"] = "auto",
     ) -> None:
         if mode not in MODES:
             raise InputError(f"the wandb tracker's mode is one of {', '.join(MODES)}, not {mode!r}")
-        self.folder, self.project, self.name, self.mode = Path(folder), project, name, mode
+        self.folder, self.project, self.name, self.group, self.mode = Path(folder), project, name, group, mode
         self._wandb: Any = None  # the module, once started
         self._run: Any = None
 
@@ -51,6 +58,7 @@ class Wandb(Tracker):
         self._run = wandb.init(
             project=self.project,
             name=self.name,
+            group=self.group or None,
             id=self._identity(step),
             dir=str(self.folder),
             config=plain(config),
