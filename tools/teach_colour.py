@@ -1,5 +1,5 @@
 """A LoRA teaches the bundled model a colour that it never saw: `python tools/teach_colour.py [folder=../runs/navy]
-[clips=160] [steps=160] [prompts=32]`.
+[clips=160] [steps=120] [prompts=24]`.
 
 The toy world gets a ninth colour, navy, whose word the model's tokenizer does not know. Clips of navy things, one kind
 of prompt as another, are written as a folder of videos; `videodit train init=toy adapter=lora data=videofolder` learns
@@ -33,7 +33,7 @@ from videodit.eval.train_judge import spoil
 
 NAME, RGB = "navy", (0.05, 0.07, 0.36)
 FRAMES, SIZE, FPS = 17, 64, 8.0
-DEFAULTS = {"folder": "../runs/navy", "clips": "160", "steps": "160", "prompts": "32"}
+DEFAULTS = {"folder": "../runs/navy", "clips": "160", "steps": "120", "prompts": "24"}
 EYE_STEPS = 300
 ALL = (*toy.COLOURS, NAME)
 
@@ -136,7 +136,7 @@ def main() -> None:
         wanted = asked(int(given["prompts"]))
     print(f"the eye is right about {100 * right:.1f} % of other pictures", flush=True)
     command = ["train", "init=toy", "adapter=lora", "data=videofolder", f"data.root={folder / 'clips'}", "name=navy",
-               f"run_dir={folder / 'run'}", f"cache={folder / 'cache'}", "packs={tokens: 2048, image: 0.1, whole: 0.9}",
+               f"run_dir={folder / 'run'}", f"cache={folder / 'cache'}", "packs={tokens: 1024, image: 0.1, whole: 0.9}",
                f"loop={{steps: {given['steps']}, log_every: 10, save_every: 40, sample_every: 1000}}", "ema=0.97",
                "optim={warmup: 10, decay: 60, make: {lr: 2.0e-3}}", "samples.prompts=[]"]  # fmt: skip
     if videodit_main(command):
