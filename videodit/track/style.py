@@ -60,6 +60,7 @@ pre { margin: 0.6rem 0; padding: 0.9rem 1rem; overflow-x: auto; background: var(
 table { border-collapse: collapse; font-size: 0.88rem; } th, td { text-align: left; vertical-align: top;
   padding: 0.28rem 1.4rem 0.28rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--soft); } td { font-variant-numeric: tabular-nums; }
+td:first-child { white-space: nowrap; }
 code { font: 0.88em ui-monospace, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; color: var(--soft); font-size: 0.8rem; }
 """
