@@ -1,5 +1,5 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
-[clips=../shared/clips] [budget=1024] [model=toy] [rounds=3]`.
+[clips=../shared/clips] [budget=4096] [model=toy] [rounds=3] [kinds=packs,buckets]`.
 
 The same clips, the same number of tokens a step at most, the same training step (`Run.advance`, AdamW), taking turns:
 
@@ -53,9 +53,9 @@ from videodit.train.optim import adamw
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
-DEFAULTS = {"ranks": "1", "clips": "", "budget": "1024", "model": "toy", "rounds": "3"}
+DEFAULTS = {"ranks": "1", "clips": "", "budget": "4096", "model": "toy", "rounds": "3",
+            "kinds": "packs,buckets,gathered,single"}  # fmt: skip
 WARM = 3  # steps of each kind, before any is timed
-KINDS = ("packs", "buckets", "gathered", "single")
 
 
 class Stored:
@@ -185,9 +185,10 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list
                           matmul_rate=0.0),
     )  # fmt: skip
     kinds = batches_of(folder, given, Share(mesh.rank, mesh.ranks))
-    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    rates: dict[str, list[float]] = {kind: [] for kind in given["kinds"].split(",")}
+    order = list(rates)
     for number in range(int(given["rounds"]) + 1):
-        for kind in KINDS[number % 4 :] + KINDS[: number % 4]:
+        for kind in order[number % len(order) :] + order[: number % len(order)]:
             batches, tokens = kinds[kind], 0.0
             micro = [[batches._read(*pack) for pack in step[mesh.rank]] for step in epoch(batches)]
             mesh.wait()
@@ -263,7 +264,7 @@ def main() -> None:
         shapes = len({x.shape for x in latents})
         print(f"{len(latents)} clips of {shapes} shapes, {given['budget']} tokens a step, {ranks} processes\n")
         print(f"{'':9}{'steps':>6}{'tokens/s':>10}{'packs are':>11}{'worst step':>12}{'epoch':>8}")
-        for kind in KINDS:
+        for kind in rates:
             ratio = np.median(np.array(rates["packs"]) / np.array(rates[kind]))
             step, whole = balance(kinds[kind])
             print(f"{kind:9}{len(epoch(kinds[kind])):>6}{np.median(rates[kind]):>10.0f}{ratio:>10.2f}x"
