@@ -264,7 +264,7 @@ def test_workers_change_nothing() -> None:
 
 @pytest.mark.parametrize(("ranks", "tokens"), [(2, 2048), (2, 4096), (8, 8192)])
 def test_ranks_have_equal_work(ranks: int, tokens: int) -> None:
-    """200 clips of 12 shapes, none more than a share: within 15 % in any step and 3 % over the epoch; each used once."""
+    """200 clips of 12 shapes, none above a share: within 15 % in a step and 3 % over the epoch, each used once."""
     twelve = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]
     batches = PACKS(cache=Cache(200, twelve), tokens=tokens, image=0.0, whole=1.0, share=Share(0, ranks))
     steps = [batches.packs(step) for step in range(batches.count)]
