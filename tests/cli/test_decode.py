@@ -79,6 +79,7 @@ sys.exit(main([*asked, f"out={out}", "size=384x384", "frames=65", "steps=1", "gu
 """
 
 
+@pytest.mark.slow
 def test_a_limit_at_which_whole_decoding_dies(tmp_path: Path) -> None:
     """A real one, on the process's memory: refused with advice, or chosen around, or stepped down from."""
     model = tiny_pipeline(tmp_path / "model")

@@ -119,6 +119,7 @@ def test_captions_of_other_clips(
     assert fails(doctor(place, f"cache={place / 'shuffled'}"), capsys) == {"captions tell of the clips"}
 
 
+@pytest.mark.slow
 def test_a_target_of_the_other_sign(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lacking_compiler(torch.device("cuda")) == "triton"
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_is_the_same(backend: str) -> None:
     if backend == "inductor" and lacking_compiler(CPU):
         pytest.skip(f"no {lacking_compiler(CPU)}")
