@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tests.train import tiny
 from tests.train.runs import Memory
+from videodit.checkpoint.adapters import TARGETS
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.config import Launch
 from videodit.data.batches import PackBatches
@@ -113,7 +114,7 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
     text, dit, lora = tiny.text(), awake(case.time), None
     if case.adapter:
         torch.manual_seed(4)
-        lora = LoRA(rank=3, alpha=3.0, targets=["attention.q", "cross.v", "ffn.0", "ffn.2"], dora=False, rslora=False)
+        lora = LoRA(rank=3, alpha=3.0, targets=TARGETS, dora=False, rslora=False)
         lora.inject(dit)
     objective = FlowObjective(
         dit=dit,
