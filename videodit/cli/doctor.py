@@ -12,6 +12,7 @@ import torch
 
 from videodit.cli import compose
 from videodit.cli.compose import make
+from videodit.cli.memory import room
 from videodit.cli.prepare import Made, Prepared, datasets_of, prepare
 from videodit.cli.ranks import column, run_on, shortened
 from videodit.cli.train import fit
@@ -30,7 +31,7 @@ from videodit.generate import Pipe
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
-from videodit.plan.machine import GIB, Limit, limits, resident
+from videodit.plan.machine import GIB, limits, resident
 from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter
 from videodit.train.dit_step import FlowObjective
@@ -110,14 +111,12 @@ class Visit:
     def fits(self, prepared: Prepared) -> Finding:
         """Whether a step fits into memory."""
         base = resident() if self.mesh.device.type == "cpu" else 0
-        limit = limits(self.mesh.device)[0]
-        room = Limit(limit.name, limit.free + base)
-        plan = prepared.plan()
+        limit, plan = room(limits(self.mesh.device)[0], base), prepared.plan()
         try:
-            plan.check(base, room)
+            plan.check(base, limit)
         except InputError as error:
             return Finding("a step fits into memory", "FAULT", str(error))
-        told = f"{plan.line(base, None)}; {room.name} leaves {room.free / GIB:.1f}"
+        told = f"{plan.line(base, None)}; {limit.name} leaves {limit.free / GIB:.1f}"
         return Finding("a step fits into memory", "ok", told)
 
     def latents(self, made: Made) -> Iterator[Finding]:

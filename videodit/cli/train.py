@@ -12,13 +12,14 @@ import torch
 from videodit.cli import compose
 from videodit.cli.compose import make, plain
 from videodit.cli.folder import settle, stamp, start_over
+from videodit.cli.memory import room
 from videodit.cli.prepare import Made, prepare
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import load
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
-from videodit.plan.machine import Limit, limits, rates, resident
+from videodit.plan.machine import limits, rates, resident
 from videodit.plan.training import StepPlan
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
@@ -64,9 +65,8 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
         print(plan.line(base, rates(device, plan.precision)))
     elif mesh.main:
         print(plan.line(base, None), file=sys.stderr)
-    limit = limits(device)[0]
     if cfg.memory != "off":
-        plan.check(base, Limit(limit.name, limit.free + base))
+        plan.check(base, room(limits(device)[0], base))
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
