@@ -1,9 +1,9 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
-[clips=../shared/clips] [budget=4096] [model=toy] [rounds=3] [kinds=packs,buckets]`.
+[clips=../shared/clips] [budget=4096] [most=2048] [model=toy] [rounds=3] [kinds=packs,buckets]`.
 
 The same clips, the same number of tokens a step at most, the same training step (`Run.advance`, AdamW), taking turns:
 
-    packs     clips of any shapes; processes get shares of equal work
+    packs     clips of any shapes, at most `most` tokens at once; processes get shares of equal work
     buckets   clips of one shape a batch, as many as the budget holds; each process its own batch
     gathered  one clip a batch, as many of them as make up the budget of a step, dealt to the processes in turn
     single    one clip a batch and process, and a step for each
@@ -53,7 +53,7 @@ from videodit.train.optim import adamw
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
-DEFAULTS = {"ranks": "1", "clips": "", "budget": "4096", "model": "toy", "rounds": "3",
+DEFAULTS = {"ranks": "1", "clips": "", "budget": "4096", "model": "toy", "rounds": "3", "most": "2048",
             "kinds": "packs,buckets,gathered,single"}  # fmt: skip
 WARM = 3  # steps of each kind, before any is timed
 
@@ -206,7 +206,8 @@ def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, P
     tensors, _ = load_tensors(folder / "latents.safetensors")
     cache = Stored([tensors[name] for name in sorted(tensors)])
     how = {
-        "cache": cache, "tokens": int(given["budget"]), "most": None, "patch": (1, 2, 2), "image": 0.0, "whole": 1.0,
+        "cache": cache, "tokens": int(given["budget"]), "most": int(given["most"]) or None,
+        "patch": (1, 2, 2), "image": 0.0, "whole": 1.0,
         "work": work_of(objective(folder, given["model"]).dit.spec), "share": share, "seed": 0,
     }  # fmt: skip
     return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}

@@ -93,7 +93,8 @@ class Visit:
             yield from self.latents(made)
             fit(short, Path(short.run_dir), made, self.mesh)
             yield self.in_time(short)
-            yield checks.harmless(column(Path(short.run_dir), "loss"))
+            after = checks.mean_loss(made.objective, made.batches[0], self.mesh, self.precision)
+            yield checks.harmless(column(Path(short.run_dir), "loss"), after)
             if self.cfg.doctor.ranks:
                 yield self.ranks(short)
             yield from self.learning(made)

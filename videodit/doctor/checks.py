@@ -22,7 +22,7 @@ from videodit.train.loop import Objective
 from videodit.train.machine import autocast
 from videodit.train.optim import Optimizer
 
-RISE = 1.5  # of the loss; single clips differ
+RISE, LEAP = 1.5, 10  # times the first loss: on the same clips after some steps, and on other clips on the way
 WAITING = 0.5  # share of a step; workers and the step go on at once
 UNREADABLE = 0.05  # share of the clips
 CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
@@ -143,11 +143,18 @@ def in_time(waits: Sequence[float], rates: Sequence[float], peak: int) -> Findin
                   "more workers= may help, or faster storage")  # fmt: skip
 
 
-def harmless(losses: Sequence[float]) -> Finding:
-    """Of the first steps, each on other clips: the loss need not fall yet, but must not rise."""
-    first, last = fmean(losses[:3]), fmean(losses[-5:])
-    told = f"loss {first:.3f} -> {last:.3f} in {len(losses)} steps, at most {RISE * first:.3f}"
-    good = math.isfinite(last) and last <= RISE * first
+@torch.no_grad()
+def mean_loss(objective: Objective, batches: Sequence[Any], mesh: Mesh, precision: torch.dtype) -> float:
+    """The mean loss of a step's batches, with the noise of the run's first step."""
+    with autocast(mesh.device, precision):
+        return fmean(objective.loss(batch, 0)[0].item() for batch in batches)
+
+
+def harmless(losses: Sequence[float], after: float) -> Finding:
+    """Losses of the first steps, and that of the first step's clips after them: it need not fall yet, but not rise."""
+    before, highest = losses[0], max(losses)
+    told = f"loss {before:.3f} -> {after:.3f} on the same clips in {len(losses)} steps, at most {highest:.3g} on others"
+    good = math.isfinite(after) and after <= RISE * before and highest <= LEAP * before
     return judged("the first steps do no harm", good, told, "the learning rate is too high")
 
 
