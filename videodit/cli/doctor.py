@@ -159,7 +159,8 @@ class Visit:
         )
         self.pictures.losses = found.losses
         yield checks.gradients_reach(objective.module, self.meant(objective), found)
-        yield checks.learns(found, checks.VAE_GOAL if made.pipe is None else checks.DIT_GOAL)
+        begun = made.pipe is None or self.cfg.init  # a VAE begins with principal components
+        yield checks.learns(found, checks.BEGUN_GOAL if begun else checks.NEW_GOAL)
         objective.module.eval()
         with torch.no_grad(), autocast(self.mesh.device, self.precision):
             if made.pipe is None:

@@ -28,7 +28,7 @@ UNREADABLE = 0.05  # share of the clips
 CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of a pack and its clips one by one, relative
 AGREE = "two processes do what one does"
-DIT_GOAL, VAE_GOAL = 0.5, 0.9  # of the first loss on one clip; a VAE begins with principal components
+NEW_GOAL, BEGUN_GOAL = 0.5, 0.9  # of the first loss on one clip, from nothing, and from what knows much already
 SAMPLED, RESTORED = 1.5, 0.2  # error of what comes back, over the variance of the clip: 2 is what noise has
 RANKS = (1e-3, 0.05)  # of two processes beside one: the first step's loss, and those after it
 
