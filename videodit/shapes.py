@@ -7,6 +7,7 @@ The video VAE is causal and sees the first frame alone, so `frames = 1 + k * str
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from videodit.errors import InputError
@@ -80,6 +81,18 @@ class VideoShape:
             _nearest_multiple(self.height, stride[1] * patch[1]),
             _nearest_multiple(self.width, stride[2] * patch[2]),
         )
+
+    def within(self, area: int) -> VideoShape:
+        """As many frames of the same proportions and at most about `area` pixels; never enlarged."""
+        scale = min(1.0, math.sqrt(area / (self.height * self.width)))
+        return VideoShape(self.frames, max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+
+
+def longest(available: int, stride: Triple, patch: Triple) -> int:
+    """The largest number of frames that VAE and patchifier take among so many; 0 where there are too few."""
+    latent_frames = (available - 1) // stride[0] + 1 if available > 0 else 0
+    latent_frames -= latent_frames % patch[0]
+    return 1 + (latent_frames - 1) * stride[0] if latent_frames else 0
 
 
 def _nearest_multiple(value: float, unit: int) -> int:

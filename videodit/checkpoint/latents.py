@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -49,17 +50,31 @@ def latent_key(clip_fingerprint: str, vae_fingerprint: str) -> str:
 
 
 class LatentCache(Dataset):
-    """index -> (latents (C,t,h,w) float16, caption), for `keys` in their order, or for all that the folder holds."""
+    """index -> (latents (C,t,h,w) float16, caption), for `keys` in their order, or for all that the folder holds.
 
-    def __init__(self, folder: str | Path, *, keys: Sequence[str] | None = None) -> None:
+    `captions` by keys take the place of those that the clips had when they were encoded.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keys: Sequence[str] | None = None,
+        captions: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.folder = Path(folder)
         self.shards = sorted(self.folder.glob("shard-*.safetensors"))
         found: dict[str, Entry] = {}
+        self.faults: dict[str, str] = {}  # keys of clips that could not be encoded, and why
         for number, shard in enumerate(self.shards):
-            found.update(_read_header(number, shard))
+            entries, faults = _read_header(number, shard)
+            found.update(entries)
+            self.faults.update(faults)
         self.known = found.keys()
         wanted = list(found) if keys is None else [key for key in keys if key in found]
-        self.entries = [found[key] for key in wanted]
+        self.entries = [
+            replace(found[key], caption=captions[key]) if key in captions else found[key] for key in wanted
+        ]
         self._open: dict[int, safe_open] = {}
 
     def __len__(self) -> int:
@@ -85,10 +100,12 @@ def fill(
     encode: Callable[[list[int]], Iterable[tuple[int, Tensor, str]]],
     *,
     shard: int,
+    faults: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Encode the (key, index) pairs that the folder lacks and append them, a shard at a time, each atomically.
 
-    `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached.
+    `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why it left
+    them out may stand in `faults` by then, and is kept beside the others.
     """
     folder = Path(folder)
     known = LatentCache(folder).known
@@ -101,13 +118,16 @@ def fill(
             tensors[part[index]] = latents.half().contiguous()
         if tensors:
             digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
-            save_tensors(folder / f"shard-{digest}.safetensors", tensors, {"clips": entries})
+            header = {"clips": entries, "faults": {key: faults[i] for i, key in part.items() if i in faults}}
+            save_tensors(folder / f"shard-{digest}.safetensors", tensors, header)
 
 
-def _read_header(number: int, shard: Path) -> dict[str, Entry]:
+def _read_header(number: int, shard: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         with safe_open(shard, framework="pt") as file:
-            clips = json.loads((file.metadata() or {})[HEADER])["clips"]
+            header = json.loads((file.metadata() or {})[HEADER])
+            clips = header["clips"]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{shard} is not a readable shard of latents ({error}); delete it to encode anew") from None
-    return {c["key"]: Entry(number, c["key"], LatentShape(*c["shape"]), c["caption"]) for c in clips}
+    entries = {c["key"]: Entry(number, c["key"], LatentShape(*c["shape"]), c["caption"]) for c in clips}
+    return entries, header.get("faults", {})  # older shards have none

@@ -38,6 +38,7 @@ COMMANDS = {
     "decode": Command("finish a video that was denoised but not decoded", positional="path"),
     "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True),
     "doctor": Command("is a training worth starting? short checks of data, model and machine"),
+    "ingest": Command("make a training set from a folder of raw videos", positional="videos"),
     "encode": Command("cache the latents of a data set"),
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
     "report": Command("a run as one HTML page: curves, samples, config", positional="path"),

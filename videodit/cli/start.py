@@ -15,7 +15,6 @@ from videodit.checkpoint.store import HEADER, atomic
 from videodit.checkpoint.texts import Remembered
 from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
-from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
@@ -113,7 +112,8 @@ def networks(
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
-        text = remembered(base, tokenizer, ["", *captions, *cfg.samples.prompts], mesh, kept_in(cfg, mesh.device))
+        prompts, dtype = ["", *captions, *cfg.samples.prompts], kept_in(cfg, mesh.device)
+        text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
     dit = initial(cfg, base, "dit", dtype).to(mesh.device)
@@ -141,10 +141,10 @@ _GROUPS = {"dit": "model", "text": "text", "vae": "vae"}
 
 
 def remembered(
-    base: Base, tokenizer: Tokenizer, prompts: Iterable[str], mesh: Mesh, dtype: torch.dtype
+    base: Base, tokenizer: Tokenizer, prompts: Iterable[str], mesh: Mesh, dtype: torch.dtype, folder: Path
 ) -> Remembered:
-    """The text encoder of `init`, frozen, after it has seen all prompts."""
-    text = Remembered(part=base.parts["text"], folder=cache_dir() / "text", device=mesh.device, dtype=dtype)
+    """The text encoder of `init`, frozen, after it has seen all prompts; `folder` keeps their states."""
+    text = Remembered(part=base.parts["text"], folder=folder, device=mesh.device, dtype=dtype)
     mine = list(dict.fromkeys(prompts))[mesh.rank :: mesh.ranks]
     with Progress(total=len(mine), label="captions") as progress:
         text.learn(tokenizer, mine, progress.update)

@@ -249,6 +249,8 @@ class Few(Dataset):
         self.clips, self.indices = clips, [i * len(clips) // count for i in range(count)]
         if hasattr(clips, "__getitems__"):
             self.__getitems__ = self._several
+        if hasattr(clips, "caption"):
+            self.caption = self._caption
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -259,6 +261,9 @@ class Few(Dataset):
     def fingerprint(self, index: int) -> str:
         """That of the clip it stands for."""
         return self.clips.fingerprint(self.indices[index])
+
+    def _caption(self, index: int) -> str:
+        return self.clips.caption(self.indices[index])
 
     def _several(self, indices: list[int]) -> list[Sample]:
         return self.clips.__getitems__([self.indices[i] for i in indices])

@@ -18,7 +18,7 @@ from videodit.data.resize import Fit, resize
 from videodit.data.sample import BadSample, Sample, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
-from videodit.shapes import Triple, VideoShape
+from videodit.shapes import Triple, VideoShape, longest
 
 Part = Literal["train", "heldout", "all"]
 
@@ -122,18 +122,15 @@ class VideoFolder(Dataset[Sample]):
 
     def _legal_frames(self, available: int) -> int:
         """The largest legal number of frames among those available and those wanted."""
-        latent_frames = (min(available, self.frames) - 1) // self.stride[0] + 1
-        latent_frames -= latent_frames % self.patch[0]
-        if latent_frames < 1:
+        frames = longest(min(available, self.frames), self.stride, self.patch)
+        if not frames:
             raise InputError(f"{available} frames are too few for a clip")
-        return 1 + (latent_frames - 1) * self.stride[0]
+        return frames
 
     def _shape(self, frames: int, height: int, width: int) -> VideoShape:
         if self.area is None:
             return VideoShape(frames, self.height, self.width)
-        scale = min(1.0, math.sqrt(self.area / (height * width)))
-        size = VideoShape(frames, max(1, round(height * scale)), max(1, round(width * scale)))
-        return size.nearest(self.stride, self.patch)
+        return VideoShape(frames, height, width).within(self.area).nearest(self.stride, self.patch)
 
 
 def folder_part(

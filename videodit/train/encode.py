@@ -42,7 +42,10 @@ def encode_datasets(
                 encode = _Encoder(dataset, vae, batch, workers, progress)
                 fill(folder, missing, encode, shard=SHARD)
     mesh.wait()
-    return LatentCache(folder, keys=[key for pairs in wanted for key, _ in pairs])
+    # A set can be captioned anew, and says so without reading a clip.
+    told = [(dataset, pairs) for dataset, pairs in zip(datasets, wanted, strict=True) if hasattr(dataset, "caption")]
+    captions = {key: dataset.caption(index) for dataset, pairs in told for key, index in pairs}
+    return LatentCache(folder, keys=[key for pairs in wanted for key, _ in pairs], captions=captions)
 
 
 class _Encoder:

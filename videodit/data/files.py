@@ -1,0 +1,229 @@
+"""The files of a folder or of any fsspec URL: which there are, the captions beside them, and a local path to each.
+
+Captions are found in `metadata.jsonl` or `.csv` (Hugging Face's "videofolder": file_name and caption, text or prompt), in a
+`.txt` of a video's name beside it, and in tars (WebDataset) in the `.txt` or `.json` of a member's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videodit.errors import InputError
+
+TABLES = ("metadata.jsonl", "metadata.csv")
+CAPTIONS = ("caption", "text", "prompt")  # names of a caption in a table or JSON file, the first that is there
+BESIDE = (".txt", ".json")  # what may hold a video's caption under its name
+INSIDE = "!"  # between a tar and its member
+
+
+@dataclass(frozen=True)
+class File:
+    """Something that may be a video. path: relative to the root. stamp: changes when its content does."""
+
+    path: str
+    stamp: str
+    caption: str = ""
+    origin: str = ""  # what its table says that it was cut from
+
+
+@dataclass
+class Listing:
+    """What a root holds."""
+
+    files: list[File] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # files that describe others
+    faults: list[tuple[str, str]] = field(default_factory=list)  # (path, why) of what could not be looked into
+
+
+class Root:
+    """A folder or a URL that fsspec opens."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.remote = "://" in url
+
+    @property
+    def system(self) -> Any:
+        """The file system of a URL."""
+        import fsspec
+
+        try:
+            return fsspec.core.url_to_fs(self.url)[0]
+        except (ImportError, ValueError, OSError) as error:
+            raise InputError(f"{self.url}: {str(error).splitlines()[0]}") from None
+
+    def list(self, *, without: Path) -> Listing:
+        """All that may be videos, in order of their names; `without`: a folder that is left out."""
+        found = dict(self._remote() if self.remote else _local(Path(self.url), without.resolve()))
+        listing = Listing(faults=[(path, fault) for path, (_, fault) in sorted(found.items()) if fault])
+        stamps = {path: stamp for path, (stamp, fault) in sorted(found.items()) if not fault}
+        told: dict[str, tuple[str, str]] = {}
+        for path in [path for path in stamps if posixpath.basename(path) in TABLES]:
+            told |= self._table(path)
+            listing.beside.append(path)
+        stems = {posixpath.splitext(path)[0] for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE}
+        for path, stamp in stamps.items():
+            stem, ending = posixpath.splitext(path)
+            if path in listing.beside:
+                continue
+            if ending.lower() in BESIDE and stem in stems:
+                listing.beside.append(path)
+            elif ending.lower() == ".tar":
+                self._members(path, stamp, listing)
+            else:
+                caption, origin = told.get(path) or (self._beside(stem, stamps), "")
+                listing.files.append(File(path, stamp, caption, origin))
+        listing.beside.sort()
+        return listing
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Path]:
+        """A local path to a file, while the `with` block runs. A remote one, or a tar's member, is copied for it."""
+        outer, _, member = path.partition(f".tar{INSIDE}")
+        if not member and not self.remote:
+            yield Path(self.url) / path
+            return
+        with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
+            copy = Path(scratch) / f"file{posixpath.splitext(path)[1][:16]}"
+            if member:
+                with self._binary(f"{outer}.tar") as file, tarfile.open(fileobj=file) as tar, copy.open("wb") as target:
+                    shutil.copyfileobj(tar.extractfile(member), target)  # its bytes; its name goes nowhere
+            else:
+                with self._binary(path) as file, copy.open("wb") as target:
+                    shutil.copyfileobj(file, target)
+            yield copy
+
+    @contextmanager
+    def _binary(self, path: str) -> Iterator[Any]:
+        opened = self.system.open(posixpath.join(self.url, path)) if self.remote else (Path(self.url) / path).open("rb")
+        with opened as file:
+            yield file
+
+    def _text(self, path: str) -> str:
+        with self._binary(path) as file:
+            return file.read().decode("utf-8", "replace")
+
+    def _remote(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        system = self.system
+        base = system._strip_protocol(self.url).rstrip("/")
+        try:
+            found = system.find(base, detail=True)
+        except OSError as error:
+            raise InputError(f"{self.url}: cannot be listed: {error}") from None
+        for name, info in found.items():
+            path = name.removeprefix(base).lstrip("/")
+            if not any(part.startswith(".") for part in path.split("/")):
+                kept = {key: info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified")}
+                yield path, (json.dumps(kept, default=str), "")
+
+    def _table(self, path: str) -> dict[str, tuple[str, str]]:
+        """{path: (caption, origin)} of a table's lines."""
+        text, folder, told = self._text(path), posixpath.dirname(path), {}
+        rows = csv.DictReader(io.StringIO(text)) if path.endswith(".csv") else _lines(text, path)
+        for number, row in enumerate(rows, 1):
+            name, caption = row.get("file_name"), _caption(row)
+            if not isinstance(name, str):
+                raise InputError(f"{path}, line {number}: should have a file_name")
+            told[posixpath.normpath(posixpath.join(folder, name))] = (caption, str(row.get("source") or ""))
+        return told
+
+    def _beside(self, stem: str, stamps: dict[str, str]) -> str:
+        """The caption in a text file of a video's name."""
+        for ending in BESIDE:
+            if stem + ending in stamps:
+                return _told(self._text(stem + ending), ending)
+        return ""
+
+    def _members(self, path: str, stamp: str, listing: Listing) -> None:
+        """The videos of a WebDataset tar: members that share a name up to its first dot are one sample."""
+        try:
+            with self._binary(path) as file, tarfile.open(fileobj=file) as tar:
+                members = [member for member in tar if member.isfile()]
+                captions = {
+                    _stem(member.name): _told(tar.extractfile(member).read().decode("utf-8", "replace"), ending)
+                    for member in members
+                    if (ending := posixpath.splitext(member.name)[1].lower()) in BESIDE
+                }
+        except (tarfile.TarError, OSError, EOFError) as error:
+            listing.faults.append((path, f"not a readable tar: {error}"))
+            return
+        for member in members:
+            if posixpath.splitext(member.name)[1].lower() not in (*BESIDE, ".cls"):
+                name = f"{path}{INSIDE}{member.name}"
+                listing.files.append(File(name, f"{stamp}/{member.offset_data}", captions.get(_stem(member.name), "")))
+
+
+def _stem(name: str) -> str:
+    folder, base = posixpath.split(name)
+    return posixpath.join(folder, base.split(".")[0])
+
+
+def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(path, (stamp, fault)) of all that a folder holds, links followed, each folder once; hidden names are left out."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    seen, todo = {without}, [root]
+    while todo:
+        folder = todo.pop()
+        real = folder.resolve()
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        except OSError as error:
+            yield os.path.relpath(folder, root), ("", f"cannot be listed: {error.strerror}")
+            continue
+        for name in names:
+            path = os.path.relpath(folder / name, root)
+            try:
+                about = os.stat(folder / name)
+            except OSError as error:
+                yield path, ("", str(error.strerror))
+                continue
+            if stat.S_ISDIR(about.st_mode):
+                todo.append(folder / name)
+            elif stat.S_ISREG(about.st_mode):
+                yield path, (f"{about.st_size}/{about.st_mtime_ns}/{about.st_ctime_ns}", "")
+            else:
+                yield path, ("", "not a plain file")
+
+
+def _lines(text: str, path: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a caption may hold U+2028
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}, line {number}: should be a JSON object of file_name and caption")
+            yield row
+
+
+def _caption(row: dict[str, Any]) -> str:
+    return next((row[key].strip() for key in CAPTIONS if isinstance(row.get(key), str)), "")
+
+
+def _told(text: str, ending: str) -> str:
+    """The caption that a file beside a video holds."""
+    if ending == ".txt":
+        return text.strip()
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return ""
+    return _caption(row) if isinstance(row, dict) else ""

@@ -1,0 +1,105 @@
+"""A function called in a process of its own: one that hangs is ended, one that dies is missed by nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from typing import Any
+
+from videodit.errors import InputError
+from videodit.ingest.record import Dropped, Record, Stage
+
+START = 120.0  # seconds for a process to begin; a model may have to be loaded
+Result = dict[str, Any]  # {"records": […]}, {"dropped": reason, "detail": …, "again": …}, or {"stop": why}
+
+
+def outcome(stage: Stage, record: Record) -> Result:
+    """What a stage makes of a record. What it raises is a reason to drop that one, but InputError to stop them all."""
+    try:
+        return {"records": stage(record)}
+    except Dropped as drop:
+        return dropped(drop.reason, drop.detail, again=drop.again)
+    except InputError as error:
+        return {"stop": str(error)}
+    except (MemoryError, OSError) as error:
+        return dropped("the machine failed", f"{type(error).__name__}: {error}", again=True)
+    except Exception as error:  # a bad file may bring out a bug; it must not stop the others
+        return dropped("a stage failed", f"{type(error).__name__}: {error}")
+
+
+def dropped(reason: str, detail: str = "", *, again: bool = False) -> Result:
+    """The result for a record that goes no further."""
+    return {"dropped": reason, "detail": detail, "again": again}
+
+
+class Guard:
+    """A stage in a child process. A call that takes longer than `limit` seconds, or ends the process, drops its record."""
+
+    def __init__(self, stage: Stage, limit: float) -> None:
+        self.stage, self.limit = stage, limit
+        self.process: Any = None
+        self.pipe: Connection | None = None
+
+    def __call__(self, record: Record) -> Result:
+        """What the stage makes of it."""
+        if self.process is None:
+            self._start()
+        try:
+            self.pipe.send(record)
+            if self.pipe.poll(self.limit):
+                return self.pipe.recv()
+            reason = "took too long", f"more than {self.limit:g} seconds"
+        except (EOFError, OSError):
+            self.process.join(1.0)
+            code = self.process.exitcode
+            died = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+            reason = "crashed its reader", died
+        self.close()
+        return dropped(*reason)
+
+    def end(self) -> None:
+        """End the process, whatever it is doing; a call in another thread comes back."""
+        if self.process is not None:
+            self.process.kill()
+
+    def close(self) -> None:
+        """End the process, when no call is going on."""
+        if self.process is not None:
+            self.pipe.close()
+            self.process.kill()
+            self.process.join()
+            self.process = self.pipe = None
+
+    def _start(self) -> None:
+        context = get_context("spawn")  # a fork would take over the threads' locks
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.stage), daemon=True)
+        self.process.start()
+        theirs.close()
+        if not self.pipe.poll(START):
+            raise RuntimeError("a worker process did not begin")
+        self.pipe.recv()
+
+
+def _serve(pipe: Connection, stage: Callable[[Record], list[Record]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    pipe.send("ready")
+    while True:
+        try:
+            record = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(outcome(stage, record))
+
+
+def _follow_parent() -> None:
+    """A parent that was killed cannot end us, and a call may never return."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,255 @@
+"""From a folder of videos to a set, stage after stage: what `videodit ingest` runs.
+
+Every record that a stage sees goes on, or is dropped under that stage with a reason: see `Outcome.balance`. Stages that
+read are remembered (`journal`), so that a run takes up where an earlier one was cut off, and does only what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videodit.data.files import Listing, Root
+from videodit.data.split import held_out
+from videodit.errors import InputError
+from videodit.ingest.duplicates import near_duplicates
+from videodit.ingest.encode import Encode
+from videodit.ingest.engine import Engine
+from videodit.ingest.guard import Result, dropped
+from videodit.ingest.journal import Journal
+from videodit.ingest.record import Dropped, Record, Stage, digest
+from videodit.ingest.scan import Scan
+from videodit.ingest.select import Bounds, fault
+from videodit.ingest.shape import Shape
+from videodit.ingest.stages import Caption, Cut, Measure
+from videodit.track.progress import Progress
+
+VERSION = 1  # of what the stages remember: a change of what they give makes it useless
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a set is made.
+
+    Args:
+        root: the folder or URL of the videos.
+        out: of the set.
+        engine: where stages run.
+        limit: seconds that a stage may take for a file or clip.
+        cut, measure, caption, shape: the stages' own.
+        select: bounds of what is measured.
+        duplicates: arguments of `near_duplicates`.
+        heldout: the share that is held out.
+    """
+
+    root: str
+    out: Path
+    engine: Engine
+    limit: float
+    cut: Cut
+    measure: Measure
+    select: Bounds
+    duplicates: Mapping[str, Any]
+    caption: Caption
+    shape: Shape
+    heldout: float
+
+
+@dataclass
+class Outcome:
+    """What became of everything.
+
+    seen: records that each stage began with. dropped: those that went no further, with stage, reason and detail.
+    clips: what is left. groups: near-duplicates, the one that was kept first.
+    """
+
+    listing: Listing = field(default_factory=Listing)
+    seen: dict[str, int] = field(default_factory=dict)
+    went_on: dict[str, int] = field(default_factory=dict)
+    dropped: list[Record] = field(default_factory=list)
+    groups: list[list[Record]] = field(default_factory=list)
+    clips: list[Record] = field(default_factory=list)
+
+    def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
+        """Count a record out."""
+        self.dropped.append({**record, "stage": stage, "reason": reason, "detail": detail})
+
+    def balance(self) -> bool:
+        """Whether nothing was lost in silence: at each stage, what was seen went on or was dropped."""
+        gone = {stage: sum(one["stage"] == stage for one in self.dropped) for stage in self.seen}
+        return all(self.seen[stage] == self.went_on[stage] + gone[stage] for stage in self.seen)
+
+
+class Run:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.found = plan, Outcome()
+
+    def clips(self, encode: Encode | None) -> Outcome:
+        """All stages, up to the clips that the set will have; `encode`: None makes no latents."""
+        plan = self.plan
+        files = self.files()
+        sources = self.each("scan", Scan(root=plan.root), files, key=lambda file: (file["source"], file["stamp"]))
+        sources = self.exact(sources)
+        shots = self.each("cut", plan.cut, sources, key=lambda source: (source["sha256"],))
+        shots = self.each("measure", plan.measure, shots, key=lambda shot: (shot["shot"],))
+        shots = self.those("select", shots, lambda shot: fault(shot, plan.select))
+        shots = self.unique(shots)
+        shots = self.captions(shots)
+        clips = [clip for shot in shots for clip in self.pieces(shot)]
+        self.found.seen["shape"], self.found.went_on["shape"] = len(shots), len({clip["shot"] for clip in clips})
+        held = held_out((clip["group"] for clip in clips), plan.heldout) if clips else set()
+        clips = [{**clip, "split": "heldout" if clip["group"] in held else "train", "shards": []} for clip in clips]
+        clips = sorted(clips, key=lambda clip: clip["id"])
+        self.found.clips = self.encoded(encode, clips) if encode else clips
+        return self.found
+
+    def files(self) -> list[Record]:
+        """What may be videos. The rest of a listing is dropped here."""
+        listing = self.found.listing = Root(self.plan.root).list(without=self.plan.out)
+        self.found.seen["list"] = len(listing.files) + len(listing.faults)
+        self.found.went_on["list"] = len(listing.files)
+        for path, why in listing.faults:
+            self.found.drop("list", {"source": path}, "cannot be looked into", why)
+        return [{"source": f.path, "stamp": f.stamp, "caption": f.caption, "origin": f.origin} for f in listing.files]
+
+    def each(
+        self, name: str, stage: Stage, records: list[Record], *, key: Callable[[Record], tuple], bundle: int = 1
+    ) -> list[Record]:
+        """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
+        keys = [digest(VERSION, name, stage, *key(record)) for record in records]
+        with closing(Journal(self.plan.out / ".ingest" / f"{name}.jsonl")) as journal:
+            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in journal.known}
+            todo = sorted(new.values())
+            once: dict[str, Result] = {}
+            with Progress(total=len(records), start=len(records) - len(todo), label=name) as progress:
+                for place, result in self.work(stage, [records[i] for i in todo], bundle):
+                    if result.get("again"):
+                        once[keys[todo[place]]] = result
+                    else:
+                        journal.add(keys[todo[place]], result)
+                    progress.update(progress.step + 1)
+            results = [once.get(k) or journal.known[k] for k in keys]
+        self.found.seen[name] = len(records)
+        return self.sorted_out(name, records, results)
+
+    def work(self, stage: Stage, records: list[Record], bundle: int) -> Iterator[tuple[int, Result]]:
+        """(place, result) of records, as they are done."""
+        if not records:
+            return
+        parts = [range(len(records))[i : i + bundle] for i in range(0, len(records), bundle)]
+        given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle > 1 else records
+        most = getattr(stage, "workers", None)
+        for place, result in self.plan.engine.run(stage, given, limit=self.plan.limit * bundle, most=most):
+            if "stop" in result:
+                raise InputError(result["stop"])
+            whole = "records" in result and bundle > 1
+            yield from zip(parts[place], result["records"] if whole else [result] * len(parts[place]), strict=True)
+
+    def sorted_out(self, name: str, records: Sequence[Record], results: Sequence[Result]) -> list[Record]:
+        """What goes on; the rest is counted out."""
+        kept = []
+        for record, result in zip(records, results, strict=True):
+            if "dropped" in result:
+                self.found.drop(name, record, result["dropped"], result["detail"])
+            else:
+                kept.append([{**record, **new} for new in result["records"]])
+        self.found.went_on[name] = len(kept)
+        return [one for several in kept for one in several]
+
+    def those(
+        self, name: str, records: list[Record], fault: Callable[[Record], tuple[str, str] | None]
+    ) -> list[Record]:
+        """Records without a fault."""
+        faults = [fault(record) for record in records]
+        self.found.seen[name] = len(records)
+        return self.sorted_out(name, records, [dropped(*one) if one else {"records": [{}]} for one in faults])
+
+    def exact(self, sources: list[Record]) -> list[Record]:
+        """Files without those that are others' bytes once more: of these the one with a caption, or the first."""
+        best: dict[str, Record] = {}
+        for source in sources:
+            kept = best.setdefault(source["sha256"], source)
+            if source["caption"] and not kept["caption"]:
+                best[source["sha256"]] = source
+
+        def copy(source: Record) -> tuple[str, str] | None:
+            kept = best[source["sha256"]]
+            return None if kept is source else ("the same bytes as another file", kept["source"])
+
+        return self.those("copies", sources, copy)
+
+    def unique(self, shots: list[Record]) -> list[Record]:
+        """Shots without near-duplicates of better ones; each gets its group."""
+        groups = near_duplicates([np.array(s["hashes"], dtype=np.uint64) for s in shots], **self.plan.duplicates)
+        better: dict[int, Record] = {}
+        for group in groups:
+            ordered = sorted(group, key=lambda i: (*quality(shots[i]), shots[i]["shot"]))
+            self.found.groups.append([shots[i] for i in ordered])
+            better |= {i: shots[ordered[0]] for i in ordered[1:]}
+        related = [[s["sha256"], s["origin"] or s["sha256"]] for s in shots]
+        related += [[shots[i]["sha256"] for i in group] for group in groups]
+        names = components(related)
+        shots = [{**shot, "group": names[shot["sha256"]]} for shot in shots]
+        places = {shot["shot"]: i for i, shot in enumerate(shots)}
+
+        def worse(shot: Record) -> tuple[str, str] | None:
+            kept = better.get(places[shot["shot"]])
+            return kept and ("a near-duplicate of a better one", f"{kept['source']}, frame {kept['first']}")
+
+        return self.those("deduplicate", shots, worse)
+
+    def captions(self, shots: list[Record]) -> list[Record]:
+        """Shots with their captions; the one that came with a clip is kept as it is."""
+        caption = self.plan.caption
+        return self.each("caption", caption, shots, key=lambda s: (s["shot"], s["caption"]), bundle=caption.bundle)
+
+    def encoded(self, encode: Encode, clips: list[Record]) -> list[Record]:
+        """Clips with the shards of their latents.
+
+        In order of their ids and from the first that lacks them, so that a run which was cut off makes the same shards.
+        """
+        told = encode.there(clips)
+        todo = [place for place, result in enumerate(told) if result is None]
+        with Progress(total=len(clips), start=len(clips) - len(todo), label="encode") as progress:
+            for place, result in self.work(encode, [clips[i] for i in todo], encode.bundle):
+                told[todo[place]] = result
+                progress.update(progress.step + 1)
+        self.found.seen["encode"] = len(clips)
+        return self.sorted_out("encode", clips, told)
+
+    def pieces(self, shot: Record) -> list[Record]:
+        """The clips of a shot."""
+        try:
+            return self.plan.shape(shot)
+        except Dropped as drop:
+            self.found.drop("shape", shot, drop.reason, drop.detail)
+            return []
+
+
+def quality(shot: Record) -> tuple[float, ...]:
+    """What makes a shot the better of two, smaller is better: size, compression, a caption, length."""
+    return (-shot["height"] * shot["width"], shot["compression"], not shot["caption"], -shot["seconds"])
+
+
+def components(related: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The name of each one's group, the least of its members: those that share a list are of one group."""
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for names in related:
+        for name in names:
+            low, high = sorted((find(names[0]), find(name)))
+            parent[high] = low
+    return {name: find(name) for name in parent}

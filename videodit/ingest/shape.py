@@ -1,0 +1,75 @@
+"""Shape: what is cut from a clip to train on. Long clips become several; nothing is squeezed or enlarged.
+
+A VAE takes 1 + k * stride frames of so many pixels: pieces have legal numbers of frames at the rate of training, and
+every area gives each of them the legal size nearest to its own proportions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from videodit.errors import InputError
+from videodit.ingest.record import Dropped, Record, digest
+from videodit.shapes import Triple, VideoShape, longest
+
+TIE = 1e-3  # seconds: times of frames are rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A shot's record -> those of the clips that are cut from it, each with `sizes`: [height, width] for each area.
+
+    Args:
+        fps: frames a second of what is trained on; None: each file's own.
+        frames: of a clip, at most: 1 + k * stride[0].
+        shortest: frames of a clip, at least; a rest that is shorter is left over.
+        areas: pixels a frame, of each size that is made.
+        stride, patch: the VAE's and the DiT's.
+    """
+
+    fps: float | None
+    frames: int
+    shortest: int
+    areas: Sequence[int]
+    stride: Triple
+    patch: Triple
+
+    def __post_init__(self) -> None:
+        if longest(self.frames, self.stride, self.patch) != self.frames:
+            unit = self.stride[0] * self.patch[0]
+            raise InputError(f"shape.frames={self.frames}: with this stride and patch, {self.patch[0]} and so many times {unit}")
+        if not 1 <= self.shortest <= self.frames:
+            raise InputError(f"shape.shortest={self.shortest}: from 1 to shape.frames={self.frames}")
+        if not self.areas or min(self.areas) < 1:
+            raise InputError(f"shape.areas={list(self.areas)}: at least one, of pixels a frame")
+        if self.fps is not None and not self.fps > 0:
+            raise InputError(f"shape.fps={self.fps}: above 0, or null for each clip's own")
+
+    def __call__(self, record: Record) -> list[Record]:
+        """See the class. Raises Dropped where nothing legal can be cut."""
+        height, width = record["height"], record["width"]
+        sizes = sorted({size for area in self.areas if (size := self._size(height, width, area))}, reverse=True)
+        if not sizes:
+            least = f"{self.stride[2] * self.patch[2]}x{self.stride[1] * self.patch[1]}"
+            raise Dropped(f"smaller than {least}", f"{width}x{height}")
+        fps = self.fps or record["source_fps"]
+        pieces = list(self._pieces(record, fps))
+        if not pieces:
+            raise Dropped(f"shorter than {self.shortest} frames", f"{record['seconds']:.2f} seconds")
+        made = [{"start": start, "frames": frames, "fps": fps, "sizes": [list(size) for size in sizes]}
+                for start, frames in pieces]  # fmt: skip
+        return [{**record, "id": digest(record["shot"], *piece.values()), **piece} for piece in made]
+
+    def _pieces(self, record: Record, fps: float) -> Iterator[tuple[float, int]]:
+        """(seconds after the file's first frame, frames) of each piece, one after the other."""
+        room, done = 1 if record["first"] == record["last"] else math.ceil((record["seconds"] - TIE) * fps), 0
+        while (frames := longest(min(room - done, self.frames), self.stride, self.patch)) >= self.shortest:
+            yield record["shot_start"] + done / fps, frames
+            done += frames
+
+    def _size(self, height: int, width: int, area: int) -> tuple[int, int] | None:
+        """The legal (height, width) of about `area` pixels, or None where the clip has too few."""
+        legal = VideoShape(1, height, width).within(area).nearest((1, *self.stride[1:]), (1, *self.patch[1:]))
+        return (legal.height, legal.width) if legal.height <= height and legal.width <= width else None

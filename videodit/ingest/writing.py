@@ -1,0 +1,82 @@
+"""A set on disk: its manifest, what was dropped, and where it came from. It changes at once, or not at all.
+
+    set/manifest.parquet   a row a clip (record.COLUMNS, then every measure)
+    set/dropped.parquet    a row for each file or shot that did not get there: stage, reason, detail
+    set/set.json           what it was made from, and how
+    set/cache/             latents and text states, by content
+    set/report.html        the doctor's page
+    set/.ingest/           what stages have done, for the next run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videodit.data.video import replacing
+from videodit.errors import InputError
+from videodit.ingest.record import COLUMNS, Record
+
+DROPPED = ("stage", "reason", "detail")
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only run on a set while the `with` block lasts. InputError where another one is.
+
+    The lock is the system's: it ends with the process, however that ends.
+    """
+    folder = out / ".ingest"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(f"out={out}: another run is at it ({file.read().strip() or 'not known which'})") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def table(records: Sequence[Record], measures: Sequence[str], *, dropped: bool) -> Any:
+    """Records as an Arrow table."""
+    import pyarrow
+
+    fields = [(column.name, column.type) for column in COLUMNS if not dropped or column.name not in OF_CLIPS]
+    fields = [(name, "string") for name in DROPPED * dropped] + fields + [(name, "double") for name in measures]
+    schema = pyarrow.schema([(name, TYPES(pyarrow)[kind]) for name, kind in fields])
+    return pyarrow.Table.from_pylist([{name: r.get(name) for name, _ in fields} for r in records], schema=schema)
+
+
+OF_CLIPS = ("id", "start", "frames", "fps", "sizes", "split", "shards")
+
+
+def TYPES(pyarrow: Any) -> dict[str, Any]:
+    """Arrow's types by their names."""
+    plain = {name: pyarrow.type_for_alias(name) for name in ("string", "int64", "double")}
+    return plain | {"list<string>": pyarrow.list_(plain["string"]),
+                    "list<list<int64>>": pyarrow.list_(pyarrow.list_(plain["int64"]))}  # fmt: skip
+
+
+def write_table(path: Path, content: Any) -> None:
+    """A Parquet file, the same bytes for the same rows."""
+    from pyarrow import parquet
+
+    with replacing(path) as temporary:
+        parquet.write_table(content, temporary, compression="zstd", row_group_size=65536)
+
+
+def write_set(out: Path, found: Outcome, about: dict[str, Any]) -> None:
+    """The set's files; the manifest comes last."""
+    measures = sorted({name for clip in found.clips for name in clip["measured"]})
+    dropped = sorted(found.dropped, key=lambda one: (list(found.seen).index(one["stage"]), one["source"], one.get("first", 0)))
+    write_json(out / ABOUT, about)
+    write_table(out / "dropped.parquet", table(dropped, measures, dropped=True))
+    write_table(out / MANIFEST, table(found.clips, measures, dropped=False))
