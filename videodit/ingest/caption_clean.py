@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from videodit.ingest.caption import Failed
 
@@ -28,6 +29,7 @@ REFUSAL = re.compile(
     r"|(?:there (?:is|are) )?no (?:images?|videos?|frames?)\b[^.]*\b(?:provided|attached|given|visible|here)\b)",
     re.IGNORECASE,
 )
+WIDE = ("。", "！", "？")
 QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»"}
 
 
@@ -75,14 +77,19 @@ def without_boilerplate(text: str) -> str:
     for sentence in sentences(text):
         rest = BOILERPLATE.sub("", sentence, count=1) if BOILERPLATE.match(sentence) else sentence
         kept.append(rest if rest == sentence else rest[:1].upper() + rest[1:])
-    return " ".join(filter(None, kept))
+    return joined(kept)
 
 
 def without_repeats(text: str) -> str:
     """Drop sentences that stood there before: small models fall into loops."""
-    return " ".join(dict.fromkeys(sentences(text)))
+    return joined(dict.fromkeys(sentences(text)))
 
 
 def sentences(text: str) -> list[str]:
     """Where a sign ends one and a capital or a digit begins the next; abbreviations may be taken for ends."""
     return [part.strip() for part in SENTENCE.split(text) if part.strip()]
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Sentences as one text, with blanks between those that are written with blanks."""
+    return "".join(part if part.endswith(WIDE) else f"{part} " for part in parts if part).strip()

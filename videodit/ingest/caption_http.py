@@ -49,7 +49,10 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """Of a million tokens that are read (input) and written (output); budget: what may be spent, None for any sum."""
+    """Of a million tokens that are read (input) and written (output); budget: what may be spent, None for any sum.
+
+    Only answers tell what they cost. A request that ran out of time here may be charged for there.
+    """
 
     input: float
     output: float

@@ -158,7 +158,8 @@ def open_model(model: str, commit: str | None, device: torch.device, dtype: torc
         network = AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True, dtype=dtype, **how)
         network = network.to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise InputError(f"captioner.model={model}: it cannot be opened ({first_line(error)})") from None
+        lacking = '; pip install "videodit[captions]"' if "torchvision" in str(error).lower() else ""
+        raise InputError(f"captioner.model={model}: it cannot be opened ({first_line(error)}){lacking}") from None
     if getattr(processor, "tokenizer", None) is None or not getattr(processor, "chat_template", None):
         raise InputError(f"captioner.model={model}: it has no chat template; a model that answers questions has one")
     processor.tokenizer.padding_side = "left"  # so that all answers begin at the same place
