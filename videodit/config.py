@@ -53,6 +53,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videodit"
 
 
+def secret(name: str) -> str:
+    """The value of an environment variable that holds a key; InputError, naming it, if it is not set."""
+    if value := os.environ.get(name, "").strip():
+        return value
+    raise InputError(f"{name}: this environment variable should hold a key, and is not set")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML file as plain Python, interpolations resolved; InputError names the file if it cannot be read."""
     from omegaconf import OmegaConf

@@ -33,6 +33,7 @@ TABLE = {
     "parallel": Row("nn models checkpoint config", "torch einops safetensors"),
     "track": Row("", "torch numpy rich wandb tensorboard"),
     "eval": Row("data config", "torch einops numpy matplotlib PIL"),
+    "ingest": Row("nn data checkpoint config", "torch numpy PIL transformers httpx"),
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
@@ -51,7 +52,7 @@ FREE = {"errors", "shapes"}
 HOMES = {
     "xformers*": ["videodit.nn.kernels"],
     "torchao*": ["videodit.nn.int8"],
-    "transformers": ["videodit.models.text"],
+    "transformers": ["videodit.models.text", "videodit.ingest.caption_model"],
     "tokenizers": ["videodit.models.text"],
     "diffusers*": ["videodit.flow.samplers"],
     "av*": ["videodit.data.video"],
@@ -64,6 +65,7 @@ HOMES = {
     "safetensors": ["videodit.checkpoint", "videodit.parallel.store"],
     "matplotlib*": ["videodit.eval"],
     "torch.distributed": ["videodit.parallel"],
+    "httpx*": ["videodit.ingest.caption_http"],
     "hydra*": ["videodit.cli"],
     "omegaconf*": ["videodit.cli", "videodit.config"],
 }

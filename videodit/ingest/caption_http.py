@@ -1,0 +1,272 @@
+"""Chat completions over HTTP: one request, tried again while it may succeed, its tokens counted and paid for.
+
+Waits between tries are drawn evenly from 0 to a bound that doubles ("full jitter": Brooker 2015, "Exponential Backoff
+And Jitter"), so that requests which failed together do not come back together.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from videodit.errors import InputError
+from videodit.ingest.caption import Failed
+
+if TYPE_CHECKING:
+    import httpx
+
+AGAIN = {408, 425, 429}  # and 5xx: what may pass
+STOP = {
+    401: "it does not take this key",
+    402: "it wants to be paid first",
+    403: "this key may not do this",
+    404: "it has no such path or model",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How often a request is repeated, `times` at most, and the bound of the first wait and of all, in seconds."""
+
+    times: int
+    first: float
+    longest: float
+
+    def __post_init__(self) -> None:
+        if min(self.times, self.first, self.longest) < 0:
+            raise InputError("captioner.retry: times, first and longest are 0 or more")
+
+    def bound(self, repeat: int) -> float:
+        """Of the wait before a repeat, counted from 0."""
+        return min(self.longest, self.first * 2.0 ** min(repeat, 60))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """Of a million tokens that are read (input) and written (output); budget: what may be spent, None for any sum.
+
+    Only answers tell what they cost. A request that ran out of time here may be charged for there.
+    """
+
+    input: float
+    output: float
+    budget: float | None
+
+    def __post_init__(self) -> None:
+        if min(self.input, self.output, self.budget or 0.0) < 0:
+            raise InputError("captioner.price: no price and no budget is below 0")
+        if self.budget is not None and not self.input + self.output:
+            raise InputError("captioner.price.budget: give input and output, the prices of a million tokens, with it")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was answered so far: how many requests, tokens read and written, and their cost."""
+
+    answers: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+class Meter:
+    """Adds up usage from many threads, and lets a request pass while the budget has room for it and those under way.
+
+    What a request will cost is taken to be the most that one has cost. Before the first answer nothing is known: that
+    many requests may pass as are sent at once.
+    """
+
+    def __init__(self, price: Price) -> None:
+        self.price, self.usage = price, Usage()
+        self._lock, self._under_way, self._dearest = threading.Lock(), 0, 0.0
+
+    def enter(self) -> Failed | None:
+        """Before a request, which `leave` ends."""
+        with self._lock:
+            budget, cost = self.price.budget, self.usage.cost
+            if budget is not None and (cost >= budget or cost + (self._under_way + 1) * self._dearest > budget):
+                return Failed(f"the budget of {budget:g} has no room for it ({cost:.4g} are spent)", again=True)
+            self._under_way += 1
+            return None
+
+    def leave(self, told: Mapping[str, Any] | None) -> None:
+        """After a request; `told` is the answer's own count, None if no answer came."""
+        with self._lock:
+            self._under_way -= 1
+            if told is None:
+                return
+            read, written = (_count(told.get(key)) for key in ("prompt_tokens", "completion_tokens"))
+            cost = (read * self.price.input + written * self.price.output) / 1e6
+            self._dearest, old = max(self._dearest, cost), self.usage
+            self.usage = replace(
+                old,
+                answers=old.answers + 1,
+                input_tokens=old.input_tokens + read,
+                output_tokens=old.output_tokens + written,
+                cost=old.cost + cost,
+            )
+
+
+class Connection:
+    """One server. Safe to use from many threads.
+
+    Args:
+        url: of the interface, such as http://127.0.0.1:8000/v1.
+        key: sent as a bearer token, and never told in a message; "" sends none.
+        connections: at once, at most.
+        timeout: seconds in which something must arrive.
+        retry, meter: above.
+    """
+
+    def __init__(self, *, url: str, key: str, connections: int, timeout: float, retry: Retry, meter: Meter) -> None:
+        self.url, self.retry, self.meter = checked(url), retry, meter
+        self._key, self._connections, self._timeout = key, connections, timeout
+        if not (key.isascii() and key.isprintable()):
+            raise InputError("captioner.key: the variable that it names holds no key, but blanks or other characters")
+        self._client: httpx.Client | None = None
+        self._reached = False  # whether a server was ever there
+        self._opening = threading.Lock()
+        self.stopping = threading.Event()  # set: no more tries, and waits end
+        self.sleep: Callable[[float], object] = self.stopping.wait
+        self.draw: Callable[[float, float], float] = random.uniform
+
+    def __repr__(self) -> str:
+        return f"Connection({self.url})"
+
+    def ask(self, body: Mapping[str, Any]) -> dict[str, Any] | Failed:
+        """The JSON object that answers a chat completion's; Failed for this request, InputError for all of them."""
+        last = Failed("the run was stopped", again=True)
+        for repeat in range(self.retry.times + 1):
+            if self.stopping.is_set():
+                return Failed("the run was stopped", again=True)
+            if full := self.meter.enter():
+                return full
+            outcome, wait = self._try(body)
+            if wait is None or isinstance(outcome, dict):
+                return outcome
+            last = outcome
+            if wait > self.retry.longest:
+                return replace(last, reason=f"{last.reason}, and asks for {wait:.0f} s of patience")
+            if repeat < self.retry.times:
+                self.sleep(wait + self.draw(0.0, self.retry.bound(repeat)))
+        if not self._reached:
+            raise InputError(f"captioner.url={self.url}: there is no server to reach ({last.reason})")
+        return replace(last, reason=f"{last.reason}, {self.retry.times + 1} times")
+
+    def _try(self, body: Mapping[str, Any]) -> tuple[dict[str, Any] | Failed, float | None]:
+        """One try: its outcome, and, where another may succeed, how many seconds the server asks to wait."""
+        import httpx
+
+        told: Mapping[str, Any] | None = None
+        try:
+            answer = self._open().post("chat/completions", json=dict(body))
+            self._reached = True
+            if answer.status_code == 200:
+                outcome = _object(answer)
+                told = None if isinstance(outcome, Failed) else self._told(outcome)
+                return outcome, None
+            return self._refused(answer), patience(answer)
+        except httpx.RequestError as error:
+            self._reached |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            late = isinstance(error, httpx.TimeoutException)
+            said = f"no answer in {self._timeout:g} s" if late else f"{type(error).__name__}: {self.plain(error)}"
+            return Failed(f"{self.url}: {said}", again=True), 0.0
+        finally:
+            self.meter.leave(told)
+
+    def _refused(self, answer: httpx.Response) -> Failed:
+        """What a status other than 200 means for this request; InputError if it would meet every other too."""
+        status, said = answer.status_code, self.plain(_message(answer))
+        if status in STOP:
+            raise InputError(f"captioner.url={self.url}: {STOP[status]} ({status}: {said})")
+        if 300 <= status < 400:
+            raise InputError(f"captioner.url={self.url}: it sends requests elsewhere ({status}); give that url")
+        return Failed(f"{self.url}: {status}: {said}", again=repeatable(status))
+
+    def _told(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An answer's count of tokens."""
+        told = answer.get("usage")
+        if isinstance(told, dict):
+            return told
+        if self.meter.price.budget is not None:
+            raise InputError(f"captioner.price.budget: {self.url} does not tell its usage, so no budget can be held")
+        return {}
+
+    def plain(self, said: object) -> str:
+        """One short line, without the key, which servers may repeat."""
+        text = " ".join(str(said).split())
+        return (text.replace(self._key, "***") if self._key else text)[:200]
+
+    def _open(self) -> httpx.Client:
+        import httpx
+
+        with self._opening:
+            if self._client is None:
+                self._client = httpx.Client(
+                    base_url=self.url,
+                    headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                    timeout=httpx.Timeout(self._timeout),
+                    limits=httpx.Limits(max_connections=self._connections),
+                    follow_redirects=False,  # a key goes where it was meant to go
+                )
+            return self._client
+
+
+def checked(url: str) -> str:
+    """An interface's address, without a slash at its end; InputError for what is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"captioner.url={url}: it begins with http:// or https:// and a host's name")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InputError(f"captioner.url: {parts.hostname} and a path only; keys go into captioner.key's variable")
+    return url.rstrip("/")
+
+
+def repeatable(status: int) -> bool:
+    """Whether the same request may get another status later."""
+    return status in AGAIN or status >= 500
+
+
+def patience(answer: httpx.Response) -> float | None:
+    """Seconds to wait, at least, before another try: what Retry-After says, as seconds or as a date; None: no try."""
+    if not repeatable(answer.status_code):
+        return None
+    said = answer.headers.get("Retry-After", "").strip()
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _object(answer: httpx.Response) -> dict[str, Any] | Failed:
+    """The JSON object in an answer."""
+    try:
+        content = answer.json()
+    except ValueError:  # also where it is not UTF-8
+        content = None
+    return content if isinstance(content, dict) else Failed("the answer is no JSON object", again=True)
+
+
+def _message(answer: httpx.Response) -> str:
+    """What a server says of an error: OpenAI's layout, others', or the text itself."""
+    try:
+        content = answer.json()
+    except ValueError:
+        return answer.text or answer.reason_phrase
+    error = content.get("error", content.get("detail", content)) if isinstance(content, dict) else content
+    return str(error.get("message", error) if isinstance(error, dict) else error)
+
+
+def _count(told: object) -> int:
+    return told if isinstance(told, int) and told > 0 else 0
