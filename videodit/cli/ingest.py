@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 from videodit.cli.compose import make, plain
 from videodit.cli.start import find_vae, open_vae
+from videodit.data.video import replacing
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
+from videodit.ingest.measure import MEASURES
+from videodit.ingest.page import Facts, page, pictured
 from videodit.ingest.run import Outcome, Plan, Run
+from videodit.ingest.select import check_bounds
 from videodit.ingest.shape import Shape
 from videodit.ingest.stages import Caption, Cut, Measure
 from videodit.ingest.writing import alone, write_set
@@ -21,36 +25,64 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+MADE_BY = ("cutter", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae", "text")
+
+
 def run(cfg: DictConfig) -> None:
     """Make a set, or say what one would be."""
-    out = Path(cfg.out)
-    root = cfg.videos if "://" in cfg.videos else str(Path(cfg.videos).resolve())
+    out, plan = Path(cfg.out), planned(cfg)
+    with alone(out):
+        work = Run(plan)
+        found = work.clips(captions=not cfg.dry_run, encode=None if cfg.dry_run or not cfg.vae else encoder(cfg, plan))
+        if cfg.report:
+            facts = Facts(
+                title=f"{cfg.videos} as a training set",
+                bounds=plan.select,
+                measures=MEASURES | {name: "a learned score" for name in plan.measure.names[len(MEASURES) :]},
+                pictures=work.pictures(pictured(found)),
+                stride=plan.shape.stride,
+                patch=plan.shape.patch,
+                dry=cfg.dry_run,
+            )
+            with replacing(out / "report.html") as temporary:
+                temporary.write_text(page(found, facts), encoding="utf-8")
+        if not cfg.dry_run:
+            config = plain(cfg)
+            write_set(out, found, plan.measure.names, {"sources": plan.root, **{key: config[key] for key in MADE_BY}})
+    print(verdict(found))
+    if cfg.report:
+        print(out / "report.html")
+
+
+def planned(cfg: DictConfig) -> Plan:
+    """The stages that the config names."""
     if not 0 < cfg.heldout_share < 1:
         raise InputError(f"heldout_share={cfg.heldout_share}: the share that is held out, above 0 and below 1")
-    plan = Plan(
+    root = cfg.videos if "://" in cfg.videos else str(Path(cfg.videos).resolve())
+    scorers = tuple(make(one) for one in cfg.measure.scorers)
+    measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers)
+    select = plain(cfg.select)
+    check_bounds(select, ["seconds", "height", "width", "source_fps", *measure.names])
+    shape = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(cfg.shape).items()}
+    return Plan(
         root=root,
-        out=out,
+        out=Path(cfg.out),
         engine=make(cfg.engine),
         limit=cfg.limit,
         cut=Cut(root=root, cutter=make(cfg.cutter)),
-        measure=Measure(root=root, edge=cfg.measure.edge, scorers=tuple(make(one) for one in cfg.measure.scorers)),
-        select=plain(cfg.select),
+        measure=measure,
+        select=select,
         duplicates=plain(cfg.duplicates),
-        caption=Caption(root=root, **make(cfg.captioner)),
-        shape=Shape(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain(cfg.shape).items()}),
+        caption=Caption(root=root, captioner=make(cfg.captioner), **plain(cfg.caption)),
+        shape=Shape(**shape),
         heldout=cfg.heldout_share,
     )
-    with alone(out):
-        found = Run(plan).clips(None if cfg.dry_run or not cfg.vae else encoder(cfg, root, out), captions=not cfg.dry_run)
-        if not cfg.dry_run:
-            write_set(out, found, {"sources": root, "config": plain(cfg)})
-    print(verdict(found))
 
 
-def encoder(cfg: DictConfig, root: str, out: Path) -> Encode:
+def encoder(cfg: DictConfig, plan: Plan) -> Encode:
     """What makes latents."""
-    device = str(pick_device(cfg.device))
-    return Encode(root=root, folder=out / "cache", vae=partial(named_vae, cfg.vae), device=device, **plain(cfg.encode))
+    device, vae = str(pick_device(cfg.device)), partial(named_vae, cfg.vae)
+    return Encode(root=plan.root, folder=plan.out / "cache", vae=vae, device=device, **plain(cfg.encode))
 
 
 def named_vae(name: str) -> VideoVAE:

@@ -14,11 +14,14 @@ from videodit.ingest.guard import Guard, Result
 from videodit.ingest.record import Record, Stage
 
 
+Results = Iterator[tuple[int, Result]]
+
+
 class Engine(Protocol):
     """Runs a stage over records."""
 
-    def run(self, stage: Stage, records: Sequence[Record], *, limit: float, most: int | None) -> Iterator[tuple[int, Result]]:
-        """(place of the record, what became of it) as they are done. limit: seconds for each; most: workers (None: all)."""
+    def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
+        """(place of the record, what became of it) as they are done. limits: seconds for each; most: workers, None: all."""
 
 
 class Local:
@@ -33,21 +36,21 @@ class Local:
             raise InputError(f"engine.workers={workers}: at least 1, or null for all cores")
         self.workers = workers or len(os.sched_getaffinity(0))
 
-    def run(self, stage: Stage, records: Sequence[Record], *, limit: float, most: int | None) -> Iterator[tuple[int, Result]]:
+    def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
         """See Engine."""
-        todo, done = iter(enumerate(records)), queue.Queue()
+        todo, done = iter(enumerate(zip(records, limits, strict=True))), queue.Queue()
         lock, stop = threading.Lock(), threading.Event()
         count = min(self.workers, most or self.workers, len(records))
-        guards = [Guard(stage, limit) for _ in range(count)]
+        guards = [Guard(stage) for _ in range(count)]
 
         def work(guard: Guard) -> None:
             try:
                 while not stop.is_set():
                     with lock:
-                        place, record = next(todo, (None, None))
+                        place, given = next(todo, (None, None))
                     if place is None:
                         return
-                    done.put((place, guard(record)))
+                    done.put((place, guard(*given)))
             except BaseException as error:
                 done.put((None, error))
             finally:
@@ -89,12 +92,13 @@ class Ray:
             ray.init(address=address, log_to_driver=False, logging_level="error")
         self.workers = workers or int(ray.cluster_resources().get("CPU", 1))
 
-    def run(self, stage: Stage, records: Sequence[Record], *, limit: float, most: int | None) -> Iterator[tuple[int, Result]]:
+    def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
         """See Engine."""
-        rows = [{"place": place, "record": json.dumps(record)} for place, record in enumerate(records)]
+        rows = [{"place": place, "given": json.dumps(given)}
+                for place, given in enumerate(zip(records, limits, strict=True))]  # fmt: skip
         count = min(self.workers, most or self.workers, len(records))
         data = self.ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * count))
-        done = data.map_batches(_Guarded, fn_constructor_args=(stage, limit), concurrency=count, batch_size=1)
+        done = data.map_batches(_Guarded, fn_constructor_args=(stage,), concurrency=count, batch_size=1)
         for row in done.iter_rows():
             yield int(row["place"]), json.loads(row["result"])
 
@@ -102,9 +106,9 @@ class Ray:
 class _Guarded:
     """A guard for Ray Data, whose batches are columns."""
 
-    def __init__(self, stage: Stage, limit: float) -> None:
-        self.guard = Guard(stage, limit)
+    def __init__(self, stage: Stage) -> None:
+        self.guard = Guard(stage)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        results = [json.dumps(self.guard(json.loads(record))) for record in batch["record"]]
+        results = [json.dumps(self.guard(*json.loads(given))) for given in batch["given"]]
         return {"place": list(batch["place"]), "result": results}

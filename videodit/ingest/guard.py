@@ -37,22 +37,22 @@ def dropped(reason: str, detail: str = "", *, again: bool = False) -> Result:
 
 
 class Guard:
-    """A stage in a child process. A call that takes longer than `limit` seconds, or ends the process, drops its record."""
+    """A stage in a child process. A call that takes too long, or ends the process, drops its record."""
 
-    def __init__(self, stage: Stage, limit: float) -> None:
-        self.stage, self.limit = stage, limit
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self.process: Any = None
         self.pipe: Connection | None = None
 
-    def __call__(self, record: Record) -> Result:
-        """What the stage makes of it."""
+    def __call__(self, record: Record, limit: float) -> Result:
+        """What the stage makes of it within so many seconds."""
         if self.process is None:
             self._start()
         try:
             self.pipe.send(record)
-            if self.pipe.poll(self.limit):
+            if self.pipe.poll(limit):
                 return self.pipe.recv()
-            reason = "took too long", f"more than {self.limit:g} seconds"
+            reason = "took too long", f"more than {limit:.0f} seconds"
         except (EOFError, OSError):
             self.process.join(1.0)
             code = self.process.exitcode

@@ -213,8 +213,3 @@ def _cells(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         cells = "".join(f'<td class="texts">{escape(str(cell)).replace(chr(10), "<br>")}</td>' for cell in row)
         yield f"<tr>{cells}</tr>"
-
-
-def facts_of(title: str, plan: Any, pictures: Mapping[str, str], measures: Mapping[str, str], *, dry: bool) -> Facts:
-    """Of a plan."""
-    return Facts(title, plan.select, measures, pictures, plan.shape.stride, plan.shape.patch, dry)

@@ -26,9 +26,10 @@ from videodit.ingest.record import Dropped, Record, Stage, digest
 from videodit.ingest.scan import Scan
 from videodit.ingest.select import Bounds, fault
 from videodit.ingest.shape import Shape
-from videodit.ingest.stages import Caption, Cut, Measure
+from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
 from videodit.track.progress import Progress
 
+PICTURE = 192  # pixels of a thumbnail's long side
 VERSION = 1  # of what the stages remember: a change of what they give makes it useless
 
 
@@ -40,7 +41,7 @@ class Plan:
         root: the folder or URL of the videos.
         out: of the set.
         engine: where stages run.
-        limit: seconds that a stage may take for a file or clip.
+        limit: seconds that a stage may take for a file or clip, and again so many for each minute of its length.
         cut, measure, caption, shape: the stages' own.
         select: bounds of what is measured.
         duplicates: arguments of `near_duplicates`.
@@ -91,8 +92,8 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.found = plan, Outcome()
 
-    def clips(self, encode: Encode | None) -> Outcome:
-        """All stages, up to the clips that the set will have; `encode`: None makes no latents."""
+    def clips(self, *, captions: bool, encode: Encode | None) -> Outcome:
+        """All stages, up to the clips that the set will have. captions: whether they are written; encode: latents."""
         plan = self.plan
         files = self.files()
         sources = self.each("scan", Scan(root=plan.root), files, key=lambda file: (file["source"], file["stamp"]))
@@ -101,7 +102,7 @@ class Run:
         shots = self.each("measure", plan.measure, shots, key=lambda shot: (shot["shot"],))
         shots = self.those("select", shots, lambda shot: fault(shot, plan.select))
         shots = self.unique(shots)
-        shots = self.captions(shots)
+        shots = self.captions(shots) if captions else shots
         clips = [clip for shot in shots for clip in self.pieces(shot)]
         self.found.seen["shape"], self.found.went_on["shape"] = len(shots), len({clip["shot"] for clip in clips})
         held = held_out((clip["group"] for clip in clips), plan.heldout) if clips else set()
@@ -145,8 +146,8 @@ class Run:
             return
         parts = [range(len(records))[i : i + bundle] for i in range(0, len(records), bundle)]
         given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle > 1 else records
-        most = getattr(stage, "workers", None)
-        for place, result in self.plan.engine.run(stage, given, limit=self.plan.limit * bundle, most=most):
+        limits = [sum(self.plan.limit * (1 + records[i].get("length", 0) / 60) for i in part) for part in parts]
+        for place, result in self.plan.engine.run(stage, given, limits, getattr(stage, "workers", None)):
             if "stop" in result:
                 raise InputError(result["stop"])
             whole = "records" in result and bundle > 1
@@ -223,6 +224,12 @@ class Run:
                 progress.update(progress.step + 1)
         self.found.seen["encode"] = len(clips)
         return self.sorted_out("encode", clips, told)
+
+    def pictures(self, shots: list[Record]) -> dict[str, str]:
+        """For each shot a URL of what it looks like, less those that cannot be read."""
+        shots = list({shot["shot"]: shot for shot in shots}.values())
+        results = self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, 1)
+        return {shots[i]["shot"]: result["records"][0]["picture"] for i, result in results if "records" in result}
 
     def pieces(self, shot: Record) -> list[Record]:
         """The clips of a shot."""

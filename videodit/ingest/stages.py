@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,29 +14,26 @@ import numpy as np
 
 from videodit.data import video
 from videodit.data.files import Root
-from videodit.errors import InputError
-from videodit.ingest.caption import Captioner, Captions, Failed, Request
+from videodit.ingest.caption import Captioner, Captions, Failed, Request, picture
+from videodit.ingest.cuts import CutDetector
 from videodit.ingest.guard import Result, dropped
 from videodit.ingest.record import Dropped, Record, digest
-
-Cutter = Callable[[Iterable[np.ndarray], float], Sequence[int]]  # frames and their rate -> the first of each new shot
-
 
 @contextmanager
 def reading(root: str, record: Record) -> Iterator[Path]:
     """A local path to a record's file; what cannot be read is dropped."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", video.CorruptPackets)  # Scan has counted them
+        warnings.simplefilter("ignore", video.CorruptPackets)  # Cut counts them
         try:
             with Root(root).open(record["source"]) as path:
                 yield path
-        except InputError as error:
-            raise Dropped("cannot be read", str(error).removeprefix(f"{path}: ")) from None
+        except video.InputError as error:
+            raise Dropped("cannot be read", str(error).removeprefix(f"{video.named(path)}: ")) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A file's record -> its shots: shot, first, last, shot_start, seconds.
+    """A file's record -> its shots: shot, first, last, count (of frames that can be decoded), shot_start, seconds, corrupt.
 
     Args:
         root: where paths begin.
@@ -42,31 +41,31 @@ class Cut:
     """
 
     root: str = field(repr=False)  # what is remembered does not depend on it
-    cutter: Cutter
+    cutter: CutDetector
 
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
-        times: list[float] = []
+        numbers: list[int] = []
         with reading(self.root, record) as path:
-            starts = self.cutter(_timed(path, times), record["source_fps"])
-        bounds = [0, *starts, len(times)]
-        ends = [*times[1:], times[-1] + 1 / record["source_fps"]]
-        return [
-            {
-                "shot": digest(record["sha256"], first, following - 1),
-                "first": first,
-                "last": following - 1,
-                "shot_start": times[first],
-                "seconds": ends[following - 1] - times[first],
-            }
-            for first, following in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
+            times = video.times(path)
+            starts = self.cutter(_noted(video.numbered(path, table=times), numbers), record["source_fps"])
+        if not numbers:
+            raise Dropped("cannot be read", "no frame can be decoded")
+        ends = [*times[1:].tolist(), float(times[-1]) + 1 / record["source_fps"]]
+        places = [0, *starts, len(numbers)]
+        shots = []
+        for place, following in zip(places[:-1], places[1:], strict=True):
+            first, last = numbers[place], numbers[following - 1]
+            about = {"first": first, "last": last, "count": following - place, "shot_start": float(times[first])}
+            about |= {"seconds": ends[last] - about["shot_start"], "corrupt": len(times) - len(numbers)}
+            shots.append({"shot": digest(record["sha256"], first, last), **about})
+        return shots
 
 
-def _timed(path: Path, times: list[float]) -> Iterator[np.ndarray]:
-    """All frames of a file; their times are noted."""
-    for time, image in video.timed(path):
-        times.append(time)
+def _noted(numbered: Iterable[tuple[int, np.ndarray]], numbers: list[int]) -> Iterator[np.ndarray]:
+    """The frames; their numbers are written down."""
+    for number, image in numbered:
+        numbers.append(number)
         yield image
 
 
@@ -130,3 +129,24 @@ class Caption:
                 }
             ]
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A shot's record -> picture: a small JPEG of the frame in its middle, as a URL.
+
+    Args:
+        root: where paths begin.
+        edge: pixels of its long side.
+    """
+
+    root: str
+    edge: int
+
+    def __call__(self, record: Record) -> list[Record]:
+        """See the class."""
+        with reading(self.root, record) as path:
+            frames, _ = video.read(path, start=record["shot_start"] + record["seconds"] / 2, frames=1, fps=1.0)
+        file = io.BytesIO()
+        picture(frames[0], self.edge).save(file, "JPEG", quality=80)
+        return [{"picture": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}]

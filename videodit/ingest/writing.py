@@ -18,11 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.store import write_json
+from videodit.data.set import ABOUT, MANIFEST
 from videodit.data.video import replacing
 from videodit.errors import InputError
 from videodit.ingest.record import COLUMNS, Record
+from videodit.ingest.run import Outcome
 
 DROPPED = ("stage", "reason", "detail")
+OF_CLIPS = ("id", "start", "frames", "fps", "sizes", "split", "shards")  # columns that what was dropped has not
 
 
 @contextmanager
@@ -49,20 +53,12 @@ def table(records: Sequence[Record], measures: Sequence[str], *, dropped: bool) 
     """Records as an Arrow table."""
     import pyarrow
 
-    fields = [(column.name, column.type) for column in COLUMNS if not dropped or column.name not in OF_CLIPS]
-    fields = [(name, "string") for name in DROPPED * dropped] + fields + [(name, "double") for name in measures]
-    schema = pyarrow.schema([(name, TYPES(pyarrow)[kind]) for name, kind in fields])
-    return pyarrow.Table.from_pylist([{name: r.get(name) for name, _ in fields} for r in records], schema=schema)
-
-
-OF_CLIPS = ("id", "start", "frames", "fps", "sizes", "split", "shards")
-
-
-def TYPES(pyarrow: Any) -> dict[str, Any]:
-    """Arrow's types by their names."""
-    plain = {name: pyarrow.type_for_alias(name) for name in ("string", "int64", "double")}
-    return plain | {"list<string>": pyarrow.list_(plain["string"]),
-                    "list<list<int64>>": pyarrow.list_(pyarrow.list_(plain["int64"]))}  # fmt: skip
+    lists = {"list<string>": pyarrow.list_(pyarrow.string()),
+             "list<list<int64>>": pyarrow.list_(pyarrow.list_(pyarrow.int64()))}  # fmt: skip
+    names = [(column.name, column.type) for column in COLUMNS if not (dropped and column.name in OF_CLIPS)]
+    names = [(name, "string") for name in DROPPED * dropped] + names + [(name, "double") for name in measures]
+    schema = pyarrow.schema([(name, lists.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in names])
+    return pyarrow.Table.from_pylist([{name: r.get(name) for name, _ in names} for r in records], schema=schema)
 
 
 def write_table(path: Path, content: Any) -> None:
@@ -73,10 +69,10 @@ def write_table(path: Path, content: Any) -> None:
         parquet.write_table(content, temporary, compression="zstd", row_group_size=65536)
 
 
-def write_set(out: Path, found: Outcome, about: dict[str, Any]) -> None:
+def write_set(out: Path, found: Outcome, measures: Sequence[str], about: dict[str, Any]) -> None:
     """The set's files; the manifest comes last."""
-    measures = sorted({name for clip in found.clips for name in clip["measured"]})
-    dropped = sorted(found.dropped, key=lambda one: (list(found.seen).index(one["stage"]), one["source"], one.get("first", 0)))
+    stages = list(found.seen)
+    gone = sorted(found.dropped, key=lambda one: (stages.index(one["stage"]), one["source"], one.get("first", 0)))
     write_json(out / ABOUT, about)
-    write_table(out / "dropped.parquet", table(dropped, measures, dropped=True))
+    write_table(out / "dropped.parquet", table(gone, measures, dropped=True))
     write_table(out / MANIFEST, table(found.clips, measures, dropped=False))
