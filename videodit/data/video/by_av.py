@@ -140,7 +140,8 @@ def _opened(path: str | Path, threads: int) -> Iterator[tuple[InputContainer, Vi
         try:
             with av.open("fd:", options=options, metadata_errors="replace") as container:
                 video = container.streams.best("video")
-                if video is None or not (video.width and video.height) or int(video.disposition) & ATTACHED_PICTURE:
+                usable = video is not None and video.codec_context is not None  # None: there is no decoder for it
+                if not usable or not (video.width and video.height) or int(video.disposition) & ATTACHED_PICTURE:
                     raise InputError(f"{named(path)}: holds no video that can be read")
                 _one_thread_each(video.codec_context, threads)
                 yield container, video

@@ -1,4 +1,7 @@
-"""The reader for plain files of mp4 and its kin: decord. What it would get wrong, it refuses."""
+"""The reader for plain files of mp4 and its kin: decord. What it would get wrong, it refuses.
+
+One thing it gets wrong unnoticed: H.264 without whole keyframes (intra refresh) in Matroska, after a seek.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from videodit.errors import InputError
 # Containers whose frames decord finds exactly. In an MPEG program stream it is a whole group of pictures late, and in
 # Ogg it ignores the gaps that lost packets leave.
 CONTAINERS = {"mov", "mp4", "matroska", "webm"}
+# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures.
+SEEKABLE = {"h264", "vp8", "vp9", "mpeg4"}
 MATRICES = {1, 2, 5, 6}  # H.273: BT.709, none said, and BT.601 twice
 
 
@@ -37,8 +42,11 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
         # From the keyframe before the last one: right after a seek decord may miscount the frames around a keyframe.
         keys = [key for key in video.get_key_indices() if times[key] <= start + TIE]
         first = keys[-2] if len(keys) > 1 else 0
-        if first:
+        if first and info.codec in SEEKABLE:
             video.seek_accurate(first)
+        else:
+            for _ in range(first):
+                video.next()  # not skip_frames, which miscounts too
         for time, end in stamps[first:]:
             image = video.next().asnumpy()
             if image.shape != (info.height, info.width, 3):  # frames a few pixels wide come out as their padding

@@ -58,6 +58,7 @@ class _Picture(NamedTuple):
     frames: int
     seconds: float
     turn: Turn
+    size: tuple[int, int]  # (width, height) of the first one: a broken GIF's may grow
 
 
 def is_picture(path: str | Path) -> bool:
@@ -129,9 +130,11 @@ def _pictures(path: str | Path) -> Iterator[_Picture]:
         with image:
             with _refusals(path):
                 codec = image.format.lower()
-                turn = TURNS.get(image.getexif().get(ORIENTATION), Turn())
+                # Pillow turns a TIFF itself.
+                turn = TURNS.get(image.getexif().get(ORIENTATION), Turn()) if image.format != "TIFF" else Turn()
                 count = image.n_frames if image.format in MOVING else 1
                 skipped = int(count > 1 and getattr(image, "default_image", False))  # APNG's, for who cannot animate
+            size = None
             for index in range(skipped, count):
                 try:
                     with _refusals(path):
@@ -146,7 +149,8 @@ def _pictures(path: str | Path) -> Iterator[_Picture]:
                 image.info["codec"] = codec
                 shown = (image.info.get("duration") or 1000 * UNTIMED) / 1000
                 alone = count - skipped == 1
-                yield _Picture(image, count - skipped, 1 / RATE if alone else shown, turn)
+                size = size or image.size
+                yield _Picture(image, count - skipped, 1 / RATE if alone else shown, turn, size)
 
 
 @contextmanager
@@ -163,6 +167,8 @@ def _pixels(picture: _Picture, path: str | Path) -> np.ndarray:
     """Upright pixels, uint8 (H,W,3), on white."""
     image = picture.image
     with _refusals(path):
+        if image.size != picture.size:
+            image = image.crop((0, 0, *picture.size))
         if image.mode == "F":
             raise ValueError("pixels are floating point numbers of unknown range")
         if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 255
