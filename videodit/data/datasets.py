@@ -104,7 +104,7 @@ class VideoFolder(Dataset[Sample]):
         try:
             return self._cut(path, entry, draw)
         except InputError as error:
-            raise BadSample(path, str(error).removeprefix(f"{path}: ")) from error
+            raise BadSample(path, str(error).removeprefix(f"{video.named(path)}: ")) from error
 
     def _cut(self, path: Path, entry: Entry, draw: float) -> Sample:
         info = video.probe(path)

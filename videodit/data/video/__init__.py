@@ -1,0 +1,31 @@
+"""Video files and pictures: probe, read and write. The only home of PyAV and decord.
+
+Times are seconds after the first frame. Frames are uint8 (T,H,W,3) RGB, 8-bit SDR (BT.709), as they are meant to be
+seen: upright, with square pixels, HDR tone-mapped (see `data/colour`), transparent parts white.
+
+`by_av`, `by_decord` and `by_pillow` are the readers, `reading` what they have in common.
+"""
+
+from __future__ import annotations
+
+from videodit.data.video.files import named, replacing
+from videodit.data.video.frame import TIE, CorruptPackets, VideoInfo
+from videodit.data.video.reading import Reader, numbered, probe, read, stream, times
+from videodit.data.video.writing import write
+from videodit.errors import InputError
+
+__all__ = [
+    "TIE",
+    "CorruptPackets",
+    "InputError",
+    "Reader",
+    "VideoInfo",
+    "named",
+    "numbered",
+    "probe",
+    "read",
+    "replacing",
+    "stream",
+    "times",
+    "write",
+]

@@ -1,0 +1,335 @@
+"""The reader that can do everything but pictures: PyAV, which is FFmpeg."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, dropwhile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from videodit.data.colour import Transfer, to_sdr
+from videodit.data.video.files import named, opened
+from videodit.data.video.frame import RATE, TIE, CorruptPackets, Frame, Turn, VideoInfo, on_white, uneven
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from av import CodecContext, Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# Numbers of ITU-T H.273, which FFmpeg uses: transfer functions, primaries, matrices.
+TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}
+BT2020_PRIMARIES, UNKNOWN = 9, 2
+HD = 720  # rows from which on an unlabelled file is taken for BT.709, as players do; FFmpeg would say BT.601
+PIXEL_ASPECTS = (1 / 8, 8)  # beyond them the shape of a pixel is a mistake, and left alone
+ATTACHED_PICTURE = 0x400  # FFmpeg's flag of a stream that is the cover of a piece of music
+
+
+class Look(NamedTuple):
+    """How to turn decoded frames into what is seen. `height` and `width`: square pixels, not yet turned upright.
+
+    `wide`: the primaries are BT.2020's. `matrix`: H.273's number for YUV to RGB, UNKNOWN where the file says nothing.
+    """
+
+    container: str
+    height: int
+    width: int
+    pixel_aspect: float
+    turn: Turn
+    transfer: Transfer | None
+    wide: bool
+    matrix: int
+
+
+def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
+    """Describe a file and its first frame. Reads it through where the container is not to be trusted, or if `exact`.
+
+    Raises InputError where there is no such file, it holds no video, or no frame of it can be decoded.
+    """
+    with _opened(path, 1) as (container, stream):
+        image = next(_images(container, stream, _decoder(stream, 1), Counter()), None)
+        if image is None:
+            raise InputError(f"{named(path)}: no frame can be decoded")
+        look, fps, metadata = _look(image, container, stream), _rate(stream), dict(container.metadata)
+        counted = None if exact else _counted(stream)
+        alpha = stream.metadata.get("alpha_mode") == "1" or any(part.is_alpha for part in image.format.components)
+        pixel_format, bits = image.format.name, max(part.bits for part in image.format.components)
+        codec = stream.codec_context.name
+    frames, seconds, variable = counted or _measure(path)
+    height, width = look.turn.size(look.height, look.width)
+    info = VideoInfo(
+        frames=frames,
+        height=height,
+        width=width,
+        fps=fps,
+        seconds=seconds,
+        codec=codec,
+        metadata=metadata,
+        pixel_format=pixel_format,
+        bits=bits,
+        rotation=look.turn.degrees,
+        pixel_aspect=look.pixel_aspect,
+        hdr=look.transfer,
+        variable=variable,
+        alpha=alpha,
+    )
+    return info, look
+
+
+def table(path: str | Path) -> tuple[np.ndarray, float]:
+    """When each frame is shown, float64 (T,), ascending, and when the last one ends: seconds after the first frame.
+
+    Read off the packets, undecoded but for the first frame: what comes before it cannot be decoded and is no frame.
+    """
+    stamps: list[int | None] = []
+    ends, keys, first = [], [], None
+    with _opened(path, 1) as (container, stream):
+        rate, base, decoder = _rate(stream), float(stream.time_base), _decoder(stream, 1)
+        for packet in _demuxed(container, stream):
+            if first is None:
+                first = next(iter(_decoded(packet, stream, decoder) or ()), None)
+            if packet is None or not packet.size or packet.is_discard or _invisible(packet, stream):
+                continue
+            stamps.append(packet.pts)
+            keys.append(packet.is_keyframe)
+            if packet.pts is not None:
+                ends.append(packet.pts + (packet.duration or 1 / rate / base))
+    if first is None:
+        raise InputError(f"{named(path)}: no frame can be decoded")
+    known = sorted(stamp for stamp in stamps if stamp is not None)
+    if not known:  # a bare stream: frames follow each other at its rate, from the first keyframe on
+        count = len(stamps) - (keys.index(True) if True in keys else 0)
+        return np.arange(count) / rate, count / rate
+    if len(known) < len(stamps) or len(set(known)) < len(known) or _stamp(first) is None:
+        shown = [(frame.time, frame.end) for frame in frames(path, 0.0, 1)]  # only decoding tells
+        return np.array([time for time, _ in shown]), max(end for _, end in shown)
+    origin = _stamp(first)
+    times = np.array([stamp for stamp in known if stamp >= origin], dtype=np.float64)
+    return (times - origin) * base, (max(ends) - origin) * base
+
+
+def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
+    """Every frame from a keyframe at or before `start` on, decoded packet by packet."""
+    # Seeking is a hint: some containers land after the time asked for. Then ask for earlier, at last for the beginning.
+    for seek in [start, start - 5] if start > 0 else []:
+        found = _decode(path, max(seek, 0.0), threads)
+        first = next(found, None)
+        if first and first.time <= start + TIE:
+            yield first
+            yield from found
+            return
+        found.close()
+    yield from _decode(path, None, threads)
+
+
+@contextmanager
+def _opened(path: str | Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its main video stream; what FFmpeg refuses is an InputError that names the file."""
+    import av
+
+    with opened(path) as descriptor:
+        # A descriptor, not a name: FFmpeg makes guesses from names, and opens others that a playlist lists.
+        options = {"fd": str(descriptor), "protocol_whitelist": "fd"}
+        try:
+            with av.open("fd:", options=options, metadata_errors="replace") as container:
+                video = container.streams.best("video")
+                usable = video is not None and video.codec_context is not None  # None: there is no decoder for it
+                if not usable or not (video.width and video.height) or int(video.disposition) & ATTACHED_PICTURE:
+                    raise InputError(f"{named(path)}: holds no video that can be read")
+                _one_thread_each(video.codec_context, threads)
+                yield container, video
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{named(path)}: not a readable video: {error.strerror or error}") from error
+
+
+def _one_thread_each(decoder: CodecContext, threads: int) -> None:
+    decoder.thread_count = threads
+    decoder.thread_type = "NONE" if threads == 1 else "AUTO"
+
+
+def _rate(stream: VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or RATE)
+
+
+def _decoder(stream: VideoStream, threads: int) -> CodecContext | None:
+    """The decoder that knows of alpha in WebM, where FFmpeg's own drops it; else None, the stream's own."""
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if stream.metadata.get("alpha_mode") != "1" or name is None:
+        return None
+    decoder = av.CodecContext.create(name, "r")
+    _one_thread_each(decoder, threads)
+    return decoder
+
+
+def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
+    """The packets, the last one empty; None, the end, where the container breaks off."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            yield None
+            return
+        if packet is None:
+            return
+        yield packet
+
+
+def _decoded(packet: Packet | None, stream: VideoStream, decoder: CodecContext | None) -> list[VideoFrame] | None:
+    """The frames that a packet completes, or None if it is corrupt."""
+    import av
+
+    if packet is None:
+        return None
+    try:
+        return packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
+    except av.FFmpegError:
+        return None
+
+
+def _images(
+    container: InputContainer, stream: VideoStream, decoder: CodecContext | None, tally: Counter[str]
+) -> Iterator[VideoFrame]:
+    """The frames from here on. tally["corrupt"] counts packets that give none because they cannot be decoded."""
+    for packet in _demuxed(container, stream):  # not container.decode(): that gives up at the first corrupt packet
+        images = _decoded(packet, stream, decoder)
+        tally["corrupt"] += images is None
+        yield from images or ()
+
+
+def _stamp(image: VideoFrame) -> int | None:
+    return image.dts if image.pts is None else image.pts
+
+
+def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Frame]:
+    """Decode from the beginning or, ending at once where that fails, from a keyframe near `seek` seconds.
+
+    The first frame of the file is decoded in either case: it says when time begins and how frames look.
+    """
+    import av
+
+    tally: Counter[str] = Counter()
+    with _opened(path, threads) as (container, stream):
+        rate, base, decoder = _rate(stream), float(stream.time_base), _decoder(stream, threads)
+        images = _images(container, stream, decoder, tally)
+        try:
+            first = next(images, None)
+            if first is None:
+                raise InputError(f"{named(path)}: no frame can be decoded ({tally['corrupt']} corrupt packets)")
+            look, origin = _look(first, container, stream), _stamp(first)
+            if seek is None:
+                images = chain([first], images)
+            else:
+                tally.clear()
+                # A program stream may stamp several frames at once: after a seek their times would be guesses.
+                # Frames without times can only be counted, from the beginning.
+                if origin is None or container.format.name == "mpeg":
+                    return
+                try:
+                    container.seek(origin + int(seek / base), stream=stream)
+                except av.FFmpegError:
+                    return
+                if decoder:
+                    decoder.flush_buffers()
+                # Frames before a keyframe may refer to others before the place we came in.
+                images = dropwhile(lambda image: not image.key_frame, _images(container, stream, decoder, tally))
+            for number, image in enumerate(images):
+                stamp = _stamp(image)
+                if stamp is None and seek is not None:
+                    return
+                time = number / rate if stamp is None or origin is None else (stamp - origin) * base
+                end = time + (image.duration * base if image.duration and origin is not None else 1 / rate)
+                yield Frame(time, end, rate, partial(_pixels, image, look, path))
+        finally:
+            if tally["corrupt"]:
+                warnings.warn(CorruptPackets(path=path, count=tally["corrupt"]), stacklevel=2)
+
+
+def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> Look:
+    """How the frames of a file are to be seen, by its first one."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
+    transfer = TRANSFERS.get(int(image.color_trc))
+    primaries = int(image.color_primaries)
+    return Look(
+        container=container.format.name,
+        height=stream.height,
+        width=max(1, round(stream.width * aspect)),
+        pixel_aspect=aspect,
+        turn=_turn(image),
+        transfer=transfer,
+        wide=primaries == BT2020_PRIMARIES or (primaries == UNKNOWN and transfer is not None),
+        matrix=int(image.colorspace),
+    )
+
+
+def _turn(image: VideoFrame) -> Turn:
+    """What a frame's display matrix asks for. A matrix that is not of quarter turns and mirrors asks for nothing.
+
+    FFmpeg's layout: (x, y), y pointing down, is shown at (a x + c y, b x + d y).
+    """
+    matrix = image.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return Turn()
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    determinant = a * d - b * c
+    if determinant == 0:
+        return Turn()
+    mirrored = determinant < 0
+    right = (-a, -b) if mirrored else (a, b)  # where the stored picture, mirrored back, has its right hand side shown
+    quarters = math.atan2(-right[1], right[0]) / (math.pi / 2)
+    return Turn(round(quarters) % 4, mirrored) if abs(quarters - round(quarters)) < 0.01 else Turn()
+
+
+def _pixels(image: VideoFrame, look: Look, path: str | Path) -> np.ndarray:
+    import av
+
+    alpha = any(part.is_alpha for part in image.format.components)
+    deep = look.transfer is not None or look.wide
+    layout = {(False, False): "rgb24", (False, True): "rgb48le", (True, False): "rgba", (True, True): "rgba64le"}
+    matrix = {}
+    if look.matrix == UNKNOWN and not image.format.is_rgb and (look.wide or image.height >= HD):
+        matrix = {"src_colorspace": "BT2020" if look.wide else "ITU709"}
+    try:
+        # A stream may change its size on the way; every frame is brought to the size that the file announces.
+        array = image.to_ndarray(format=layout[alpha, deep], width=look.width, height=look.height, threads=1, **matrix)
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(f"{named(path)}: pixels of format {image.format.name} cannot be read: {error}") from error
+    if deep:
+        colours = to_sdr(array[..., :3], transfer=look.transfer, wide=look.wide)
+        array = np.concatenate([colours, (array[..., 3:] >> 8).astype(np.uint8)], axis=-1) if alpha else colours
+    return look.turn(on_white(array) if alpha else array)
+
+
+def _counted(stream: VideoStream) -> tuple[int, float, bool] | None:
+    """(frames, seconds, variable) where the container lists every frame, as mp4 and AVI do; else None."""
+    if not (stream.frames and stream.duration):
+        return None
+    listed = list(stream.index_entries)
+    if len(listed) != stream.frames:  # a fragmented file says less than it holds
+        return None
+    shown = [entry.timestamp for entry in listed if entry.size and not entry.is_discard]  # the rest: an edit list's cut
+    base = float(stream.time_base)
+    return len(shown), stream.duration * base, uneven(np.sort(shown) * base)
+
+
+def _measure(path: str | Path) -> tuple[int, float, bool]:
+    """(frames, seconds, variable) of the packets themselves."""
+    times, end = table(path)
+    return len(times), end, uneven(times)
+
+
+def _invisible(packet: Packet, stream: VideoStream) -> bool:
+    """Whether a packet only holds a picture that others refer to: VP8's flag show_frame (RFC 6386, section 9.1)."""
+    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10

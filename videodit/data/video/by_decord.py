@@ -1,0 +1,72 @@
+"""The reader for plain files of mp4 and its kin: decord. What it would get wrong, it refuses.
+
+One thing it gets wrong unnoticed: H.264 without whole keyframes (intra refresh) in Matroska, after a seek.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from videodit.data.video import by_av
+from videodit.data.video.files import named
+from videodit.data.video.frame import TIE, Frame, Turn, VideoInfo
+from videodit.errors import InputError
+
+# Containers whose frames decord finds exactly. In an MPEG program stream it is a whole group of pictures late, and in
+# Ogg it ignores the gaps that lost packets leave.
+CONTAINERS = {"mov", "mp4", "matroska", "webm"}
+# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures.
+SEEKABLE = {"h264", "vp8", "vp9", "mpeg4"}
+MATRICES = {1, 2, 5, 6}  # H.273: BT.709, none said, and BT.601 twice
+
+
+def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
+    """Every frame from a keyframe before `start` on."""
+    import decord
+
+    info, look = by_av.inspect(path, exact=False)
+    wrong = _wrong(info, look)
+    if wrong:
+        raise InputError(f"{named(path)}: decord {wrong}; use reader=av")
+    try:
+        video = decord.VideoReader(str(path), num_threads=threads)
+        stamps = video.get_frame_timestamp(range(len(video))).astype(float)
+        if len(video) != info.frames:
+            raise InputError(f"{named(path)}: decord counts {len(video)} frames of {info.frames}; use reader=av")
+        stamps -= stamps[0, 0]
+        times = stamps[:, 0]
+        # From the keyframe before the last one: right after a seek decord may miscount the frames around a keyframe.
+        keys = [key for key in video.get_key_indices() if times[key] <= start + TIE]
+        first = keys[-2] if len(keys) > 1 else 0
+        if first and info.codec in SEEKABLE:
+            video.seek_accurate(first)
+        else:
+            for _ in range(first):
+                video.next()  # not skip_frames, which miscounts too
+        for time, end in stamps[first:]:
+            image = video.next().asnumpy()
+            if image.shape != (info.height, info.width, 3):  # frames a few pixels wide come out as their padding
+                raise InputError(f"{named(path)}: decord gives frames of shape {image.shape}; use reader=av")
+            yield Frame(float(time), max(float(end), float(time) + TIE), info.fps, partial(np.asarray, image))
+    except (decord.DECORDError, RuntimeError, StopIteration, UnicodeError) as error:
+        raise InputError(f"{named(path)}: decord cannot read it; use reader=av") from error
+
+
+def _wrong(info: VideoInfo, look: by_av.Look) -> str:
+    """What decord does wrong with such a file; empty if nothing."""
+    unlabelled = look.matrix == by_av.UNKNOWN and info.height >= by_av.HD
+    reasons = {
+        "misplaces frames in this container": not CONTAINERS & set(look.container.split(",")),
+        "does not turn frames upright": look.turn != Turn(),
+        "does not make pixels square": look.pixel_aspect != 1,
+        "knows nothing of HDR": look.transfer is not None,
+        "does not convert BT.2020": look.wide or look.matrix not in MATRICES,
+        "takes unlabelled HD for BT.601": unlabelled,
+        "drops alpha": info.alpha,
+        f"rounds {info.bits} bits otherwise": info.bits != 8,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")

@@ -1,0 +1,59 @@
+"""Files to read and to replace, whatever stands under their names."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from videodit.errors import InputError
+
+
+def named(path: str | Path) -> str:
+    """A path as one line that can be printed: line breaks and bytes that are no text are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[int]:
+    """A descriptor to read a plain file from. Anything else, a FIFO say, is not even opened but an InputError."""
+    try:
+        plain = stat.S_ISREG(os.stat(path).st_mode)
+        # Not to wait should it become a FIFO just now.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if plain else None
+    except FileNotFoundError as error:
+        raise InputError(f"{named(path)}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        raise InputError(f"{named(path)}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if descriptor is None:
+        raise InputError(f"{named(path)}: not a plain file")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; it takes `path`'s place at the end, or vanishes on an error.
+
+    Missing folders above are made. Raises InputError, one line, for a folder, a device or what the disk refuses.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part"
+    if os.path.isdir(path):
+        raise InputError(f"{named(path)}: is a folder; give the name of a file")
+    if os.path.exists(path) and not os.path.isfile(path):  # replacing /dev/null would be a bad surprise
+        raise InputError(f"{named(path)}: is not a plain file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{named(path)}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

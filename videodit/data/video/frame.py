@@ -1,0 +1,102 @@
+"""What all readers give: frames with their times, and what a file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+from videodit.data.colour import Transfer
+from videodit.data.video.files import named
+
+TIE = 1e-3  # seconds: distances in time that differ by less are equal; stamps are rounded
+RATE = 25.0  # frames per second where a file does not say; FFmpeg's own guess
+UNEVEN = 2e-3  # seconds by which steps of a constant rate may differ: containers round times to a millisecond
+
+
+class CorruptPackets(UserWarning):
+    """`count` packets of the file `path` could not be decoded and were skipped; the message names both."""
+
+    def __init__(self, *, path: str | Path, count: int) -> None:
+        super().__init__(f"{named(path)}: skipped {count} corrupt packets")
+        self.path, self.count = Path(path), count
+
+    def __reduce__(self) -> tuple[Callable[[], CorruptPackets], tuple[()]]:
+        """Let a worker process hand it over."""
+        return partial(CorruptPackets, path=self.path, count=self.count), ()
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about itself.
+
+    `height` and `width` are those of the frames that reading gives: turned upright, with square pixels. `fps` is the
+    mean over the file. `rotation`: degrees clockwise, of 0, 90, 180, 270, by which the stored frames are turned (a
+    mirrored file is mirrored back too). `pixel_aspect`: width by height of a stored pixel. `bits`: per channel.
+    `hdr`: its transfer function, None for SDR. `variable`: its frames are not evenly spaced in time.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+    seconds: float
+    codec: str
+    metadata: dict[str, str]
+    pixel_format: str
+    bits: int
+    rotation: int
+    pixel_aspect: float
+    hdr: Transfer | None
+    variable: bool
+    alpha: bool
+
+
+class Frame(NamedTuple):
+    """One source frame: shown from `time` until `end`; the mean rate of its file; a function that makes its pixels.
+
+    Pixels are uint8 (H,W,3).
+    """
+
+    time: float
+    end: float
+    fps: float
+    pixels: Callable[[], np.ndarray]
+
+
+class Turn(NamedTuple):
+    """How stored frames become upright: mirrored left to right first, then turned counterclockwise by quarters."""
+
+    quarters: int = 0
+    mirrored: bool = False
+
+    @property
+    def degrees(self) -> int:
+        """Clockwise, of 0, 90, 180, 270."""
+        return -90 * self.quarters % 360
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after it."""
+        return (width, height) if self.quarters % 2 else (height, width)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Do it to an image (H,W,3)."""
+        image = image[:, ::-1] if self.mirrored else image
+        return np.ascontiguousarray(np.rot90(image, self.quarters))
+
+
+def uneven(times: np.ndarray) -> bool:
+    """Whether ascending times (T,), seconds, are those of a variable rate."""
+    steps = np.diff(times)
+    return len(steps) > 1 and float(np.ptp(steps)) > UNEVEN + 1e-9
+
+
+def on_white(image: np.ndarray) -> np.ndarray:
+    """A picture with alpha, uint8 (H,W,4), before white: uint8 (H,W,3)."""
+    colours, alpha = image[..., :3].astype(np.uint16), rearrange(image[..., 3], "h w -> h w 1").astype(np.uint16)
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
