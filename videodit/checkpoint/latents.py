@@ -104,8 +104,8 @@ def fill(
 ) -> None:
     """Encode the (key, index) pairs that the folder lacks and append them, a shard at a time, each atomically.
 
-    `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why it left
-    them out may stand in `faults` by then, and is kept beside the others.
+    `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why it
+    left them out may stand in `faults` by then, and is kept beside the others.
     """
     folder = Path(folder)
     known = LatentCache(folder).known

@@ -1,7 +1,7 @@
 """The files of a folder or of any fsspec URL: which there are, the captions beside them, and a local path to each.
 
-Captions are found in `metadata.jsonl` or `.csv` (Hugging Face's "videofolder": file_name and caption, text or prompt), in a
-`.txt` of a video's name beside it, and in tars (WebDataset) in the `.txt` or `.json` of a member's name.
+Captions are found in `metadata.jsonl` or `.csv` (Hugging Face's "videofolder": file_name and caption, text or prompt),
+in a `.txt` or `.json` of a video's name beside it, and in tars (WebDataset) in those of a member's name.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _stem(name: str) -> str:
 
 
 def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(path, (stamp, fault)) of all that a folder holds, links followed, each folder once; hidden names are left out."""
+    """(path, (stamp, fault)) of all that a folder holds, links followed, each folder once; without hidden names."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     seen, todo = {without}, [root]

@@ -34,7 +34,8 @@ def histogram(kept: Sequence[float], gone: Sequence[float], bounds: Sequence[flo
             tall = (HEIGHT - TOP - BOTTOM) * count / top
             base -= tall
             if count:
-                told = f"{count} {'kept' if name == 'kept' else 'dropped'}, {edges[place]:.3g} to {edges[place + 1]:.3g}"
+                word = {"kept": "kept", "gone": "dropped"}[name]
+                told = f"{count} {word}, {edges[place]:.3g} to {edges[place + 1]:.3g}"
                 parts.append(f'<rect class="{name}" x="{x:.1f}" y="{base:.1f}" width="{wide:.1f}" height="{tall:.1f}">'
                              f"<title>{told}</title></rect>")  # fmt: skip
     for mark in marks:
@@ -42,7 +43,8 @@ def histogram(kept: Sequence[float], gone: Sequence[float], bounds: Sequence[flo
         parts.append(f'<path class="bound" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"><title>bound {mark:g}</title></path>')
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
-        parts.append(f'<text class="tick" x="{_x(value, low, high):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{value:.3g}</text>')
+        where = f'x="{_x(value, low, high):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}"'
+        parts.append(f'<text class="tick" {where}>{value:.3g}</text>')
     parts.append(f'<text class="tick" x="{LEFT - 5}" y="{TOP + 9}" text-anchor="end">{top}</text></svg>')
     return "".join(parts)
 

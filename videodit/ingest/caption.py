@@ -59,7 +59,12 @@ class Failed:
 
 
 class Captioner(Protocol):
-    """Writes captions. A clip that cannot be captioned is Failed and stops no other; InputError stops all of them."""
+    """Writes captions. A clip that cannot be captioned is Failed and stops no other; InputError stops all of them.
+
+    looks: whether it needs the frames.
+    """
+
+    looks: bool
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +78,7 @@ class Given:
     """Keeps the caption that came with a clip, for long and short alike."""
 
     fingerprint = "given"
+    looks = False
 
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
         """Captions, or Failed where none came."""

@@ -37,6 +37,8 @@ class Endpoint:
         price: of tokens, and the budget: clips for which it has no room are Failed, and may be tried again.
     """
 
+    looks = True
+
     def __init__(
         self,
         *,

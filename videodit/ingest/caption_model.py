@@ -36,6 +36,8 @@ class ImageText:
         seed: of those draws.
     """
 
+    looks = True
+
     def __init__(
         self,
         *,

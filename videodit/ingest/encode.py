@@ -85,10 +85,13 @@ class Encode:
         return [one or dropped("cannot be encoded", "nor can any clip beside it") for one in told]
 
     @torch.no_grad()
-    def _latents(self, clips: SetClips, indices: list[int], faults: dict[int, str]) -> Iterator[tuple[int, Tensor, str]]:
+    def _latents(
+        self, clips: SetClips, indices: list[int], faults: dict[int, str]
+    ) -> Iterator[tuple[int, Tensor, str]]:
         """(index, latents, caption) of clips that can be read."""
         for index in indices:
             samples, skipped = fetch(clips, [index])
-            faults |= {index: reason for _, reason in skipped}
+            for _, reason in skipped:
+                faults[index] = reason
             for _, sample in samples:
                 yield index, self.network.encode(sample.clip[None].to(self.device))[0].cpu(), ""

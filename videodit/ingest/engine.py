@@ -13,7 +13,6 @@ from videodit.errors import InputError
 from videodit.ingest.guard import Guard, Result
 from videodit.ingest.record import Record, Stage
 
-
 Results = Iterator[tuple[int, Result]]
 
 
@@ -21,7 +20,10 @@ class Engine(Protocol):
     """Runs a stage over records."""
 
     def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
-        """(place of the record, what became of it) as they are done. limits: seconds for each; most: workers, None: all."""
+        """(place of the record, what became of it) as they are done.
+
+        limits: seconds for each; most: workers (None: all).
+        """
 
 
 class Local:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from videodit.ingest.bars import STYLE as BARS
 from videodit.ingest.bars import histogram
@@ -20,11 +20,13 @@ PAIRS = 24  # groups of near-duplicates
 EXAMPLES = 5  # of files for each reason
 TEXTS = 12  # captions that are shown whole
 OWN = """
-.funnel { display: grid; grid-template-columns: 7rem 1fr 11rem; gap: 0.35rem 0.9rem; align-items: center; font-size: 0.88rem; }
+.funnel { display: grid; grid-template-columns: 7rem 1fr 11rem; gap: 0.35rem 0.9rem; align-items: center;
+  font-size: 0.88rem; }
 .funnel div.bar { display: flex; height: 1.1rem; border-radius: 0.3rem; overflow: hidden; background: var(--rule); }
 .funnel span.on { background: var(--good); } .funnel span.off { background: var(--bad); }
 .thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.7rem; }
-.thumbs figure { margin: 0; } .thumbs img { width: 100%; border-radius: 0.3rem; display: block; background: var(--rule); }
+.thumbs figure { margin: 0; }
+.thumbs img { width: 100%; border-radius: 0.3rem; display: block; background: var(--rule); }
 .thumbs figcaption { color: var(--soft); font-size: 0.74rem; line-height: 1.3; overflow-wrap: anywhere; }
 .pair { display: flex; gap: 0.7rem; margin: 0 0 0.9rem; flex-wrap: wrap; } .pair figure { width: 10rem; margin: 0; }
 .pair img { width: 100%; border-radius: 0.3rem; } .pair figcaption { font-size: 0.76rem; color: var(--soft); }
@@ -33,7 +35,7 @@ OWN = """
 
 
 class Facts(NamedTuple):
-    """What a page tells beside the outcome: names, bounds, the meaning of measures, pictures (shot -> an image's URL)."""
+    """What a page tells beside the outcome: bounds, the meaning of measures, pictures (shot -> an image's URL) …"""
 
     title: str
     bounds: Mapping[str, Sequence[float | None]]
@@ -68,9 +70,8 @@ def page(found: Outcome, facts: Facts) -> str:
     body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(facts.title)}</title>"
     style = f"<style>{STYLE}{BARS}{OWN}</style>"
-    return (
-        f"<!doctype html>\n<html lang=en><head>{head}{style}</head><body><main>{_head(found, facts)}{body}</main></body></html>\n"
-    )
+    body = f"<body><main>{_head(found, facts)}{body}</main></body>"
+    return f"<!doctype html>\n<html lang=en><head>{head}{style}</head>{body}</html>\n"
 
 
 def spread(records: Sequence[Record], most: int) -> list[Record]:
@@ -151,7 +152,8 @@ def _measures(found: Outcome, facts: Facts) -> str:
             told = " to ".join("any" if x is None else f"{x:g}" for x in bounds)
             cards.append(f'<figure class="card"><header><h3>{escape(name)}</h3><span>{told}</span></header>'
                          f"{histogram(*both, bounds)}<figcaption>{escape(meaning)}</figcaption></figure>")  # fmt: skip
-    legend = '<p class="soft"><span class="good">■</span> kept <span class="bad-text">■</span> dropped, a dashed line at each bound</p>'
+    squares = '<span class="good">■</span> kept <span class="bad-text">■</span> dropped'
+    legend = f'<p class="soft">{squares}, a dashed line at each bound</p>'
     return f'{legend}<div class="grid-of">{"".join(cards)}</div>' if cards else ""
 
 
@@ -181,8 +183,9 @@ def _captions(found: Outcome) -> str:
         lengths = [len(shot[name].split()) for shot in shots if shot.get(name)]
         if lengths:
             title = {"caption": "that came with it", "caption_short": "short", "caption_long": "long"}[name]
-            cards.append(f'<figure class="card"><header><h3>{title}</h3><span>{len(lengths)} of {len(shots)}</span></header>'
-                         f"{histogram(lengths, [], ())}<figcaption>words of a caption</figcaption></figure>")  # fmt: skip
+            head = f"<header><h3>{title}</h3><span>{len(lengths)} of {len(shots)}</span></header>"
+            foot = "<figcaption>words of a caption</figcaption>"
+            cards.append(f'<figure class="card">{head}{histogram(lengths, [], ())}{foot}</figure>')
     for shot in spread([shot for shot in shots if shot.get("caption_long") or shot["caption"]], TEXTS):
         texts = [shot["caption"], shot.get("caption_short"), shot.get("caption_long")]
         rows.append((shot["source"], *(text or "" for text in texts)))

@@ -30,7 +30,7 @@ COLUMNS = (
     Column("caption_long", "string", "of all that is seen"),
     Column("captioned_by", "string", "what wrote these two: a model with its prompts, or given"),
     Column("split", "string", "train or heldout"),
-    Column("group", "string", "alike for clips of one file or origin and for near-duplicates: on one side of the split"),
+    Column("group", "string", "alike for clips of one file or origin and for near-duplicates: one side of the split"),
     Column("shards", "list<string>", "the file of latents for each of `sizes`; empty where none were made"),
     Column("shot", "string", "what it was cut from: a hash of the file's bytes and of the shot's frames"),
     Column("first", "int64", "the shot's first frame in the file, in order of time, from 0"),

@@ -39,7 +39,8 @@ class Shape:
     def __post_init__(self) -> None:
         if longest(self.frames, self.stride, self.patch) != self.frames:
             unit = self.stride[0] * self.patch[0]
-            raise InputError(f"shape.frames={self.frames}: with this stride and patch, {self.patch[0]} and so many times {unit}")
+            least = longest(unit, self.stride, self.patch)
+            raise InputError(f"shape.frames={self.frames}: {least} and any times {unit} more are legal")
         if not 1 <= self.shortest <= self.frames:
             raise InputError(f"shape.shortest={self.shortest}: from 1 to shape.frames={self.frames}")
         if not self.areas or min(self.areas) < 1:

@@ -11,13 +11,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from videodit.data import video
 from videodit.data.files import Root
-from videodit.ingest.caption import Captioner, Captions, Failed, Request, picture
+from videodit.ingest.caption import Captioner, Captions, Failed, Request
 from videodit.ingest.cuts import CutDetector
+from videodit.ingest.duplicates import Fingerprint
 from videodit.ingest.guard import Result, dropped
+from videodit.ingest.measure import MEASURES, Scorer, measure
 from videodit.ingest.record import Dropped, Record, digest
+
+SCORED = 6  # frames of a shot that a scorer sees
+
 
 @contextmanager
 def reading(root: str, record: Record) -> Iterator[Path]:
@@ -33,7 +39,7 @@ def reading(root: str, record: Record) -> Iterator[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A file's record -> its shots: shot, first, last, count (of frames that can be decoded), shot_start, seconds, corrupt.
+    """A file's record -> its shots: shot, first, last, count (decodable frames), shot_start, seconds, corrupt.
 
     Args:
         root: where paths begin.
@@ -67,6 +73,48 @@ def _noted(numbered: Iterable[tuple[int, np.ndarray]], numbers: list[int]) -> It
     for number, image in numbered:
         numbers.append(number)
         yield image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A shot's record -> what `measure` tells of it, score/… of each scorer, and hashes, by which duplicates are known.
+
+    Args:
+        root: where paths begin.
+        edge: see `measure`.
+        scorers: learned opinions, by choice.
+    """
+
+    root: str = field(repr=False)
+    edge: int
+    scorers: Sequence[Scorer]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that is measured."""
+        return [*MEASURES, *(f"score/{scorer.name}" for scorer in self.scorers)]
+
+    def __call__(self, record: Record) -> list[Record]:
+        """See the class."""
+        rate, count = record["count"] / record["seconds"], record["count"]
+        seen, prints = [], Fingerprint(rate)
+        every = -(-count // SCORED)
+        with reading(self.root, record) as path:
+            frames = video.stream(path, start=record["shot_start"], frames=count)
+            numbers = measure(_watched(frames, prints, seen if self.scorers else None, every), rate, edge=self.edge)
+        scores = {f"score/{scorer.name}": float(scorer(seen)) for scorer in self.scorers}
+        return [{**numbers, **scores, "hashes": prints.hashes().tolist()}]
+
+
+def _watched(
+    frames: Iterable[np.ndarray], prints: Fingerprint, seen: list[np.ndarray] | None, every: int
+) -> Iterator[np.ndarray]:
+    """The frames, of which the hashes are taken on the way, and every so many kept for who wants to see them."""
+    for index, frame in enumerate(frames):
+        prints.see(frame)
+        if seen is not None and index % every == 0:
+            seen.append(frame)
+        yield frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +154,7 @@ class Caption:
         return results
 
     def _shown(self, shot: Record) -> Sequence[np.ndarray]:
-        if not self.frames:
+        if not self.captioner.looks:
             return []
         with reading(self.root, shot) as path:
             interval = {"start": shot["shot_start"], "frames": self.frames, "fps": self.frames / shot["seconds"]}
@@ -147,6 +195,7 @@ class Thumbnail:
         """See the class."""
         with reading(self.root, record) as path:
             frames, _ = video.read(path, start=record["shot_start"] + record["seconds"] / 2, frames=1, fps=1.0)
-        file = io.BytesIO()
-        picture(frames[0], self.edge).save(file, "JPEG", quality=80)
+        image, file = Image.fromarray(frames[0]), io.BytesIO()
+        image.thumbnail((self.edge, self.edge))
+        image.save(file, "JPEG", quality=80)
         return [{"picture": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}]

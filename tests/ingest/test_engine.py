@@ -1,0 +1,83 @@
+"""Stages in processes: whatever one of them does, the others go on, and every record has an outcome."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ingest.work import Naughty
+from videodit.errors import InputError
+from videodit.ingest.engine import Local
+from videodit.ingest.guard import Guard
+from videodit.ingest.journal import Journal
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_every_record_has_its_outcome() -> None:
+    does = ["fine", "sleep", "die", "exit", "drop", "bug", "disk", "stop", *["fine"] * 5]
+    records = [{"do": do, "value": i} for i, do in enumerate(does)]
+    found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
+    assert sorted(found) == list(range(len(does)))
+    assert all(found[i]["records"][0]["twice"] == 2 * i for i, do in enumerate(does) if do == "fine")
+    said = {do: found[i] for i, do in enumerate(does)}
+    assert said["sleep"]["dropped"] == "took too long" and said["sleep"]["detail"] == "more than 2 seconds"
+    assert said["die"] == {"dropped": "crashed its reader", "detail": "SIGSEGV", "again": False}
+    assert said["exit"]["detail"] == "exit code 3"
+    assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
+    assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]
+    assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
+    pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
+    assert os.getpid() not in pids and all(map(gone, pids))
+
+
+def test_a_guard_keeps_its_process_between_calls() -> None:
+    guard = Guard(Naughty())
+    pids = {guard({"do": "fine", "value": 0}, 60)["records"][0]["pid"] for _ in range(3)}
+    assert len(pids) == 1
+    guard.close()
+    assert gone(pids.pop())
+
+
+def test_leaving_early_ends_all_workers() -> None:
+    records = [{"do": "fine", "value": 0}, *({"do": "sleep", "value": 0} for _ in range(3))]
+    running = Local(workers=2).run(Naughty(), records, [600.0] * 4, None)
+    pid = next(running)[1]["records"][0]["pid"]
+    began = time.monotonic()
+    running.close()
+    assert time.monotonic() - began < 30 and gone(pid)
+
+
+def test_workers_are_limited() -> None:
+    found = Local(workers=4).run(Naughty(), [{"do": "fine", "value": 0}] * 6, [60.0] * 6, 1)
+    assert len({result["records"][0]["pid"] for _, result in found}) == 1
+    assert list(Local(workers=None).run(Naughty(), [], [], None)) == []
+    with pytest.raises(InputError, match="engine.workers=0"):
+        Local(workers=0)
+
+
+def test_a_journal_forgets_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "scan.jsonl"
+    journal = Journal(path)
+    journal.add("a", {"x": "ü\n\udcff"})
+    journal.add("b", 2)
+    journal.close()
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        journal = Journal(path)
+        known = dict(journal.known)
+        journal.add("c", 3)
+        journal.close()
+        assert known == {key: value for key, value, end in (("a", {"x": "ü\n\udcff"}, whole.index(b"\n") + 1),
+                                                            ("b", 2, len(whole))) if end <= cut}  # fmt: skip
+        assert Journal(path).known == known | {"c": 3}
