@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from videodit.track.charts import short
+
 BINS = 30
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 150, 34, 10, 8, 22  # the drawing and its margins
 STYLE = """
@@ -44,7 +46,7 @@ def histogram(kept: Sequence[float], gone: Sequence[float], bounds: Sequence[flo
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
         where = f'x="{_x(value, low, high):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}"'
-        parts.append(f'<text class="tick" {where}>{value:.3g}</text>')
+        parts.append(f'<text class="tick" {where}>{short(value)}</text>')
     parts.append(f'<text class="tick" x="{LEFT - 5}" y="{TOP + 9}" text-anchor="end">{top}</text></svg>')
     return "".join(parts)
 

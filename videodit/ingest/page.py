@@ -19,6 +19,12 @@ SHOWN = 48  # thumbnails of a sheet
 PAIRS = 24  # groups of near-duplicates
 EXAMPLES = 5  # of files for each reason
 TEXTS = 12  # captions that are shown whole
+OF_FILES = {
+    "seconds": "how long a shot is",
+    "height": "pixels of a frame",
+    "width": "pixels of a frame",
+    "source_fps": "frames a second of the file",
+}
 OWN = """
 .funnel { display: grid; grid-template-columns: 7rem 1fr 11rem; gap: 0.35rem 0.9rem; align-items: center;
   font-size: 0.88rem; }
@@ -29,7 +35,8 @@ OWN = """
 .thumbs img { width: 100%; border-radius: 0.3rem; display: block; background: var(--rule); }
 .thumbs figcaption { color: var(--soft); font-size: 0.74rem; line-height: 1.3; overflow-wrap: anywhere; }
 .pair { display: flex; gap: 0.7rem; margin: 0 0 0.9rem; flex-wrap: wrap; } .pair figure { width: 10rem; margin: 0; }
-.pair img { width: 100%; border-radius: 0.3rem; } .pair figcaption { font-size: 0.76rem; color: var(--soft); }
+.pair img { width: 100%; border-radius: 0.3rem; }
+.pair figcaption { font-size: 0.76rem; color: var(--soft); overflow-wrap: anywhere; }
 .good { color: var(--good); } .bad-text { color: var(--bad); } td.texts { max-width: 46rem; }
 """
 
@@ -109,7 +116,7 @@ def _funnel(found: Outcome) -> str:
             f'<span class="soft">{told}</span></div><span>{seen} seen, {kept} kept</span>'
         )
     beside = len(found.listing.beside)
-    more = f'<p class="soft">{beside} more files describe others (captions).</p>' if beside else ""
+    more = f'<p class="soft">Beside these, files that describe others (captions): {beside}.</p>' if beside else ""
     return f'<div class="funnel">{"".join(rows)}</div>{more}'
 
 
@@ -118,12 +125,11 @@ def _leakage(found: Outcome) -> str:
     for clip in found.clips:
         for key, seen in sides.items():
             seen.setdefault(clip[key], set()).add(clip["split"])
-    leaks = [f"{sum(len(s) > 1 for s in seen.values())} {name}s on both sides" for name, seen in
-             (("group of near-duplicate", sides["group"]), ("file", sides["sha256"]))]  # fmt: skip
-    bad = any(len(s) > 1 for seen in sides.values() for s in seen.values())
+    both = {key: sum(len(splits) > 1 for splits in seen.values()) for key, seen in sides.items()}
+    told_leaks = f"On both sides: {both['sha256']} files, {both['group']} groups of files with their near-duplicates."
     counts = Counter(clip["split"] for clip in found.clips)
     told = ", ".join(f"{counts[split]} clips {split}" for split in ("train", "heldout"))
-    return f'<p>{told}. <span class="{"bad-text" if bad else "good"}">{leaks[0]}, {leaks[1]}.</span></p>'
+    return f'<p>{told}. <span class="{"bad-text" if any(both.values()) else "good"}">{told_leaks}</span></p>'
 
 
 def _shapes(found: Outcome, facts: Facts) -> str:
@@ -145,7 +151,7 @@ def _measures(found: Outcome, facts: Facts) -> str:
     kept = list({clip["shot"]: clip for clip in found.clips}.values())
     gone = [record for record in found.dropped if "shot" in record]
     cards = []
-    for name, meaning in facts.measures.items():
+    for name, meaning in (OF_FILES | dict(facts.measures)).items():
         both = [[r[name] for r in part if r.get(name) is not None] for part in (kept, gone)]
         if any(both):
             bounds = facts.bounds.get(name, ())
