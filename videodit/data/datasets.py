@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class VideoFolder(Dataset[Sample]):
-    """A folder of videos and a `metadata.jsonl` whose lines hold `file_name` (relative to it) and `caption`.
+    """A folder of videos or pictures and a `metadata.jsonl`: lines of `file_name` (relative to it) and `caption`.
 
     `part` of them: all, or what trains or is held out where `share`, in (0,1), of the sources are (see `split`). A line
     may name its clip's `source`; else each file is one. A single source serves both parts, and stderr says so.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, dropwhile
+from itertools import chain, dropwhile, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}
 BT2020_PRIMARIES, UNKNOWN = 9, 2
 HD = 720  # rows from which on an unlabelled file is taken for BT.709, as players do; FFmpeg would say BT.601
-PIXEL_ASPECTS = (1 / 8, 8)  # beyond them the shape of a pixel is a mistake, and left alone
+PIXEL_ASPECTS = (1 / 4, 4)  # beyond them the shape of a pixel is a mistake, and left alone
 ATTACHED_PICTURE = 0x400  # FFmpeg's flag of a stream that is the cover of a piece of music
 
 
@@ -84,12 +84,13 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
 
 
 def table(path: str | Path) -> tuple[np.ndarray, float]:
-    """When each frame is shown, float64 (T,), ascending, and when the last one ends: seconds after the first frame.
+    """When each frame is shown, float64 (T,), and when the last one ends: seconds after the first frame.
 
-    Read off the packets, undecoded but for the first frame: what comes before it cannot be decoded and is no frame.
+    Ascending, unless the file's own clock jumps back. Read off the packets, undecoded but for the first frame: what
+    comes before it cannot be decoded and is no frame.
     """
     stamps: list[int | None] = []
-    ends, keys, first = [], [], None
+    ends, keys, clock, first = [], [], [], None
     with _opened(path, 1) as (container, stream):
         rate, base, decoder = _rate(stream), float(stream.time_base), _decoder(stream, 1)
         for packet in _demuxed(container, stream):
@@ -99,6 +100,7 @@ def table(path: str | Path) -> tuple[np.ndarray, float]:
                 continue
             stamps.append(packet.pts)
             keys.append(packet.is_keyframe)
+            clock += [] if packet.dts is None else [packet.dts]
             if packet.pts is not None:
                 ends.append(packet.pts + (packet.duration or 1 / rate / base))
     if first is None:
@@ -107,7 +109,8 @@ def table(path: str | Path) -> tuple[np.ndarray, float]:
     if not known:  # a bare stream: frames follow each other at its rate, from the first keyframe on
         count = len(stamps) - (keys.index(True) if True in keys else 0)
         return np.arange(count) / rate, count / rate
-    if len(known) < len(stamps) or len(set(known)) < len(known) or _stamp(first) is None:
+    jumps = any(after < before for before, after in pairwise(clock))  # recordings one after another, say
+    if jumps or len(known) < len(stamps) or len(set(known)) < len(known) or _stamp(first) is None:
         shown = [(frame.time, frame.end) for frame in frames(path, 0.0, 1)]  # only decoding tells
         return np.array([time for time, _ in shown]), max(end for _, end in shown)
     origin = _stamp(first)

@@ -1,6 +1,7 @@
 """The reader of pictures, still and moving: Pillow. A still is a clip of one frame.
 
-Colour profiles are not applied, nor are a multi-page TIFF's or a phone JPEG's other pictures frames of a clip.
+Colour profiles are not applied. Other pages of a TIFF, other pictures of a phone's JPEG and what follows the first
+picture in a bare stream of JPEGs are no frames of a clip.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from videodit.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-HEAD = 32  # bytes that say what a file is
+HEAD = 64  # bytes that say what a file is
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MOVING = {"PNG", "GIF", "WEBP", "AVIF"}
 MAGIC = (
@@ -65,14 +66,15 @@ def is_picture(path: str | Path) -> bool:
     """Whether a file's first bytes are a picture's, whatever its name. Raises InputError where it cannot be opened."""
     with opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
         head = file.read(HEAD)
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
-    if brand in HEIC:
+    brands = head[8 : int.from_bytes(head[:4], "big")] if head[4:8] == b"ftyp" else b""
+    avif = b"avif" in brands or b"avis" in brands
+    if brands[:4] in HEIC and not avif:
         raise InputError(f"{named(path)}: HEIC pictures are not supported; convert it to JPEG or PNG")
     return (
         head.startswith(MAGIC)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or (head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in BMP_HEADERS)
-        or brand in (b"avif", b"avis")
+        or avif
     )
 
 

@@ -34,8 +34,9 @@ def probe(path: str | Path, *, exact: bool = False) -> VideoInfo:
 
 
 def times(path: str | Path) -> np.ndarray:
-    """When each frame is shown, float64 (T,), seconds after the first, ascending: its length is the exact count.
+    """When each frame is shown, float64 (T,), seconds after the first; its length is the exact count.
 
+    Ascending, unless the file's own clock jumps back, as where recordings were strung together.
     Packets are read through, undecoded. A corrupt one counts, though reading skips it: see `numbered`. Packets that
     come before the first frame that can be decoded do not. Errors as in `probe`.
     """
