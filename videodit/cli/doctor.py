@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from videodit.cli import compose
-from videodit.cli.compose import make
+from videodit.cli.compose import make, resolved
 from videodit.cli.memory import room
-from videodit.cli.prepare import Made, Prepared, datasets_of, prepare
+from videodit.cli.prepare import Made, Prepared, datasets_of, prepare, stand_ins
 from videodit.cli.ranks import column, run_on, shortened
 from videodit.cli.train import fit
-from videodit.config import Launch, conf_dir, launch
+from videodit.config import Launch, launch
 from videodit.data.batches import ClipBatch, LatentBatch, fetch
 from videodit.data.video import replacing
 from videodit.doctor import checks
 from videodit.doctor.captions import captions_tell
 from videodit.doctor.finding import Finding, faults, line, verdict
 from videodit.doctor.page import Pictures, page
-from videodit.errors import InputError
+from videodit.errors import InputError, Interrupted
 from videodit.flow.path import rectified
 from videodit.flow.samplers import sampler, visits
 from videodit.flow.schedules import linear
@@ -56,9 +55,12 @@ def run(cfg: DictConfig) -> None:
     print(title, end="\n\n", flush=True)
     with TemporaryDirectory(prefix="videodit-doctor-") as scratch:
         visit = Visit(cfg, Path(scratch))
-        for finding in visit.findings():
-            findings.append(finding)
-            print(line(finding), flush=True)
+        try:
+            for finding in visit.findings():
+                findings.append(finding)
+                print(line(finding), flush=True)
+        except Interrupted:
+            raise Interrupted(f"doctor was stopped after {len(findings)} checks; nothing is kept") from None
         told = verdict(findings, time.perf_counter() - began)
         if cfg.out:
             with replacing(cfg.out) as temporary:
@@ -72,7 +74,8 @@ class Visit:
     """The checks of one training, in the order in which each can rely on those before."""
 
     def __init__(self, cfg: DictConfig, scratch: Path) -> None:
-        self.cfg, self.scratch, self.pictures = cfg, scratch, Pictures()
+        # Resolved, since run_dir will be another one, and what follows it stays where it is.
+        self.cfg, self.scratch, self.pictures = resolved(cfg), scratch, Pictures()
         device = pick_device(cfg.device)
         self.mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
         self.cfg.precision = pick_precision(cfg.precision, device)
@@ -214,20 +217,3 @@ def copies(made: Made) -> ClipBatch | LatentBatch:
     many = max(1, TOKENS // size)
     latents, caption = cache[index]
     return LatentBatch([latents.float()] * many, [caption] * many, list(range(many)))
-
-
-def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
-    """Where a run of `after` is not there yet, what it would begin with takes its place in `cfg`. -> their names."""
-    names = []
-    for number, overrides in enumerate(cfg.after):
-        before = compose.config(conf_dir(), "train", compose.Line([*overrides], {}))
-        if (Path(before.run_dir) / "model").is_dir():
-            continue
-        before.limit, folder = cfg.limit, scratch / f"before-{number}"
-        names += [*stand_ins(before, folder, mesh), before.name]
-        made = prepare(before, folder, mesh).make()
-        made.objective.publish(folder, made.objective.module.state_dict())
-        for key in ("vae_from", "init"):
-            if cfg[key] and Path(cfg[key]) == Path(before.run_dir):
-                cfg[key] = str(folder)
-    return names

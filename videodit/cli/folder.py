@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import videodit
-from videodit.checkpoint.store import read_json, write_json
+from videodit.checkpoint.store import read_json
 from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_precision
@@ -27,15 +27,11 @@ WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "report.html"
 
 
 def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) -> dict[str, Any]:
-    """The config with what `auto` came to and the `origin` of this start, the same for all processes, written to the
-    folder."""
+    """The config with what `auto` came to and the `origin` of this start, the same for all processes."""
     own = None
     if mesh.main:
         own = settled(config, folder / "config.json", mesh.device, resuming=resuming) | {"origin": origin()}
-    config = mesh.exchange(own)[0]
-    if mesh.main:
-        write_json(folder / "config.json", config)
-    return config
+    return mesh.exchange(own)[0]
 
 
 def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.pretrained import Components
+from videodit.cli import compose
 from videodit.cli.compose import make, plain
 from videodit.cli.start import (
     adapter_of,
@@ -31,6 +32,7 @@ from videodit.cli.start import (
     pipeline_of,
     words,
 )
+from videodit.config import conf_dir
 from videodit.data.batches import Clips, CropBatches, PackBatches, fetch, few
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
@@ -267,3 +269,20 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     if not samples:
         raise InputError("data: none of its clips can be read")
     return [sample.clip for _, sample in samples]
+
+
+def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
+    """Where a run of `after` is not there yet, what it would begin with takes its place in `cfg`. -> their names."""
+    names = []
+    for number, overrides in enumerate(cfg.after):
+        before = compose.config(conf_dir(), "train", compose.Line([*overrides], {}))
+        if (Path(before.run_dir) / "model").is_dir():
+            continue
+        before.limit, folder = cfg.limit, scratch / f"before-{number}"
+        names += [*stand_ins(before, folder, mesh), before.name]
+        made = prepare(before, folder, mesh).make()
+        made.objective.publish(folder, made.objective.module.state_dict())
+        for key in ("vae_from", "init"):
+            if cfg[key] and Path(cfg[key]) == Path(before.run_dir):
+                cfg[key] = str(folder)
+    return names

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
-from videodit.cli.compose import plain
+from videodit.cli.compose import plain, resolved
 from videodit.cli.train import train
 from videodit.config import Launch
 from videodit.errors import InputError
@@ -27,9 +27,7 @@ JSONL = {"trackers": [{"_target_": "videodit.track.jsonl.Jsonl", "path": "${run_
 
 def shortened(cfg: DictConfig, folder: Path, largest: int, steps: int) -> DictConfig:
     """The config of the run's first steps, with smaller ones, in a folder of their own; `largest`: see `Prepared`."""
-    from omegaconf import OmegaConf
-
-    cfg = OmegaConf.create(plain(cfg))  # what follows run_dir stays where it is, such as the cache
+    cfg = resolved(cfg)
     cfg.run_dir, cfg.tracker, cfg.samples.prompts = str(folder), JSONL, []
     # The rest is what samples and checkpoints need; the plan is told already.
     cfg.loop = {**plain(cfg.loop), "steps": steps, "log_every": 1, "save_every": steps, "sample_every": steps}

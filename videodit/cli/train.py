@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
 from videodit.cli import compose
-from videodit.cli.compose import make, plain
+from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
 from videodit.cli.memory import room
-from videodit.cli.prepare import Made, prepare
+from videodit.cli.prepare import Made, prepare, stand_ins
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import load
+from videodit.errors import InputError
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
@@ -33,7 +36,12 @@ if TYPE_CHECKING:
 
 def run(cfg: DictConfig) -> float | None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
-    return train(cfg, launch())
+    try:
+        return train(cfg, launch())
+    except InputError:
+        with suppress(OSError):
+            Path(cfg.run_dir).rmdir()  # hydra made it; where nothing was written, there is no run
+        raise
 
 
 def train(cfg: DictConfig, here: Launch) -> float | None:
@@ -43,18 +51,32 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
         pick_precision(cfg.precision, torch.device("cpu"))
     folder, device = Path(cfg.run_dir), pick_device(cfg.device, here.local_rank)
     mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
-    if cfg.fresh and not cfg.plan and mesh.main:
+    if cfg.plan:
+        return plan(cfg, mesh)
+    if cfg.fresh and mesh.main:
         start_over(folder)
-    for overrides in () if cfg.plan else cfg.after:
+    for overrides in cfg.after:
         train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
     folder.mkdir(parents=True, exist_ok=True)
     mesh.wait()
     prepared = prepare(cfg, folder, mesh)
-    if cfg.plan or cfg.memory != "off":
+    if cfg.memory != "off":
         check(cfg, prepared.plan(), mesh)
-    if cfg.plan:
-        return None
     return fit(cfg, folder, prepared.make(), mesh)
+
+
+def plan(cfg: DictConfig, mesh: Mesh) -> None:
+    """Only say what a step will need. Nothing stays but latents that the cache lacked, which tell the shapes."""
+    with TemporaryDirectory(prefix="videodit-plan-") as own:
+        scratch, cfg = Path(mesh.exchange(own)[0]), resolved(cfg)
+        absent = stand_ins(cfg, scratch / f"{mesh.rank}", mesh)
+        if absent and mesh.main:
+            print(f"{', '.join(absent)}: not there yet, untrained ones serve", file=sys.stderr)
+        (scratch / "run").mkdir(exist_ok=True)
+        check(cfg, prepare(cfg, scratch / "run", mesh).plan(), mesh)
+        mesh.wait()
+    with suppress(OSError):
+        Path(cfg.run_dir).rmdir()
 
 
 def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
@@ -91,7 +113,7 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
     def stream(start: int, stop: int) -> Generator:
         return load(made.batches, start=start, stop=stop, workers=cfg.workers)
 
-    return Run(
+    found = Run(
         folder=folder,
         objective=objective,
         batches=stream,
@@ -105,6 +127,9 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
         mesh=mesh,
         sample=lambda step: made.at_interval(step, tracker),
     ).fit()
+    if mesh.main:
+        print(f"{folder}: videodit report {folder}, model={folder}", file=sys.stderr)
+    return found
 
 
 def make_tracker(cfg: DictConfig, mesh: Mesh) -> Tracker:

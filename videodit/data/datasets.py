@@ -173,8 +173,10 @@ def _entry(line: str, where: str) -> Entry:
     if not isinstance(row, dict):
         raise InputError(f"{where}: should be a JSON object of file_name and caption")
     for key in Entry._fields:
-        if not isinstance(row.get(key), str) and (key in row or key != "source"):
-            raise InputError(f"{where}: {key} should be a string, got {row.get(key)!r:.50}")
+        if key not in row and key != "source":
+            raise InputError(f"{where}: lacks {key}; it has {', '.join(map(repr, row)) or 'nothing'}")
+        if key in row and not isinstance(row[key], str):
+            raise InputError(f"{where}: {key} should be a string, got {row[key]!r:.50}")
     name = os.path.normpath(row["file_name"])
     if os.path.isabs(name) or name.split(os.sep)[0] in ("..", "."):
         raise InputError(f"{where}: file_name {row['file_name']!r} should name a file inside the folder")
@@ -188,7 +190,7 @@ def _only(part: Part, share: float | None, root: Path, entries: list[Entry]) -> 
     if part == "all":
         return entries
     if not isinstance(share, int | float) or not 0 < share < 1:
-        raise InputError(f"share={share}: the share of the sources that is held out, above 0 and below 1")
+        raise InputError(f"data.heldout_share={share}: the share of the sources held out, above 0 and below 1")
     held = held_out((entry.source for entry in entries), share)
     if held:
         return [entry for entry in entries if (entry.source in held) == (part == "heldout")]

@@ -194,8 +194,10 @@ def _as_before() -> Iterator[None]:
     mode = torch.are_deterministic_algorithms_enabled()
     only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    # Looking at the state of a GPU that is not in use would put a context on it.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(states[0])
@@ -230,7 +232,7 @@ def _candidates(
     from scenedetect import FrameTimecode
 
     cv2 = opencv()
-    apart = _frames_below(shortest, fps)
+    apart = _frames_below(shortest, fps)  # all that the rate is for: the detectors count frames, at any rate
     recent: deque[np.ndarray] = deque(maxlen=max(window, apart) + apart + 2)
     waiting: deque[int] = deque()
     last = -1  # index of the last true frame, which is the end of `recent`
@@ -249,7 +251,7 @@ def _candidates(
         if true:
             recent.append(frame)
             last += 1
-        codes = detector.process_frame(FrameTimecode(index, fps), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        codes = detector.process_frame(FrameTimecode(index, 25.0), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         waiting += [code.frame_num - window for code in codes if 0 < code.frame_num - window <= last]
         while waiting and waiting[0] + apart <= last:
             yield described(waiting.popleft())

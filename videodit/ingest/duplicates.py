@@ -29,48 +29,30 @@ PAIRS_AT_ONCE = 1 << 21  # 16 bytes each, and some more while they are compared
 BAND_COST = 12
 
 
-class Fingerprint:
-    """The hashes of frames uint8 (H,W,3) at `fps` a second, which are seen one by one.
+def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
+    """The hashes uint64 (n,) of frames uint8 (H,W,3) at `fps` a second; blank ones, of one colour, have none.
 
     The hash is pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) with colour:
-    signs of the lowest frequencies of a cosine transform, of brightness and of two colour differences, in which scenes
-    of the same layout differ. Black bars are cut off first, where they are the same in the first four seconds. Hardly
-    anything changes with resolution, proportions, rate, compression and brightness; a few bits with a slight crop;
-    mirrored pictures are others. Raises InputError for a bad rate and for what is no frame.
+    signs of the lowest frequencies of a cosine transform, of brightness and of two colour differences. Black bars are
+    cut off first, where they are the same in the first four seconds. Hardly anything changes with resolution,
+    proportions, rate, compression and brightness; a few bits with a slight crop; mirrored pictures are others. Scenes
+    alike in layout and colours have hashes that are alike: of the pairs of clips of the toy world, which share grounds
+    and skies, about one in a thousand counts as near-duplicates. Raises InputError for a bad rate and for what is no
+    frame.
     """
-
-    def __init__(self, fps: float) -> None:
-        if not 0 < fps < math.inf:
-            raise InputError(f"fps must be above 0, got {fps}")
-        self.fps, self.index, self.due = fps, 0, 0
-        self.found: list[int] = []
-        self.held: list[np.ndarray] = []  # pictures made small, until there are enough to tell bars
-        self.bars: tuple[slice, slice] | None = None
-
-    def see(self, frame: np.ndarray) -> None:
-        """The next frame. Those nearest to the multiples of 1 / PER_SECOND seconds are hashed, each at most once."""
-        if self.index == round(self.due * self.fps / PER_SECOND):
-            self.held.append(shrink(checked(frame), 2 * SIDE))
-            while round(self.due * self.fps / PER_SECOND) <= self.index:
-                self.due += 1
-            if self.bars is None and len(self.held) == BAR_FRAMES:
-                self.bars = _inside(self.held)
-            if self.bars is not None:
-                self.found += _hashes(self.held, self.bars)
-                self.held = []
-        self.index += 1
-
-    def hashes(self) -> np.ndarray:
-        """uint64 (n,) of what was seen; blank frames (black, white, one colour) have none."""
-        return np.array(self.found + _hashes(self.held, self.bars or _inside(self.held)), np.uint64)
-
-
-def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
-    """The hashes uint64 (n,) of a clip's frames: see Fingerprint."""
-    seen = Fingerprint(fps)
-    for frame in frames:
-        seen.see(frame)
-    return seen.hashes()
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps must be above 0, got {fps}")
+    hashes: list[int] = []
+    held: list[np.ndarray] = []
+    bars = None
+    for small in _sampled(frames, fps):
+        held.append(small)
+        if bars is None and len(held) == BAR_FRAMES:
+            bars = _inside(held)
+        if bars is not None:
+            hashes += _hashes(held, bars)
+            held = []
+    return np.array(hashes + _hashes(held, bars or _inside(held)), np.uint64)
 
 
 def near_duplicates(fingerprints: Sequence[np.ndarray], *, distance: int, share: float) -> list[list[int]]:
@@ -112,7 +94,7 @@ def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
     lengths = np.linalg.norm(rows, axis=1)
     used = np.flatnonzero(lengths > 0)
     rows = rows[used] / lengths[used, None]
-    step = max(PAIRS_AT_ONCE // max(len(rows), 1), 1)
+    step = max(8 * PAIRS_AT_ONCE // max(len(rows), 1), 1)
     root = np.arange(len(vectors))
     for start in range(0, len(rows), step):
         close = rows[start : start + step] @ rows[start:].T >= cosine - 1e-6  # float32 rounds
@@ -120,13 +102,26 @@ def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
         ends = np.stack([root[used[i + start]], root[used[j + start]]], axis=1)
         ends = np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0)  # what is joined already is most of a large group
         if len(ends):
-            root = _roots(len(vectors), ends.tolist())[root]
+            known, places = np.unique(ends, return_inverse=True)
+            joined = np.arange(len(vectors))
+            joined[known] = known[_roots(len(known), places.reshape(-1, 2).tolist())]
+            root = joined[root]
     order = np.argsort(root, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(root[order])) + 1)
     return sorted(group.tolist() for group in groups if len(group) > 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes
+
+
+def _sampled(frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
+    """The frames, made small, that are nearest to the multiples of 1 / PER_SECOND seconds; each at most once."""
+    due = 0
+    for index, frame in enumerate(frames):
+        if index == round(due * fps / PER_SECOND):
+            yield shrink(checked(frame), 2 * SIDE)
+            while round(due * fps / PER_SECOND) <= index:
+                due += 1
 
 
 def _inside(small: list[np.ndarray]) -> tuple[slice, slice]:
@@ -169,10 +164,12 @@ def _alike(hashes: np.ndarray, lengths: np.ndarray, distance: int, share: float)
     clips = len(lengths)
     owner = np.repeat(np.arange(clips), lengths)
     met: list[np.ndarray] = [np.empty(0, np.int64)]  # frame · clips + clip in which it has a counterpart
+    most = 2 * PAIRS_AT_ONCE
     for i, j in _close_pairs(hashes, owner, distance):
         met.append(np.unique(np.concatenate([i * clips + owner[j], j * clips + owner[i]])))
-        if sum(map(len, met)) > 4 * PAIRS_AT_ONCE and len(met) > 64:
+        if sum(map(len, met)) > most:  # they repeat one another
             met = [np.unique(np.concatenate(met))]
+            most = max(most, 2 * len(met[0]))
     frames = np.unique(np.concatenate(met))
     pairs, counts = np.unique(owner[frames // clips] * clips + frames % clips, return_counts=True)
     a, b = pairs // clips, pairs % clips

@@ -90,7 +90,8 @@ def filled(sizes: tuple[int, int, int], ranks: int) -> tuple[int, int, int]:
     free = -1 in sizes
     if ranks % known or (not free and known != ranks):
         wanted = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True) if size > 0)
-        raise InputError(f"parallel: {wanted} does not make {ranks} processes; -1 takes what is left")
+        processes = f"{ranks} processes" if ranks > 1 else "one process, which is all there is without torchrun"
+        raise InputError(f"parallel: {wanted} does not make {processes}; -1 takes what is left")
     a, b, c = (ranks // known if size == -1 else size for size in sizes)
     return a, b, c
 

@@ -31,7 +31,7 @@ class TensorBoard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise InputError("the tensorboard tracker needs a package: pip install tensorboard") from error
+            raise InputError('tracker=tensorboard needs a package: pip install "videodit[tensorboard]"') from error
         self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else 0, flush_secs=20)
         self._writer.add_text("config", "```json\n" + json.dumps(plain(config), indent=2) + "\n```", step)
 

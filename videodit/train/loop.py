@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from videodit.checkpoint.store import write_json
 from videodit.errors import InputError, Interrupted
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
@@ -98,7 +99,7 @@ class Run:
         sample: Callable[[int], float | None],
     ) -> None:
         """batches: (start, stop) -> for each step the batches that are this process's; sample: called on every process
-        with the step while the module holds the EMA weights, gives a measure; config: what trackers are told.
+        with the step while the module holds the EMA weights, gives a measure; config: what the folder keeps.
         """
         self.folder, self.objective, self.batches, self.optimizer = folder, objective, batches, optimizer
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
@@ -118,6 +119,12 @@ class Run:
         """
         self.resume()
         steps, main = self.settings.steps, self.mesh.main
+        if self.step >= steps:
+            if main:
+                print(f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on", file=sys.stderr)
+            return self.measure
+        if main:  # only now: a start that is refused, or has nothing to do, leaves the record as it was
+            write_json(self.folder / "config.json", self.config)
         batches = self.batches(self.step, steps)
         meter = Meter(matmul_rate=self.settings.matmul_rate * self.mesh.ranks)
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
