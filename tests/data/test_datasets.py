@@ -132,8 +132,8 @@ def test_it_can_be_loaded_by_workers(folder):
     [
         ("{not json", "line 2: not JSON"),
         ("[1, 2]", "line 2: should be a JSON object"),
-        ('{"caption": "a"}', "line 2: file_name should be a string"),
-        ('{"file_name": "a.mp4"}', "line 2: caption should be a string"),
+        ('{"caption": "a"}', "line 2: lacks file_name; it has 'caption'"),
+        ('{"file_name": "a.mp4"}', "line 2: lacks caption; it has 'file_name'"),
         ('{"file_name": "a.mp4", "caption": 3}', "line 2: caption should be a string"),
         ('{"file_name": "a.mp4", "caption": "a", "source": 3}', "line 2: source should be a string, got 3"),
         ('{"file_name": "a.mp4", "caption": "a", "source": null}', "line 2: source should be a string"),

@@ -29,8 +29,8 @@ PAIRS_AT_ONCE = 1 << 21  # 16 bytes each, and some more while they are compared
 BAND_COST = 12
 
 
-def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
-    """The hashes uint64 (n,) of frames uint8 (H,W,3) at `fps` a second; blank ones, of one colour, have none.
+class Fingerprint:
+    """The hashes of frames uint8 (H,W,3) at `fps` a second, which are seen one by one.
 
     The hash is pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) with colour:
     signs of the lowest frequencies of a cosine transform, of brightness and of two colour differences. Black bars are
@@ -40,19 +40,39 @@ def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
     and skies, about one in a thousand counts as near-duplicates. Raises InputError for a bad rate and for what is no
     frame.
     """
-    if not 0 < fps < math.inf:
-        raise InputError(f"fps must be above 0, got {fps}")
-    hashes: list[int] = []
-    held: list[np.ndarray] = []
-    bars = None
-    for small in _sampled(frames, fps):
-        held.append(small)
-        if bars is None and len(held) == BAR_FRAMES:
-            bars = _inside(held)
-        if bars is not None:
-            hashes += _hashes(held, bars)
-            held = []
-    return np.array(hashes + _hashes(held, bars or _inside(held)), np.uint64)
+
+    def __init__(self, fps: float) -> None:
+        if not 0 < fps < math.inf:
+            raise InputError(f"fps must be above 0, got {fps}")
+        self.fps, self.index, self.due = fps, 0, 0
+        self.found: list[int] = []
+        self.held: list[np.ndarray] = []  # pictures made small, until there are enough to tell bars
+        self.bars: tuple[slice, slice] | None = None
+
+    def see(self, frame: np.ndarray) -> None:
+        """The next frame. Those nearest to the multiples of 1 / PER_SECOND seconds are hashed, each at most once."""
+        if self.index == round(self.due * self.fps / PER_SECOND):
+            self.held.append(shrink(checked(frame), 2 * SIDE))
+            while round(self.due * self.fps / PER_SECOND) <= self.index:
+                self.due += 1
+            if self.bars is None and len(self.held) == BAR_FRAMES:
+                self.bars = _inside(self.held)
+            if self.bars is not None:
+                self.found += _hashes(self.held, self.bars)
+                self.held = []
+        self.index += 1
+
+    def hashes(self) -> np.ndarray:
+        """uint64 (n,) of what was seen; blank frames (black, white, one colour) have none."""
+        return np.array(self.found + _hashes(self.held, self.bars or _inside(self.held)), np.uint64)
+
+
+def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
+    """The hashes uint64 (n,) of a clip's frames: see Fingerprint."""
+    seen = Fingerprint(fps)
+    for frame in frames:
+        seen.see(frame)
+    return seen.hashes()
 
 
 def near_duplicates(fingerprints: Sequence[np.ndarray], *, distance: int, share: float) -> list[list[int]]:
@@ -112,16 +132,6 @@ def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes
-
-
-def _sampled(frames: Iterable[np.ndarray], fps: float) -> Iterator[np.ndarray]:
-    """The frames, made small, that are nearest to the multiples of 1 / PER_SECOND seconds; each at most once."""
-    due = 0
-    for index, frame in enumerate(frames):
-        if index == round(due * fps / PER_SECOND):
-            yield shrink(checked(frame), 2 * SIDE)
-            while round(due * fps / PER_SECOND) <= index:
-                due += 1
 
 
 def _inside(small: list[np.ndarray]) -> tuple[slice, slice]:

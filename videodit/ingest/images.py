@@ -18,6 +18,7 @@ def opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise InputError('looking at frames needs OpenCV: pip install "videodit[ingest]"') from error
+    cv2.setNumThreads(1)  # there is a process for each core
     return cv2
 
 
