@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -163,6 +164,20 @@ def test_a_bad_name_is_one_bad_sample(tmp_path):
     assert caught.value.reason.startswith("not a readable video")
 
 
+def test_a_count_that_cannot_be_is_not_believed(tmp_path):
+    """decord would make room for all of them and abort."""
+    encode(tmp_path / "clip.mp4", numbered(20), 25, "libx264", {}, "mp4")
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    place = data.index(b"stts") + 12  # how many frames last as long as the first: name, flags, entries, then this
+    assert int.from_bytes(data[place : place + 4], "big") == 20
+    data[place] = 0xF0
+    (tmp_path / "clip.mp4").write_bytes(bytes(data))
+    assert video.probe(tmp_path / "clip.mp4").frames <= 20
+    for reader in READERS[1:]:
+        with pytest.raises(InputError, match="use reader=av"):
+            video.read(tmp_path / "clip.mp4", reader=reader)
+
+
 def test_random_damage_is_never_another_exception(tmp_path):
     rng = np.random.default_rng(0)
     for codec, format in (("libx264", "mp4"), ("libx264", "matroska"), ("mpeg2video", "mpeg"), ("libx264", "mpegts")):
@@ -179,3 +194,27 @@ def test_random_damage_is_never_another_exception(tmp_path):
                         read(tmp_path / "bad")
                     except InputError as error:
                         assert str(error).isprintable()
+
+
+def test_sound_that_begins_later(tmp_path):
+    """In a transport stream a track may appear on the way."""
+    clip = numbered(60)
+    encode(tmp_path / "a.ts", clip[:30], 25, "libx264", {}, "mpegts")
+    with av.open(str(tmp_path / "b.ts"), "w") as file:
+        track, sound = file.add_stream("libx264", rate=25), file.add_stream("aac", rate=8000)
+        track.width, track.height, track.pix_fmt = 64, 32, "yuv420p"
+        for index, image in enumerate(clip[30:]):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index + 100, Fraction(1, 25)
+            file.mux(track.encode(frame))
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            tone.sample_rate, tone.pts = 8000, index * 1024 + 32000
+            file.mux(sound.encode(tone))
+        for stream in (track, sound):
+            file.mux(stream.encode())
+    path = tmp_path / "both.ts"
+    path.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert numbers(video.read(path)[0]) == list(range(60))
+    assert len(video.times(path)) == 60 and numbers(video.read(path, first=40, frames=2)[0]) == [40, 41]

@@ -36,9 +36,11 @@ class Look(NamedTuple):
     """How to turn decoded frames into what is seen. `height` and `width`: square pixels, not yet turned upright.
 
     `wide`: the primaries are BT.2020's. `matrix`: H.273's number for YUV to RGB, UNKNOWN where the file says nothing.
+    `claimed`: how many frames the container says there are, 0 if it does not say.
     """
 
     container: str
+    claimed: int
     height: int
     width: int
     pixel_aspect: float
@@ -177,13 +179,19 @@ def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet 
     """The packets, the last one empty; None, the end, where the container breaks off."""
     import av
 
-    packets = container.demux(stream)
+    packets, packet = container.demux(stream), None
     while True:
+        last = packet
         try:
             packet = next(packets, None)
         except av.FFmpegError:
             yield None
             return
+        except IndexError:  # PyAV stumbles over streams that begin later; it goes on if asked again
+            if last is not None and not last.size and last.pts is None:  # the end has been
+                return
+            packets = container.demux(stream)
+            continue
         if packet is None:
             return
         yield packet
@@ -267,6 +275,7 @@ def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> 
     primaries = int(image.color_primaries)
     return Look(
         container=container.format.name,
+        claimed=stream.frames,
         height=stream.height,
         width=max(1, round(stream.width * aspect)),
         pixel_aspect=aspect,
