@@ -79,7 +79,7 @@ class Visit:
         device = pick_device(cfg.device)
         self.mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
         self.cfg.precision = pick_precision(cfg.precision, device)
-        self.precision = PRECISIONS[cfg.precision]
+        self.precision = PRECISIONS[self.cfg.precision]
 
     def findings(self) -> Iterator[Finding]:
         """All of them; where one check cannot be made, none after it can."""

@@ -53,7 +53,11 @@ def base_of(cfg: DictConfig, folder: Path) -> Base | None:
         if has_adapter(cfg):
             raise InputError("adapter=lora: it changes a model: name that with init=")
         return None
-    if folder.resolve() in (place := locate(cfg.init)[0].resolve()).parents or place == folder.resolve():
+    try:
+        place = locate(cfg.init)[0].resolve()
+    except InputError as error:
+        raise InputError(str(error).replace("model=", "init=", 1)) from None
+    if folder.resolve() in place.parents or place == folder.resolve():
         raise InputError(f"init={cfg.init}: this run would write over it; give the run another name= or run_dir=")
     base = Base(cfg.init, *describe(cfg.init))
     check_kinds(base.parts)

@@ -18,7 +18,6 @@ from videodit.cli.memory import room
 from videodit.cli.prepare import Made, prepare, stand_ins
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import load
-from videodit.errors import InputError
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
@@ -38,10 +37,9 @@ def run(cfg: DictConfig) -> float | None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
     try:
         return train(cfg, launch())
-    except InputError:
+    finally:
         with suppress(OSError):
             Path(cfg.run_dir).rmdir()  # hydra made it; where nothing was written, there is no run
-        raise
 
 
 def train(cfg: DictConfig, here: Launch) -> float | None:
