@@ -92,7 +92,7 @@ class VideoFolder(Dataset[Sample]):
         except OSError as error:
             content = f"unreadable: {error.strerror}"
         shape = f"{self.frames}x{self.height}x{self.width}/{self.area}@{self.fps}"
-        return f"{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
+        return f"v{video.VERSION}-{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
 
     def at(self, index: int, draw: float) -> Sample:
         """A clip of video `index` that begins at the share `draw`, in [0,1), of the room there is for it.

@@ -121,7 +121,7 @@ class Run:
         return [{"source": f.path, "stamp": f.stamp, "caption": f.caption, "origin": f.origin} for f in listing.files]
 
     def each(
-        self, name: str, stage: Stage, records: list[Record], *, key: Callable[[Record], tuple], bundle: int = 1
+        self, name: str, stage: Stage, records: list[Record], *, key: Callable[[Record], tuple], bundle: int | None = None
     ) -> list[Record]:
         """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
         keys = [digest(VERSION, name, stage, *key(record)) for record in records]
@@ -140,17 +140,17 @@ class Run:
         self.found.seen[name] = len(records)
         return self.sorted_out(name, records, results)
 
-    def work(self, stage: Stage, records: list[Record], bundle: int) -> Iterator[tuple[int, Result]]:
+    def work(self, stage: Stage, records: list[Record], bundle: int | None) -> Iterator[tuple[int, Result]]:
         """(place, result) of records, as they are done."""
         if not records:
             return
-        parts = [range(len(records))[i : i + bundle] for i in range(0, len(records), bundle)]
-        given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle > 1 else records
+        parts = [range(len(records))[i : i + (bundle or 1)] for i in range(0, len(records), bundle or 1)]
+        given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle else records
         limits = [sum(self.plan.limit * (1 + records[i].get("length", 0) / 60) for i in part) for part in parts]
         for place, result in self.plan.engine.run(stage, given, limits, getattr(stage, "workers", None)):
             if "stop" in result:
                 raise InputError(result["stop"])
-            whole = "records" in result and bundle > 1
+            whole = "records" in result and bundle
             yield from zip(parts[place], result["records"] if whole else [result] * len(parts[place]), strict=True)
 
     def sorted_out(self, name: str, records: Sequence[Record], results: Sequence[Result]) -> list[Record]:
@@ -228,7 +228,7 @@ class Run:
     def pictures(self, shots: list[Record]) -> dict[str, str]:
         """For each shot a URL of what it looks like, less those that cannot be read."""
         shots = list({shot["shot"]: shot for shot in shots}.values())
-        results = self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, 1)
+        results = self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, None)
         return {shots[i]["shot"]: result["records"][0]["picture"] for i, result in results if "records" in result}
 
     def pieces(self, shot: Record) -> list[Record]:

@@ -14,6 +14,8 @@ from videodit.data.video.reading import Reader, numbered, probe, read, stream, t
 from videodit.data.video.writing import write
 from videodit.errors import InputError
 
+VERSION = 2  # of the pixels that reading gives: raise it when they change, so that no cached latents outlive that
+
 __all__ = [
     "TIE",
     "CorruptPackets",
