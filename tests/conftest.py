@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.browser import Browser, find
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -66,3 +69,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def checkout() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def binary(request: pytest.FixtureRequest) -> Path:
+    """A browser, fetched once into pytest's cache folder where none is installed."""
+    try:
+        return find(Path(request.config.cache.mkdir("chromium")))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def browser(binary: Path) -> Iterator[Browser]:
+    with Browser(binary, (1400, 1000)) as opened:
+        yield opened

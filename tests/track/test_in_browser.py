@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser import Browser, find
+from tests.browser import Browser
 from tests.train import tiny
 from videodit.cli.main import main
 from videodit.track.curves import read
@@ -28,21 +28,6 @@ CURVES = DEEP + ".filter(one => one.matches('path.line') && (one.getAttribute('d
 FIRST = "document.querySelector('.card > svg')"
 DRAWN = "[...document.querySelectorAll('.card > svg .line')].filter(one => one.getTotalLength() > 20).length"
 PLAYING = "[...document.querySelectorAll('video')].every(one => one.readyState >= 2 && one.videoWidth > 0)"
-
-
-@pytest.fixture(scope="module")
-def binary(request: pytest.FixtureRequest) -> Path:
-    """A browser, fetched once into pytest's cache folder where none is installed."""
-    try:
-        return find(Path(request.config.cache.mkdir("chromium")))
-    except RuntimeError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def browser(binary: Path) -> Iterator[Browser]:
-    with Browser(binary, (1400, 1000)) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

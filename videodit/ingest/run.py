@@ -121,7 +121,13 @@ class Run:
         return [{"source": f.path, "stamp": f.stamp, "caption": f.caption, "origin": f.origin} for f in listing.files]
 
     def each(
-        self, name: str, stage: Stage, records: list[Record], *, key: Callable[[Record], tuple], bundle: int | None = None
+        self,
+        name: str,
+        stage: Stage,
+        records: list[Record],
+        *,
+        key: Callable[[Record], tuple],
+        bundle: int | None = None,
     ) -> list[Record]:
         """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
         keys = [digest(VERSION, name, stage, *key(record)) for record in records]

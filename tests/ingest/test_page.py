@@ -1,0 +1,63 @@
+"""The page of an ingest: complete in itself, true to what happened, and seen in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.browser import Browser
+from videodit.cli.main import main
+from videodit.data import video
+from videodit.ingest.bars import BINS, histogram
+
+
+def test_a_histogram_counts_everything_once() -> None:
+    rng = np.random.default_rng(0)
+    kept, gone = rng.normal(0, 1, 100), [*rng.normal(3, 1, 50), float("nan"), float("inf")]
+    drawn = histogram(kept, gone, (None, 2.0))
+    told = [title.split(",")[0].split() for title in drawn.split("<title>")[1:] if "bound" not in title[:5]]
+    assert sum(int(count) for count, word in told if word == "kept") == 100
+    assert sum(int(count) for count, word in told if word == "dropped") == 50
+    assert drawn.count("<rect") == len(told) <= 2 * BINS and drawn.count('class="bound"') == 1
+    assert "nothing was measured" in histogram([], [], ())
+    assert histogram([1.0], [], ()).count("<rect") == 1
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two videos, one of them twice in another size, one too short, and one that is none."""
+    folder = tmp_path_factory.mktemp("page")
+    for number, (frames, size) in enumerate([(16, 16), (16, 16), (2, 16), (16, 12)]):
+        noise = np.random.default_rng(number % 3).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = np.kron(noise, np.ones((size, size, 1), np.uint8))
+        moving = np.stack([np.roll(picture, size * t // 8, axis=1) for t in range(frames)])
+        video.write(folder / "in" / f"{number}.mp4", moving, 8.0)
+    (folder / "in" / "0.txt").write_text("a <b>caption</b> & more")
+    (folder / "in" / "broken <i>.mp4").write_bytes(b"nothing")
+    assert main(["ingest", str(folder / "in"), f"out={folder / 'set'}", "dry_run=true"]) == 0
+    return folder / "set" / "report.html"
+
+
+def test_a_dry_run_writes_a_page_and_no_set(report: Path) -> None:
+    assert sorted(path.name for path in report.parent.iterdir() if path.name[0] != ".") == ["report.html"]
+    text = report.read_text()
+    assert "dry run" in text and "Nothing was lost in silence" in text
+    assert "5 seen, 4 kept" in text and "1 seconds below 0.5" in text and "1 a near-duplicate of a better one" in text
+    assert "&lt;b&gt;caption&lt;/b&gt; &amp; more" in text and "<b>caption" not in text and "broken <i>" not in text
+    assert text.count("data:image/jpeg;base64,") >= 5 and "http" not in text.replace("http-equiv", "")
+
+
+@pytest.mark.slow
+def test_in_a_browser(report: Path, browser: Browser) -> None:
+    browser.open(report.as_uri())
+    browser.wait("document.readyState === 'complete'")
+    assert browser.js("[...document.images].length") >= 5
+    assert browser.js("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+    assert browser.js("document.querySelectorAll('svg rect').length") > 10
+    wide = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    for width in (1400, 500):
+        browser.resize(width, 1000)
+        assert browser.js(wide), f"it is wider than a window of {width} pixels"
+    assert not browser.wrong and not [url for url in browser.requested if url.startswith("http")]
