@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from videodit.errors import InputError
+from videodit.ingest.guard import outcome
 from videodit.ingest.record import Dropped, Record
 
 
@@ -33,3 +36,15 @@ class Naughty:
             case "stop":
                 raise InputError("key=x: is wrong")
         return [{"pid": os.getpid(), "twice": 2 * record["value"]}]
+
+
+class Here:
+    """An engine: stages run in the test's own process, which is told of every call."""
+
+    calls: list[tuple[str, Record]] = []
+
+    def run(self, stage: Any, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Any:
+        """See ingest.engine.Engine."""
+        for place, record in enumerate(records):
+            self.calls.append((type(stage).__name__, record))
+            yield place, outcome(stage, record)

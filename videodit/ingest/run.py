@@ -30,7 +30,7 @@ from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
 from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
-VERSION = 1  # of what the stages remember: a change of what they give makes it useless
+VERSION = 2  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,9 @@ class Outcome:
     clips: list[Record] = field(default_factory=list)
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
-        """Count a record out."""
-        self.dropped.append({**record, "stage": stage, "reason": reason, "detail": detail})
+        """Count a record out. Names that are no text are shown with their bytes escaped."""
+        told = {"source": record["source"], "stage": stage, "reason": reason, "detail": detail}
+        self.dropped.append(record | {k: t.encode("utf-8", "backslashreplace").decode() for k, t in told.items()})
 
     def balance(self) -> bool:
         """Whether nothing was lost in silence: at each stage, what was seen went on or was dropped."""

@@ -53,11 +53,11 @@ class Cut:
         """See the class."""
         numbers: list[int] = []
         with reading(self.root, record) as path:
-            times = video.times(path)
+            times, end = video.timeline(path)
             starts = self.cutter(_noted(video.numbered(path, table=times), numbers), record["source_fps"])
         if not numbers:
             raise Dropped("cannot be read", "no frame can be decoded")
-        ends = [*times[1:].tolist(), float(times[-1]) + 1 / record["source_fps"]]
+        ends = [*times[1:].tolist(), end]
         places = [0, *starts, len(numbers)]
         shots = []
         for place, following in zip(places[:-1], places[1:], strict=True):
