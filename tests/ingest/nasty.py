@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from tests.data.clips import encode, numbered, smooth
 
+NAMES = ("two\nlines.mp4", "grüße 影片 🎬.mp4", "-o.mp4", "a!b.tar!c.mp4", "  .mp4", "<b>&amp;.mp4", "t\t\x1b[31m.mp4")
 GOOD = 6  # plain clips, with captions
 SLOW = "slow.gif"  # takes minutes to decode, though it is small
 
@@ -89,9 +89,10 @@ def clips(root: Path) -> None:
     encode(root / "many.avi", numbered(8000, 16, 16), 250, "mpeg4", {}, "avi")
     times = np.cumsum([1 + i % 3 * 7 for i in range(30)]).tolist()
     good(root / "variable.mp4", 24, frames=30, stamps=times)
-    good(root / "gap.mp4", 25, frames=30, stamps=[*range(29), 3_000_000_000])
     encode(root / "odd.mkv", picture(26, 18, 67, 91), 8, "ffv1", {}, "matroska", pixels="yuv444p")
     good(root / "deep.mp4", 27, pixels="yuv420p10le")
+    stamps = [*range(20), *range(80_000_000, 80_000_010)]
+    encode(root / "clock.mkv", picture(28, 30), 8, "libx264", {}, "matroska", stamps=stamps)
     encode(root / "thin.mkv", smooth(18, 2, 400), 8, "ffv1", {}, "matroska")
     for number, format in enumerate(("GIF", "WEBP", "PNG")):
         moving(root / f"alpha.{format.lower()}", 30 + number, format)
@@ -107,10 +108,10 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def names(root: Path) -> list[Callable[[], None]]:
-    """What the file system gets to see. Gives back how to make it removable."""
+def names(root: Path) -> None:
+    """What the file system gets to see."""
     content = iter(range(50, 99))
-    for name in ("two\nlines.mp4", "grüße 影片 🎬.mp4", "-o.mp4", "a!b.tar!c.mp4", "  .mp4", "<b>&amp;.mp4", "tab\t\x1b[31m.mp4"):
+    for name in NAMES:
         good(root / name, next(content))
     raw = os.fsencode(root) + b"/not-\xff\xfe-utf8.mp4"
     good(root / "plain.mp4", next(content))
@@ -129,7 +130,6 @@ def names(root: Path) -> list[Callable[[], None]]:
     (root / "secret.txt").write_text("nobody may read this")
     for name in ("forbidden.mp4", "secret.txt"):
         (root / name).chmod(0)
-    return [lambda: (root / "locked").chmod(0o755)]
 
 
 def captions(root: Path) -> None:
@@ -140,9 +140,9 @@ def captions(root: Path) -> None:
     (root / "deep.json").write_text("[" * 200_000)
     (root / "odd.json").write_text('{"caption": "half a pair \\ud83d"}')
     told = [("video.jpg", "no \ud83d pair"), ("missing.mp4", "is not there"), ("../outside.mp4", "leads outside"),
-            ("/etc/passwd", "so does this"), ("", "nothing"), ("a\0b.mp4", "a zero byte"), ("one.mp4", 7)]  # fmt: skip
+            ("/etc/passwd", "so does this"), ("", "nothing"), ("a\0b.mp4", "a zero byte"), ("\ud83d.mp4", "no text"), ("one.mp4", 7)]  # fmt: skip
     lines = [json.dumps({"file_name": name, "caption": text}) for name, text in told]
-    (root / "metadata.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"file_name": "good-9.mp4", "text": "\xff"}\n')
+    (root / "metadata.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"file_name": "good-9.mp4", "text": "\xff"}')
     (root / "folder").mkdir()
     good(root / "folder" / "tabled.mp4", 90)
     (root / "folder" / "metadata.csv").write_bytes(
@@ -150,8 +150,8 @@ def captions(root: Path) -> None:
     )
 
 
-def fill(root: Path) -> list[Callable[[], None]]:
-    """All of it. Gives back what has to be done before it can be removed."""
+def fill(root: Path) -> None:
+    """All of it."""
     clips(root)
     captions(root)
-    return names(root)
+    names(root)

@@ -74,7 +74,8 @@ class Root:
         told: dict[str, tuple[str, str]] = {}
         for path in [path for path in stamps if posixpath.basename(path) in TABLES]:
             lines = self._table(path, listing)
-            listing.faults += [(name, f"{path} names it, but there is no such file here") for name in lines.keys() - found]
+            missing = f"{path} names it, but there is no such file here"
+            listing.faults += [(name, missing) for name in lines.keys() - found]
             told |= lines
             listing.beside.append(path)
         stems = {posixpath.splitext(path)[0] for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE}

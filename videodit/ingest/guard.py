@@ -14,6 +14,7 @@ from videodit.errors import InputError
 from videodit.ingest.record import Dropped, Record, Stage
 
 START = 120.0  # seconds for a process to begin; a model may have to be loaded
+MOST = 1e6  # seconds for a call; poll() counts in milliseconds that must fit 32 bits
 Result = dict[str, Any]  # {"records": […]}, {"dropped": reason, "detail": …, "again": …}, or {"stop": why}
 
 
@@ -50,7 +51,7 @@ class Guard:
             self._start()
         try:
             self.pipe.send(record)
-            if self.pipe.poll(limit):
+            if self.pipe.poll(min(limit, MOST)):
                 return self.pipe.recv()
             reason = "took too long", f"more than {limit:.0f} seconds"
         except (EOFError, OSError):

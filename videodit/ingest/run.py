@@ -30,6 +30,7 @@ from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
 from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
+MINUTE = 1500  # frames
 VERSION = 2  # of what the stages remember: a change of what they give makes it useless
 
 
@@ -41,7 +42,7 @@ class Plan:
         root: the folder or URL of the videos.
         out: of the set.
         engine: where stages run.
-        limit: seconds that a stage may take for a file or clip, and again so many for each minute of its length.
+        limit: seconds that a stage may take for a file or clip, and again so many for each 1500 frames.
         cut, measure, caption, shape: the stages' own.
         select: bounds of what is measured.
         duplicates: arguments of `near_duplicates`.
@@ -77,7 +78,7 @@ class Outcome:
     clips: list[Record] = field(default_factory=list)
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
-        """Count a record out. Names that are no text are shown with their bytes escaped."""
+        """Count a record out. Of names that are no text, what is none is escaped."""
         told = {"source": record["source"], "stage": stage, "reason": reason, "detail": detail}
         self.dropped.append(record | {k: t.encode("utf-8", "backslashreplace").decode() for k, t in told.items()})
 
@@ -147,7 +148,7 @@ class Run:
             return
         parts = [range(len(records))[i : i + bundle] for i in range(0, len(records), bundle)]
         given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle > 1 else records
-        limits = [sum(self.plan.limit * (1 + records[i].get("length", 0) / 60) for i in part) for part in parts]
+        limits = [sum(self.plan.limit * (1 + records[i].get("stored", 0) / MINUTE) for i in part) for part in parts]
         for place, result in self.plan.engine.run(stage, given, limits, getattr(stage, "workers", None)):
             if "stop" in result:
                 raise InputError(result["stop"])
