@@ -140,7 +140,8 @@ def captions(root: Path) -> None:
     (root / "deep.json").write_text("[" * 200_000)
     (root / "odd.json").write_text('{"caption": "half a pair \\ud83d"}')
     told = [("video.jpg", "no \ud83d pair"), ("missing.mp4", "is not there"), ("../outside.mp4", "leads outside"),
-            ("/etc/passwd", "so does this"), ("", "nothing"), ("a\0b.mp4", "a zero byte"), ("\ud83d.mp4", "no text"), ("one.mp4", 7)]  # fmt: skip
+            ("\ud83d.mp4", "no text"),
+            ("/etc/passwd", "so does this"), ("", "nothing"), ("a\0b.mp4", "a zero byte"), ("one.mp4", 7)]  # fmt: skip
     lines = [json.dumps({"file_name": name, "caption": text}) for name, text in told]
     (root / "metadata.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"file_name": "good-9.mp4", "text": "\xff"}')
     (root / "folder").mkdir()

@@ -25,6 +25,8 @@ class Naughty:
                 time.sleep(1000)
             case "die":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 os._exit(3)
             case "drop":

@@ -6,6 +6,7 @@ read are remembered (`journal`), so that a run takes up where an earlier one was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -128,7 +129,9 @@ class Run:
         """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
         keys = [digest(VERSION, name, stage, *key(record)) for record in records]
         with closing(Journal(self.plan.out / ".ingest" / f"{name}.jsonl")) as journal:
-            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in journal.known}
+            known = [k in journal.known and journal.known[k].get("limit", math.inf) >= self.limit(record)
+                     for k, record in zip(keys, records, strict=True)]  # fmt: skip
+            new = {k: i for i, k in reversed(list(enumerate(keys))) if not known[i]}
             todo = sorted(new.values())
             once: dict[str, Result] = {}
             with Progress(total=len(records), start=len(records) - len(todo), label=name) as progress:
@@ -142,13 +145,17 @@ class Run:
         self.found.seen[name] = len(records)
         return self.sorted_out(name, records, results)
 
+    def limit(self, record: Record) -> float:
+        """Seconds that a stage may take for it."""
+        return self.plan.limit * (1 + record.get("stored", 0) / MINUTE)
+
     def work(self, stage: Stage, records: list[Record], bundle: int) -> Iterator[tuple[int, Result]]:
         """(place, result) of records, as they are done."""
         if not records:
             return
         parts = [range(len(records))[i : i + bundle] for i in range(0, len(records), bundle)]
         given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle > 1 else records
-        limits = [sum(self.plan.limit * (1 + records[i].get("stored", 0) / MINUTE) for i in part) for part in parts]
+        limits = [sum(self.limit(records[i]) for i in part) for part in parts]
         for place, result in self.plan.engine.run(stage, given, limits, getattr(stage, "workers", None)):
             if "stop" in result:
                 raise InputError(result["stop"])
