@@ -87,7 +87,8 @@ def compare(place: Path, count: int, moments: Sequence[Moment], *overrides: str)
     """Run to the end through kills at these moments, and once without; how many kills came in time."""
     videos = folder(place / "videos", count)
     (videos / "text.mp4").write_text("no video")
-    options = [f"vae={tiny.saved_vae(place)}", f"encode.bundle={BUNDLE}", "shape.areas=[1024]", "heldout_share=0.3", *overrides]
+    options = [f"vae={tiny.saved_vae(place)}", f"encode.bundle={BUNDLE}", "shape.areas=[1024]", "heldout_share=0.3"]
+    options += overrides
     whole, broken = place / "whole", place / "broken"
     hits = 0
     for number, moment in enumerate(moments):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from videodit.errors import InputError
 from videodit.ingest.guard import outcome
@@ -43,10 +44,13 @@ class Naughty:
 class Here:
     """An engine: stages run in the test's own process, which is told of every call."""
 
-    calls: list[tuple[str, Record]] = []
+    calls: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, workers: int | None = None) -> None:
+        """Any number of workers is this one."""
 
     def run(self, stage: Any, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Any:
         """See ingest.engine.Engine."""
         for place, record in enumerate(records):
-            self.calls.append((type(stage).__name__, record))
+            self.calls[type(stage).__name__] += 1
             yield place, outcome(stage, record)

@@ -61,6 +61,8 @@ def planned(cfg: DictConfig) -> Plan:
     if not 0 < cfg.heldout_share < 1:
         raise InputError(f"heldout_share={cfg.heldout_share}: the share that is held out, above 0 and below 1")
     root = cfg.videos if "://" in cfg.videos else str(Path(cfg.videos).resolve())
+    if Path(cfg.out).resolve() == Path(root):
+        raise InputError(f"out={cfg.out}: the videos are there; name a folder for the set, which may lie in it")
     scorers = tuple(make(one) for one in cfg.measure.scorers)
     measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers)
     select = plain(cfg.select)

@@ -36,7 +36,10 @@ def alone(out: Path) -> Iterator[None]:
     The lock is the system's: it ends with the process, however that ends.
     """
     folder = out / ".ingest"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be made: {error.strerror or error}") from None
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
