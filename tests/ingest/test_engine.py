@@ -24,7 +24,7 @@ def gone(pid: int) -> bool:
 
 
 def test_every_record_has_its_outcome() -> None:
-    does = ["fine", "sleep", "die", "exit", "drop", "bug", "disk", "stop", *["fine"] * 5]
+    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "stop", *["fine"] * 5]
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -32,6 +32,8 @@ def test_every_record_has_its_outcome() -> None:
     said = {do: found[i] for i, do in enumerate(does)}
     assert said["sleep"]["dropped"] == "took too long" and said["sleep"]["detail"] == "more than 2 seconds"
     assert said["die"] == {"dropped": "crashed its reader", "detail": "SIGSEGV", "again": False}
+    assert said["killed"]["again"], "whoever kills workers does not mean the file"
+    assert said["sleep"]["limit"] == 2.0
     assert said["exit"]["detail"] == "exit code 3"
     assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
     assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from videodit.errors import InputError
+from videodit.ingest.guard import outcome
 from videodit.ingest.record import Dropped, Record
 
 
@@ -22,6 +26,8 @@ class Naughty:
                 time.sleep(1000)
             case "die":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 os._exit(3)
             case "drop":
@@ -33,3 +39,18 @@ class Naughty:
             case "stop":
                 raise InputError("key=x: is wrong")
         return [{"pid": os.getpid(), "twice": 2 * record["value"]}]
+
+
+class Here:
+    """An engine: stages run in the test's own process, which is told of every call."""
+
+    calls: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, workers: int | None = None) -> None:
+        """Any number of workers is this one."""
+
+    def run(self, stage: Any, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Any:
+        """See ingest.engine.Engine."""
+        for place, record in enumerate(records):
+            self.calls[type(stage).__name__] += 1
+            yield place, outcome(stage, record)

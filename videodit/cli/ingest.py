@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from videodit.cli.compose import make, plain
 from videodit.cli.start import find_vae, open_vae
-from videodit.data.video import replacing
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
 from videodit.ingest.measure import MEASURES
@@ -17,7 +16,7 @@ from videodit.ingest.run import Outcome, Plan, Run
 from videodit.ingest.select import check_bounds
 from videodit.ingest.shape import Shape
 from videodit.ingest.stages import Caption, Cut, Measure
-from videodit.ingest.writing import alone, write_set
+from videodit.ingest.writing import alone, write_files, write_set
 from videodit.models.vae import VideoVAE
 from videodit.train.machine import pick_device
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+REPORT = "report.html"
 MADE_BY = ("cutter", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae", "text")
 
 
@@ -34,6 +34,7 @@ def run(cfg: DictConfig) -> None:
     with alone(out):
         work = Run(plan)
         found = work.clips(captions=not cfg.dry_run, encode=None if cfg.dry_run or not cfg.vae else encoder(cfg, plan))
+        report = {}
         if cfg.report:
             facts = Facts(
                 title=f"{cfg.videos} as a training set",
@@ -44,14 +45,15 @@ def run(cfg: DictConfig) -> None:
                 patch=plan.shape.patch,
                 dry=cfg.dry_run,
             )
-            with replacing(out / "report.html") as temporary:
-                temporary.write_text(page(found, facts), encoding="utf-8")
-        if not cfg.dry_run:
-            config = plain(cfg)
-            write_set(out, found, plan.measure.names, {"sources": plan.root, **{key: config[key] for key in MADE_BY}})
+            report = {REPORT: page(found, facts).encode("utf-8", "backslashreplace")}
+        if cfg.dry_run:
+            write_files(out, report)
+        else:
+            about = {"sources": plan.root, **{key: value for key, value in plain(cfg).items() if key in MADE_BY}}
+            write_set(out, found, plan.measure.names, about, report)
     print(verdict(found))
     if cfg.report:
-        print(out / "report.html")
+        print(out / REPORT)
 
 
 def planned(cfg: DictConfig) -> Plan:
@@ -59,6 +61,8 @@ def planned(cfg: DictConfig) -> Plan:
     if not 0 < cfg.heldout_share < 1:
         raise InputError(f"heldout_share={cfg.heldout_share}: the share that is held out, above 0 and below 1")
     root = cfg.videos if "://" in cfg.videos else str(Path(cfg.videos).resolve())
+    if Path(cfg.out).resolve() == Path(root):
+        raise InputError(f"out={cfg.out}: the videos are there; name a folder for the set, which may lie in it")
     scorers = tuple(make(one) for one in cfg.measure.scorers)
     measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers)
     select = plain(cfg.select)

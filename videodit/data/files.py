@@ -6,6 +6,7 @@ in a `.txt` or `.json` of a video's name beside it, and in tars (WebDataset) in 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -72,7 +73,10 @@ class Root:
         stamps = {path: stamp for path, (stamp, fault) in sorted(found.items()) if not fault}
         told: dict[str, tuple[str, str]] = {}
         for path in [path for path in stamps if posixpath.basename(path) in TABLES]:
-            told |= self._table(path)
+            lines = self._table(path, listing)
+            missing = f"{path} names it, but there is no such file here"
+            listing.faults += [(name, missing) for name in lines.keys() - found]
+            told |= lines
             listing.beside.append(path)
         stems = {posixpath.splitext(path)[0] for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE}
         for path, stamp in stamps.items():
@@ -84,16 +88,17 @@ class Root:
             elif ending.lower() == ".tar":
                 self._members(path, stamp, listing)
             else:
-                caption, origin = told.get(path) or (self._beside(stem, stamps), "")
+                caption, origin = told.get(path) or (self._beside(stem, stamps, listing), "")
                 listing.files.append(File(path, stamp, caption, origin))
-        listing.beside.sort()
+        listing.faults = sorted(set(listing.faults))
+        listing.beside = sorted(set(listing.beside) - {path for path, _ in listing.faults})
         return listing
 
     @contextmanager
     def open(self, path: str) -> Iterator[Path]:
         """A local path to a file, while the `with` block runs. A remote one, or a tar's member, is copied for it."""
         outer, _, member = path.partition(f".tar{INSIDE}")
-        if not member and not self.remote:
+        if not self.remote and (not member or os.path.lexists(Path(self.url) / path)):
             yield Path(self.url) / path
             return
         with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
@@ -112,9 +117,14 @@ class Root:
         with opened as file:
             yield file
 
-    def _text(self, path: str) -> str:
-        with self._binary(path) as file:
-            return file.read().decode("utf-8", "replace")
+    def _text(self, path: str, listing: Listing) -> str:
+        """What a file says; nothing, and a fault, where it cannot be read."""
+        try:
+            with self._binary(path) as file:
+                return _decoded(file.read())
+        except OSError as error:
+            listing.faults.append((path, f"cannot be read: {error.strerror or error}"))
+            return ""
 
     def _remote(self) -> Iterator[tuple[str, tuple[str, str]]]:
         system = self.system
@@ -129,22 +139,22 @@ class Root:
                 kept = {key: info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified")}
                 yield path, (json.dumps(kept, default=str), "")
 
-    def _table(self, path: str) -> dict[str, tuple[str, str]]:
+    def _table(self, path: str, listing: Listing) -> dict[str, tuple[str, str]]:
         """{path: (caption, origin)} of a table's lines."""
-        text, folder, told = self._text(path), posixpath.dirname(path), {}
-        rows = csv.DictReader(io.StringIO(text)) if path.endswith(".csv") else _lines(text, path)
+        text, folder, told = self._text(path, listing), posixpath.dirname(path), {}
+        rows = _rows(text, path) if path.endswith(".csv") else _lines(text, path)
         for number, row in enumerate(rows, 1):
             name, caption = row.get("file_name"), _caption(row)
             if not isinstance(name, str):
                 raise InputError(f"{path}, line {number}: should have a file_name")
-            told[posixpath.normpath(posixpath.join(folder, name))] = (caption, str(row.get("source") or ""))
+            told[posixpath.normpath(posixpath.join(folder, name))] = (caption, _whole(str(row.get("source") or "")))
         return told
 
-    def _beside(self, stem: str, stamps: dict[str, str]) -> str:
+    def _beside(self, stem: str, stamps: dict[str, str], listing: Listing) -> str:
         """The caption in a text file of a video's name."""
         for ending in BESIDE:
             if stem + ending in stamps:
-                return _told(self._text(stem + ending), ending)
+                return _told(self._text(stem + ending, listing), ending)
         return ""
 
     def _members(self, path: str, stamp: str, listing: Listing) -> None:
@@ -153,11 +163,11 @@ class Root:
             with self._binary(path) as file, tarfile.open(fileobj=file) as tar:
                 members = [member for member in tar if member.isfile()]
                 captions = {
-                    _stem(member.name): _told(tar.extractfile(member).read().decode("utf-8", "replace"), ending)
+                    _stem(member.name): _told(_decoded(tar.extractfile(member).read()), ending)
                     for member in members
                     if (ending := posixpath.splitext(member.name)[1].lower()) in BESIDE
                 }
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except Exception as error:  # a broken tar brings out every kind
             listing.faults.append((path, f"not a readable tar: {error}"))
             return
         for member in members:
@@ -207,15 +217,34 @@ def _lines(text: str, path: str) -> Iterator[dict[str, Any]]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number}: should be a JSON object of file_name and caption")
             yield row
 
 
+def _rows(text: str, path: str) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+
+
+def _decoded(content: bytes) -> str:
+    """Text as it is, whatever it was written with: UTF-8 unless a mark says UTF-16; what is neither shows as such."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", "replace")
+
+
+def _whole(text: str) -> str:
+    """Text without the halves of characters that JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _caption(row: dict[str, Any]) -> str:
-    return next((row[key].strip() for key in CAPTIONS if isinstance(row.get(key), str)), "")
+    return next((_whole(row[key].strip()) for key in CAPTIONS if isinstance(row.get(key), str)), "")
 
 
 def _told(text: str, ending: str) -> str:
@@ -224,6 +253,6 @@ def _told(text: str, ending: str) -> str:
         return text.strip()
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return _caption(row) if isinstance(row, dict) else ""

@@ -14,7 +14,10 @@ from videodit.errors import InputError
 from videodit.ingest.record import Dropped, Record, Stage
 
 START = 120.0  # seconds for a process to begin; a model may have to be loaded
-Result = dict[str, Any]  # {"records": […]}, {"dropped": reason, "detail": …, "again": …}, or {"stop": why}
+MOST = 1e6  # seconds for a call; poll() counts in milliseconds that must fit 32 bits
+ENDED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by somebody else, or for want of memory
+# {"records": […]}, {"dropped": reason, "detail": …, "again": …}, the latter with the "limit" it broke, or {"stop": why}
+Result = dict[str, Any]
 
 
 def outcome(stage: Stage, record: Record) -> Result:
@@ -50,16 +53,16 @@ class Guard:
             self._start()
         try:
             self.pipe.send(record)
-            if self.pipe.poll(limit):
+            if self.pipe.poll(min(limit, MOST)):
                 return self.pipe.recv()
-            reason = "took too long", f"more than {limit:.0f} seconds"
+            result = dropped("took too long", f"more than {limit:.0f} seconds") | {"limit": limit}
         except (EOFError, OSError):
             self.process.join(1.0)
             code = self.process.exitcode
             died = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-            reason = "crashed its reader", died
+            result = dropped("crashed its reader", died, again=code in ENDED)
         self.close()
-        return dropped(*reason)
+        return result
 
     def end(self) -> None:
         """End the process, whatever it is doing; a call in another thread comes back."""

@@ -7,8 +7,11 @@ order of lines says nothing: workers are done when they are. A line that a kill 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from videodit.errors import InputError
 
 
 class Journal:
@@ -33,10 +36,14 @@ class Journal:
     def add(self, key: str, value: Any) -> None:
         """Remember a value."""
         line = json.dumps({"key": key, "out": value}, ensure_ascii=True).encode() + b"\n"
-        self.file.write(line)
-        self.file.flush()
+        try:
+            self.file.write(line)
+            self.file.flush()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         self.known[key] = value
 
     def close(self) -> None:
         """Nothing more is added."""
-        self.file.close()
+        with suppress(OSError):  # what could not be written has been told
+            self.file.close()

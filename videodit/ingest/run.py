@@ -6,6 +6,7 @@ read are remembered (`journal`), so that a run takes up where an earlier one was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
 from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
-VERSION = 1  # of what the stages remember: a change of what they give makes it useless
+MINUTE = 1500  # frames
+VERSION = 2  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Plan:
         root: the folder or URL of the videos.
         out: of the set.
         engine: where stages run.
-        limit: seconds that a stage may take for a file or clip, and again so many for each minute of its length.
+        limit: seconds that a stage may take for a file or clip, and again so many for each 1500 frames.
         cut, measure, caption, shape: the stages' own.
         select: bounds of what is measured.
         duplicates: arguments of `near_duplicates`.
@@ -77,8 +79,9 @@ class Outcome:
     clips: list[Record] = field(default_factory=list)
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
-        """Count a record out."""
-        self.dropped.append({**record, "stage": stage, "reason": reason, "detail": detail})
+        """Count a record out. Of names that are no text, what is none is escaped."""
+        told = {"source": record["source"], "stage": stage, "reason": reason, "detail": detail}
+        self.dropped.append(record | {k: t.encode("utf-8", "backslashreplace").decode() for k, t in told.items()})
 
     def balance(self) -> bool:
         """Whether nothing was lost in silence: at each stage, what was seen went on or was dropped."""
@@ -132,7 +135,9 @@ class Run:
         """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
         keys = [digest(VERSION, name, stage, *key(record)) for record in records]
         with closing(Journal(self.plan.out / ".ingest" / f"{name}.jsonl")) as journal:
-            new = {k: i for i, k in reversed(list(enumerate(keys))) if k not in journal.known}
+            known = [k in journal.known and journal.known[k].get("limit", math.inf) >= self.limit(record)
+                     for k, record in zip(keys, records, strict=True)]  # fmt: skip
+            new = {k: i for i, k in reversed(list(enumerate(keys))) if not known[i]}
             todo = sorted(new.values())
             once: dict[str, Result] = {}
             with Progress(total=len(records), start=len(records) - len(todo), label=name) as progress:
@@ -146,13 +151,17 @@ class Run:
         self.found.seen[name] = len(records)
         return self.sorted_out(name, records, results)
 
+    def limit(self, record: Record) -> float:
+        """Seconds that a stage may take for it."""
+        return self.plan.limit * (1 + record.get("stored", 0) / MINUTE)
+
     def work(self, stage: Stage, records: list[Record], bundle: int | None) -> Iterator[tuple[int, Result]]:
         """(place, result) of records, as they are done."""
         if not records:
             return
         parts = [range(len(records))[i : i + (bundle or 1)] for i in range(0, len(records), bundle or 1)]
         given = [{"bundle": [records[i] for i in part]} for part in parts] if bundle else records
-        limits = [sum(self.plan.limit * (1 + records[i].get("length", 0) / 60) for i in part) for part in parts]
+        limits = [sum(self.limit(records[i]) for i in part) for part in parts]
         for place, result in self.plan.engine.run(stage, given, limits, getattr(stage, "workers", None)):
             if "stop" in result:
                 raise InputError(result["stop"])

@@ -34,4 +34,5 @@ class Scan:
         if not info["frames"]:
             raise Dropped("cannot be read", "it holds no frame")
         about = {key: info[key] for key in ("height", "width", "codec", "pixel_format", "hdr", "variable")}
-        return [{"sha256": sha256, **about, "source_fps": info["fps"], "length": info["seconds"]}]
+        return [{"sha256": sha256, **about, "source_fps": info["fps"], "length": info["seconds"],
+                 "stored": info["frames"]}]  # fmt: skip

@@ -22,6 +22,7 @@ from videodit.ingest.guard import Result, dropped
 from videodit.ingest.measure import MEASURES, Scorer, measure
 from videodit.ingest.record import Dropped, Record, digest
 
+GAP = 2.0  # seconds between two frames of a shot, at most
 SCORED = 6  # frames of a shot that a scorer sees
 
 
@@ -41,6 +42,8 @@ def reading(root: str, record: Record) -> Iterator[Path]:
 class Cut:
     """A file's record -> its shots: shot, first, last, count (decodable frames), shot_start, seconds, corrupt.
 
+    A shot ends at a hard cut, and where no frame comes for a while: a clock that jumped, or a slide.
+
     Args:
         root: where paths begin.
         cutter: finds hard cuts (see `cuts`).
@@ -53,17 +56,19 @@ class Cut:
         """See the class."""
         numbers: list[int] = []
         with reading(self.root, record) as path:
-            times = video.times(path)
+            times, end = video.timeline(path)
             starts = self.cutter(_noted(video.numbered(path, table=times), numbers), record["source_fps"])
         if not numbers:
             raise Dropped("cannot be read", "no frame can be decoded")
-        ends = [*times[1:].tolist(), float(times[-1]) + 1 / record["source_fps"]]
-        places = [0, *starts, len(numbers)]
+        ends = [*times[1:].tolist(), end]
+        gaps = (np.flatnonzero(np.diff(times[numbers]) > GAP) + 1).tolist()
+        places = sorted({0, *starts, *gaps, len(numbers)})
         shots = []
         for place, following in zip(places[:-1], places[1:], strict=True):
             first, last = numbers[place], numbers[following - 1]
             about = {"first": first, "last": last, "count": following - place, "shot_start": float(times[first])}
-            about |= {"seconds": ends[last] - about["shot_start"], "corrupt": len(times) - len(numbers)}
+            end = ends[last] if following not in gaps else float(times[last]) + min(1 / record["source_fps"], GAP / 2)
+            about |= {"seconds": end - about["shot_start"], "corrupt": len(times) - len(numbers)}
             shots.append({"shot": digest(record["sha256"], first, last), **about})
         return shots
 

@@ -11,14 +11,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from videodit.checkpoint.store import write_json
 from videodit.data.set import ABOUT, MANIFEST
 from videodit.data.video import replacing
 from videodit.errors import InputError
@@ -36,7 +36,10 @@ def alone(out: Path) -> Iterator[None]:
     The lock is the system's: it ends with the process, however that ends.
     """
     folder = out / ".ingest"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be made: {error.strerror or error}") from None
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,6 +49,8 @@ def alone(out: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        for left in out.glob(".*.part"):  # of a run that was killed
+            left.unlink()
         yield
 
 
@@ -61,18 +66,39 @@ def table(records: Sequence[Record], measures: Sequence[str], *, dropped: bool) 
     return pyarrow.Table.from_pylist([{name: r.get(name) for name, _ in names} for r in records], schema=schema)
 
 
-def write_table(path: Path, content: Any) -> None:
-    """A Parquet file, the same bytes for the same rows."""
+def packed(content: Any) -> bytes:
+    """A table as a Parquet file, the same bytes for the same rows."""
+    import pyarrow
     from pyarrow import parquet
 
-    with replacing(path) as temporary:
-        parquet.write_table(content, temporary, compression="zstd", row_group_size=65536)
+    file = pyarrow.BufferOutputStream()
+    parquet.write_table(content, file, compression="zstd", row_group_size=65536)
+    return file.getvalue().to_pybytes()
 
 
-def write_set(out: Path, found: Outcome, measures: Sequence[str], about: dict[str, Any]) -> None:
-    """The set's files; the manifest comes last."""
+def write_set(
+    out: Path, found: Outcome, measures: Sequence[str], about: dict[str, Any], report: Mapping[str, bytes]
+) -> None:
+    """The set's files, and a report's."""
     stages = list(found.seen)
     gone = sorted(found.dropped, key=lambda one: (stages.index(one["stage"]), one["source"], one.get("first", 0)))
-    write_json(out / ABOUT, about)
-    write_table(out / "dropped.parquet", table(gone, measures, dropped=True))
-    write_table(out / MANIFEST, table(found.clips, measures, dropped=False))
+    contents = {
+        MANIFEST: packed(table(found.clips, measures, dropped=False)),
+        "dropped.parquet": packed(table(gone, measures, dropped=True)),
+        ABOUT: json.dumps(about, indent=2).encode() + b"\n",
+    }
+    write_files(out, contents | report)
+
+
+def write_files(out: Path, contents: Mapping[str, bytes]) -> None:
+    """Files that take their places once all of them are on disk, the first one last."""
+    with ExitStack() as stack:
+        places = {name: stack.enter_context(replacing(out / name)) for name in contents}
+        for name, content in contents.items():
+            try:
+                with places[name].open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise InputError(f"{out / name}: cannot be written: {error.strerror or error}") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from videodit.data.video.files import named, replacing
 from videodit.data.video.frame import TIE, CorruptPackets, VideoInfo
-from videodit.data.video.reading import Reader, numbered, probe, read, stream, times
+from videodit.data.video.reading import Reader, numbered, probe, read, stream, timeline, times
 from videodit.data.video.writing import write
 from videodit.errors import InputError
 
@@ -28,6 +28,7 @@ __all__ = [
     "read",
     "replacing",
     "stream",
+    "timeline",
     "times",
     "write",
 ]

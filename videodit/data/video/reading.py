@@ -40,7 +40,12 @@ def times(path: str | Path) -> np.ndarray:
     Packets are read through, undecoded. A corrupt one counts, though reading skips it: see `numbered`. Packets that
     come before the first frame that can be decoded do not. Errors as in `probe`.
     """
-    return (by_pillow if by_pillow.is_picture(path) else by_av).table(path)[0]
+    return timeline(path)[0]
+
+
+def timeline(path: str | Path) -> tuple[np.ndarray, float]:
+    """`times(path)`, and when the last frame ends."""
+    return (by_pillow if by_pillow.is_picture(path) else by_av).table(path)
 
 
 def read(
