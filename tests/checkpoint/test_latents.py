@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from tests.compare import noise
+from videodit.checkpoint import latents as module
 from videodit.checkpoint import store
-from videodit.checkpoint.latents import LatentCache, fill, latent_key
+from videodit.checkpoint.latents import LatentCache, Shard, fill, latent_key
 from videodit.errors import InputError
 from videodit.shapes import LatentShape
 
@@ -136,3 +141,104 @@ def test_a_broken_shard_is_named(tmp_path: Path) -> None:
         shard.write_bytes(broken)
         with pytest.raises(InputError, match=f"{shard.name} is not a readable shard of latents.*delete it"):
             LatentCache(tmp_path)
+
+
+def test_a_shard_whose_clips_are_not_its_tensors_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(3), Encoder(), shard=8)
+    (shard,) = tmp_path.iterdir()
+    tensors = {name: tensor.clone() for name, tensor in load_file(shard).items()}
+    with safe_open(shard, framework="pt") as file:
+        metadata = file.metadata()
+    first, *rest = tensors
+    for other in (
+        {name: tensors[name] for name in rest},
+        {**tensors, first: tensors[first].float()},
+        {**tensors, first: tensors[first][..., :1].contiguous()},
+        {**tensors, first: tensors[first][0].contiguous()},
+    ):
+        save_file(other, shard, metadata)
+        with pytest.raises(InputError, match=f"{shard.name} is not a readable shard of latents.*delete it"):
+            LatentCache(tmp_path)
+
+
+def test_reads_what_safetensors_reads(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(11), Encoder(), shard=4)
+    theirs = {name: tensor for shard in tmp_path.iterdir() for name, tensor in load_file(shard).items()}
+    cache = LatentCache(tmp_path)
+    for place, entry in enumerate(cache.entries):
+        assert torch.equal(cache[place][0], theirs[entry.name])
+    cache[0][0].zero_()  # what is read is the reader's own
+    assert torch.equal(cache[0][0], theirs[cache.entries[0].name])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_on_their_own(tmp_path: Path, method: str) -> None:
+    fill(tmp_path, wanted(40), Encoder(), shard=2)
+    cache = LatentCache(tmp_path, keys=[key for key, _ in wanted(40)])
+    check(cache, list(range(40)))  # its files are open now
+    read = list(DataLoader(cache, batch_size=None, num_workers=2, multiprocessing_context=method))
+    assert [caption for _, caption in read] == [f"caption {i}" for i in range(40)]
+    assert all(torch.equal(stored, latents(i).half()) for i, (stored, _) in enumerate(read))
+    check(cache, list(range(40)))
+
+
+def test_many_shards_keep_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPEN", 7)
+    fill(tmp_path, wanted(60), Encoder(), shard=1)
+    before = len(os.listdir("/proc/self/fd"))
+    cache = LatentCache(tmp_path, keys=[key for key, _ in wanted(60)])
+    check(cache, list(range(60)))
+    check(cache, list(range(60)))
+    assert len(os.listdir("/proc/self/fd")) - before == 7
+    del cache
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_shard_that_changes_under_a_run_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, wanted(3), Encoder(), shard=8)
+    (shard,) = tmp_path.iterdir()
+    content = shard.read_bytes()
+    unopened, opened = LatentCache(tmp_path), LatentCache(tmp_path)
+    assert opened[0]
+    os.truncate(shard, 100)
+    with pytest.raises(InputError, match=f"{shard.name} was cut off"):
+        opened[0]
+    with pytest.raises(InputError, match=f"{shard.name} changed"):
+        unopened[0]
+    shard.unlink()
+    with pytest.raises(InputError, match=f"{shard.name} is gone"):
+        unopened[0]
+    shard.write_bytes(content)
+    assert unopened[0]
+
+
+def test_a_read_that_comes_in_parts_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(100)))
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, into, place: whole(file, [memoryview(into[0])[:9]], place))
+    assert Shard(path, 100).read(10, 50) == bytes(range(10, 60))
+    with pytest.raises(InputError, match="cut off"):
+        Shard(path, 100).read(90, 11)
+
+
+def test_latents_beyond_two_gigabytes_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "shard-large.safetensors"
+    offset, size = 5 << 30, (5 << 30) + 6
+    with path.open("wb") as file:  # a hole: it takes no room
+        file.seek(offset)
+        file.write(b"latent")
+    assert Shard(path, size).read(offset, 6) == b"latent"
+
+
+def test_memory_stays_flat_while_latents_are_read_at_random(tmp_path: Path) -> None:
+    large = torch.zeros(16, 5, 32, 32)
+    fill(tmp_path, wanted(300), lambda few: ((i, large, "") for i in few), shard=20)  # 49 MB
+    cache = LatentCache(tmp_path)
+    order = torch.randint(len(cache), (10_000,), generator=torch.Generator().manual_seed(0)).tolist()
+    resident = []
+    for count, index in enumerate(order):
+        assert cache[index][0].shape == large.shape
+        if count % 1000 == 999:
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert max(resident) - resident[0] < 8 << 20

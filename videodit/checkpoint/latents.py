@@ -1,8 +1,9 @@
-"""Cached latents: encoded once, read memory-mapped, keyed by what they were made from, so never stale.
+"""Cached latents: encoded once, read at random, keyed by what they were made from, so never stale.
 
 A cache folder holds safetensors shards. The header of a shard lists its clips: key, caption and tensor name. A key is
 the hash of the clip's own fingerprint (content and transform) and of the VAE, so a changed clip, crop or VAE is
-simply not found and gets encoded anew.
+simply not found and gets encoded anew. Headers are read once; then latents are read from where they lie in the file,
+not mapped: what has been read does not stay in the process, and no more than OPEN shards are open.
     C, t, h, w latent channels, frames, height, width
 """
 
@@ -10,11 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,15 +29,52 @@ from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 from videodit.shapes import LatentShape
 
+OPEN = 128  # shards that a process keeps open
+DTYPE = torch.float16  # of latents on disk
+Shapes = dict[tuple[int, ...], LatentShape]
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a clip's latents lie."""
+
+class Entry(NamedTuple):
+    """Where a clip's latents lie: `offset` bytes into the file of their shard. A tuple, since there are millions."""
 
     shard: int
     name: str
+    channels: int
     shape: LatentShape
     caption: str
+    offset: int
+
+
+class Shard:
+    """A file opened to read from any place, by several threads or processes at once; closed when nobody holds it."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Raises InputError unless the file is there and as large as it was."""
+        self.path = path
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{path} is gone ({error.strerror}); start anew to encode it again") from None
+        if os.fstat(self.descriptor).st_size != size:
+            raise InputError(f"{path} changed after it was found; start anew to read what it holds now")
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """So many bytes. Raises InputError where they cannot be read."""
+        content = bytearray(size)
+        try:
+            done = os.preadv(self.descriptor, [content], offset)
+            while 0 < done < size:  # no system gives more than 2 GB at a time
+                more = os.preadv(self.descriptor, [memoryview(content)[done:]], offset + done)
+                done = done + more if more else 0
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        if done < size:
+            raise InputError(f"{self.path} was cut off after it was found; delete it and start anew")
+        return content
 
 
 def encoder_fingerprint(vae: VideoVAE) -> str:
@@ -66,32 +108,38 @@ class LatentCache(Dataset):
         self.shards = sorted(self.folder.glob("shard-*.safetensors"))
         found: dict[str, Entry] = {}
         self.faults: dict[str, str] = {}  # keys of clips that could not be encoded, and why
+        self.sizes: list[int] = []  # of the shards, in bytes
+        shapes: Shapes = {}
         for number, shard in enumerate(self.shards):
-            entries, faults = _read_header(number, shard)
+            entries, faults, size = _read_header(number, shard, shapes)
             found.update(entries)
             self.faults.update(faults)
+            self.sizes.append(size)
         self.known = found.keys()
         wanted = list(found) if keys is None else [key for key in keys if key in found]
         self.entries = [
-            replace(found[key], caption=captions[key]) if key in captions else found[key] for key in wanted
+            found[key]._replace(caption=captions[key]) if key in captions else found[key] for key in wanted
         ]
-        self._open: dict[int, safe_open] = {}
+        self._open = lru_cache(OPEN)(Shard)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        entry = self.entries[index]
-        if entry.shard not in self._open:
-            self._open[entry.shard] = safe_open(self.shards[entry.shard], framework="pt")
-        return self._open[entry.shard].get_tensor(entry.name), entry.caption
+        shard, _, channels, shape, caption, offset = self.entries[index]
+        sizes = (channels, shape.frames, shape.height, shape.width)
+        content = self._open(self.shards[shard], self.sizes[shard]).read(offset, DTYPE.itemsize * math.prod(sizes))
+        return torch.frombuffer(content, dtype=DTYPE).view(sizes), caption
 
     def shape(self, index: int) -> LatentShape:
         """Latent shape of a clip, from the header alone."""
         return self.entries[index].shape
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "known": None, "_open": {}}  # file handles and dict views do not travel to workers
+        return {**self.__dict__, "known": None, "_open": None}  # open files and dict views do not travel to workers
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _open=lru_cache(OPEN)(Shard))
 
 
 def fill(
@@ -122,12 +170,28 @@ def fill(
             save_tensors(folder / f"shard-{digest}.safetensors", tensors, header)
 
 
-def _read_header(number: int, shard: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read_header(number: int, shard: Path, shapes: Shapes) -> tuple[dict[str, Entry], dict[str, str], int]:
+    """Entries and faults by key, and the size of the file. `shapes` holds each shape once, for all the clips of it."""
     try:
-        with safe_open(shard, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            clips = header["clips"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        with safe_open(shard, framework="pt"):  # which raises unless the table is sound and the tensors fill the file
+            size = shard.stat().st_size
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            table = json.loads(file.read(length))
+        header = json.loads(table["__metadata__"][HEADER])
+        clips = {clip["key"]: clip for clip in header["clips"]}
+        entries = {key: _entry(number, clip, table[key], 8 + length, shapes) for key, clip in clips.items()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{shard} is not a readable shard of latents ({error}); delete it to encode anew") from None
-    entries = {c["key"]: Entry(number, c["key"], LatentShape(*c["shape"]), c["caption"]) for c in clips}
-    return entries, header.get("faults", {})  # older shards have none
+    return entries, header.get("faults", {}), size  # older shards have no faults
+
+
+def _entry(number: int, clip: dict[str, Any], tensor: dict[str, Any], start: int, shapes: Shapes) -> Entry:
+    """Of a clip in a header, by its row in safetensors' table; `start` is where the tensors begin."""
+    sizes = tuple(clip["shape"])
+    channels, *rest = tensor["shape"]
+    if tensor["dtype"] != "F16" or tuple(rest) != sizes:
+        raise ValueError(f"{clip['key']} is {tensor['dtype']} {tensor['shape']}, expected F16 (C, {sizes})")
+    if sizes not in shapes:
+        shapes[sizes] = LatentShape(*sizes)
+    return Entry(number, clip["key"], channels, shapes[sizes], clip["caption"], start + tensor["data_offsets"][0])
