@@ -6,6 +6,7 @@ A leaf, so that anything which needs a shipped file may ask it; and the one modu
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,9 @@ def launch() -> Launch:
     return Launch()
 
 
+SHARED = ("VIDEODIT_", "XDG_CACHE_HOME", "HF_")
+
+
 def conf_dir() -> Path:
     """The hydra tree: the copy inside the wheel, else the checkout's `conf/`; InputError if there is neither."""
     return _shipped("conf", "conf")
@@ -58,6 +62,22 @@ def secret(name: str) -> str:
     if value := os.environ.get(name, "").strip():
         return value
     raise InputError(f"{name}: this environment variable should hold a key, and is not set")
+
+
+def ray_on_loopback() -> None:
+    """Have a Ray cluster that is made here be seen by this machine alone, and tell nobody; before ray is imported."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+def shared_environment() -> dict[str, str]:
+    """What the work of this process goes by wherever it is done: caches, and how the hub is reached."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
+
+
+def share_environment(variables: Mapping[str, str]) -> None:
+    """Take over another process's `shared_environment`."""
+    os.environ.update(variables)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ MADE_BY = ("cutter", "captioner", "caption", "measure", "select", "duplicates", 
 def run(cfg: DictConfig) -> None:
     """Make a set, or say what one would be."""
     out, plan = Path(cfg.out), planned(cfg)
-    with alone(out):
+    with alone(out), plan.engine:
         work = Run(plan)
         found = work.clips(captions=not cfg.dry_run, encode=None if cfg.dry_run or not cfg.vae else encoder(cfg, plan))
         report = {}
@@ -86,7 +86,7 @@ def planned(cfg: DictConfig) -> Plan:
 def encoder(cfg: DictConfig, plan: Plan) -> Encode:
     """What makes latents."""
     device, vae = str(pick_device(cfg.device)), partial(named_vae, cfg.vae)
-    return Encode(root=plan.root, folder=plan.out / "cache", vae=vae, device=device, **plain(cfg.encode))
+    return Encode(root=plan.root, folder=(plan.out / "cache").resolve(), vae=vae, device=device, **plain(cfg.encode))
 
 
 def named_vae(name: str) -> VideoVAE:

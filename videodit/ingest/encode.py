@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ class Encode:
         device: where it runs.
         bundle: clips of a shard.
         workers: processes that encode.
+        threads: of each on a CPU; the last bits of latents depend on it, so it does not follow the machine.
     """
 
     root: str
@@ -38,6 +40,7 @@ class Encode:
     device: str
     bundle: int
     workers: int
+    threads: int
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "network"}
@@ -80,7 +83,8 @@ class Encode:
         clips = SetClips(rows=rows, captions=[""] * len(bundle), sources=self.root, reader="av")
         wanted = [(latent_key(clips.fingerprint(i), self.made_by), i) for i in range(len(clips))]
         faults: dict[int, str] = {}
-        fill(self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults)
+        with _threads(self.threads):
+            fill(self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults)
         told = self.there(bundle)
         return [one or dropped("cannot be encoded", "nor can any clip beside it") for one in told]
 
@@ -95,3 +99,13 @@ class Encode:
                 faults[index] = reason
             for _, sample in samples:
                 yield index, self.network.encode(sample.clip[None].to(self.device))[0].cpu(), ""
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
