@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from videodit.errors import InputError
+from videodit.ingest.engine import Local
 from videodit.ingest.guard import outcome
 from videodit.ingest.record import Dropped, Record
 
@@ -41,7 +42,7 @@ class Naughty:
         return [{"pid": os.getpid(), "twice": 2 * record["value"]}]
 
 
-class Here:
+class Here(Local):
     """An engine: stages run in the test's own process, which is told of every call."""
 
     calls: ClassVar[Counter[str]] = Counter()
