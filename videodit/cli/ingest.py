@@ -85,6 +85,7 @@ def planned(cfg: DictConfig) -> Plan:
 
 def encoder(cfg: DictConfig, plan: Plan) -> Encode:
     """What makes latents."""
+    find_vae(cfg.vae)  # a wrong name is told before any work
     device, vae = str(pick_device(cfg.device)), partial(named_vae, cfg.vae)
     return Encode(root=plan.root, folder=plan.out / "cache", vae=vae, device=device, **plain(cfg.encode))
 
