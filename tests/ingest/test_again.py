@@ -152,6 +152,18 @@ def test_mistakes_are_told_before_any_work(
     assert not calls
 
 
+def test_clips_that_cannot_be_encoded_have_their_reason(
+    tmp_path: Path, encode: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, out = folder(tmp_path / "videos", 3), tmp_path / "set"
+    monkeypatch.setattr("videodit.ingest.encode.fetch", lambda clips, indices: ([], [("0.mp4", "has changed")]))
+    assert here(videos, out, *encode, "report=false") == 0 and rows(out) == []
+    told = {(row["stage"], row["reason"], row["detail"]) for row in rows(out, "dropped")}
+    assert told == {("encode", "cannot be encoded", "has changed")}
+    monkeypatch.undo()
+    assert here(videos, out, *encode, "report=false") == 0 and len(rows(out)) == 3
+
+
 def test_nothing_makes_an_empty_set(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     assert here(tmp_path / "videos", tmp_path / "set", "vae=") == 0
