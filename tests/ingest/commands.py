@@ -6,7 +6,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pyarrow import parquet
@@ -33,13 +35,15 @@ def here(videos: Path, out: Path, *overrides: str) -> int:
     return main(["ingest", str(videos), f"out={out}", *HERE, *overrides])
 
 
-def started(videos: Path, out: Path, *overrides: str, **options: Any) -> subprocess.Popen:
+def started(
+    videos: Path, out: Path, *overrides: str, environment: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> subprocess.Popen:
     """The command as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "videodit", "ingest", str(videos), f"out={out}", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", **environment},
         **options,
     )
 

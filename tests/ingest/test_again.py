@@ -142,7 +142,7 @@ def test_mistakes_are_told_before_any_work(
 ) -> None:
     videos, out, file = folder(tmp_path / "videos", 1), tmp_path / "set", tmp_path / "file"
     file.touch()
-    wrong = [(videos, out, "vae=nowhere", "'nowhere'"), (videos, videos, "vae=", f"out={videos}"),
+    wrong = [(videos, out, "vae=nowhere", "in nowhere"), (videos, videos, "vae=", f"out={videos}"),
              (videos, file, "vae=", f"out={file}"), (videos, file / "deeper", "vae=", f"out={file / 'deeper'}"),
              (tmp_path / "none", out, "vae=", str(tmp_path / "none"))]  # fmt: skip
     for root, where, vae, told in wrong:
@@ -150,6 +150,18 @@ def test_mistakes_are_told_before_any_work(
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and told in said, said
     assert not calls
+
+
+def test_clips_that_cannot_be_encoded_have_their_reason(
+    tmp_path: Path, encode: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, out = folder(tmp_path / "videos", 3), tmp_path / "set"
+    monkeypatch.setattr("videodit.ingest.encode.fetch", lambda clips, indices: ([], [("0.mp4", "has changed")]))
+    assert here(videos, out, *encode, "report=false") == 0 and rows(out) == []
+    told = {(row["stage"], row["reason"], row["detail"]) for row in rows(out, "dropped")}
+    assert told == {("encode", "cannot be encoded", "has changed")}
+    monkeypatch.undo()
+    assert here(videos, out, *encode, "report=false") == 0 and len(rows(out)) == 3
 
 
 def test_nothing_makes_an_empty_set(tmp_path: Path) -> None:
@@ -175,21 +187,25 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-@pytest.mark.parametrize("room", [0, 4096, 16384, 40960])
+@pytest.mark.parametrize(
+    ("room", "fails"), [(0, "measure.jsonl"), (4096, "shard-"), (16384, "manifest.parquet"), (40960, "report.html")]
+)
 def test_a_full_disk_changes_nothing(
-    tmp_path: Path, disk: Path, room: int, encode: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, disk: Path, room: int, fails: str, encode: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos, out, fresh = folder(tmp_path / "videos", 2), disk / "set", tmp_path / "fresh"
     assert here(videos, out, *encode) == 0
     before, report = contents(out), (out / "report.html").read_bytes()
     folder(videos, 6)
+    if not room:
+        (out / ".ingest" / "measure.jsonl").unlink()  # the others have room left in their last blocks
     (disk / "ballast").write_bytes(bytes(free(disk) - room))
     capsys.readouterr()
     assert here(videos, out, *encode) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("scan", "cut", "measure",
             "caption", "encode"))]  # fmt: skip
     assert len(told) == 1 and "no space left on device" in told[0].lower()
-    assert str(out) in told[0]
+    assert str(out) in told[0] and fails in told[0]
     assert {name: content for name, content in contents(out).items() if name in before} == before
     assert (out / "report.html").read_bytes() == report
     assert not [path for path in out.rglob("*.part")]

@@ -40,6 +40,8 @@ def test_every_record_has_its_outcome() -> None:
     assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))
+    scratch = {found[i]["records"][0]["scratch"] for i, do in enumerate(does) if do == "fine"}
+    assert len(scratch) >= 2 and not any(map(os.path.exists, scratch)), "what a killed worker left is cleared up"
 
 
 def test_a_guard_keeps_its_process_between_calls() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.ingest.commands import contents, folder, started
+from tests.ingest.nasty import tarred
 from tests.ingest.test_engine import gone
 from tests.train import tiny
 
@@ -87,17 +88,24 @@ def compare(place: Path, count: int, moments: Sequence[Moment], *overrides: str)
     """Run to the end through kills at these moments, and once without; how many kills came in time."""
     videos = folder(place / "videos", count)
     (videos / "text.mp4").write_text("no video")
+    tarred(videos / "shard.tar", (videos / "0.mp4").read_bytes()[:-1] + b"\x01")
     options = [f"vae={tiny.saved_vae(place)}", f"encode.bundle={BUNDLE}", "shape.areas=[1024]", "heldout_share=0.3"]
     options += overrides
     whole, broken = place / "whole", place / "broken"
+    scratch = place / "tmp"
+    scratch.mkdir()
+    environment = {"TMPDIR": str(scratch)}
     hits = 0
     for number, moment in enumerate(moments):
-        hits += kill(started(videos, broken, *options), broken, moment, workers_first=number % 2 == 0)
-    finished(started(videos, broken, *options))
+        first = number % 2 == 1  # then nobody is left to clear up
+        process = started(videos, broken, *options, environment={} if first else environment)
+        hits += kill(process, broken, moment, workers_first=first)
+    finished(started(videos, broken, *options, environment=environment))
     finished(started(videos, whole, *options))
     assert contents(broken) == contents(whole)
     assert len(contents(whole)) == 3 + -(-count // BUNDLE)
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert not [path for path in scratch.rglob("*") if path.is_file()], "no copies of a tar's members are left"
     return hits
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from videodit.errors import InputError
@@ -22,6 +24,7 @@ class Naughty:
 
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
+        Path(tempfile.gettempdir(), "scratch").touch()
         match record["do"]:
             case "sleep":
                 time.sleep(1000)
@@ -39,7 +42,7 @@ class Naughty:
                 raise OSError(28, "No space left on device")
             case "stop":
                 raise InputError("key=x: is wrong")
-        return [{"pid": os.getpid(), "twice": 2 * record["value"]}]
+        return [{"scratch": tempfile.gettempdir(), "pid": os.getpid(), "twice": 2 * record["value"]}]
 
 
 class Here(Local):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.cli.compose import make, plain
-from videodit.cli.start import find_vae, open_vae
+from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered
+from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
 from videodit.ingest.measure import MEASURES
@@ -17,7 +18,9 @@ from videodit.ingest.select import check_bounds
 from videodit.ingest.shape import Shape
 from videodit.ingest.stages import Caption, Cut, Measure
 from videodit.ingest.writing import alone, write_files, write_set
+from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.parallel.mesh import Mesh
 from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
@@ -31,9 +34,13 @@ MADE_BY = ("cutter", "captioner", "caption", "measure", "select", "duplicates", 
 def run(cfg: DictConfig) -> None:
     """Make a set, or say what one would be."""
     out, plan = Path(cfg.out), planned(cfg)
+    encode = None if cfg.dry_run or not cfg.vae else encoder(cfg, plan)
+    base = None if cfg.dry_run or not cfg.text else base_named("text", cfg.text)
     with alone(out), plan.engine:
         work = Run(plan)
-        found = work.clips(captions=not cfg.dry_run, encode=None if cfg.dry_run or not cfg.vae else encoder(cfg, plan))
+        found = work.clips(captions=not cfg.dry_run, encode=encode)
+        if base is not None:
+            texts(cfg, base, found, out)
         report = {}
         if cfg.report:
             facts = Facts(
@@ -85,8 +92,18 @@ def planned(cfg: DictConfig) -> Plan:
 
 def encoder(cfg: DictConfig, plan: Plan) -> Encode:
     """What makes latents."""
+    find_vae(cfg.vae)  # a wrong name is told before any work
     device, vae = str(pick_device(cfg.device)), partial(named_vae, cfg.vae)
     return Encode(root=plan.root, folder=(plan.out / "cache").resolve(), vae=vae, device=device, **plain(cfg.encode))
+
+
+def texts(cfg: DictConfig, base: Base, found: Outcome, out: Path) -> None:
+    """Have the set keep the states of its captions, as a training from this model would make them."""
+    device = pick_device(cfg.device)
+    mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
+    tokenizer = Tokenizer(path=base.tokenizer, length=base.parts["dit"].spec["arguments"]["text_length"])
+    captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
+    remembered(base, tokenizer, ["", *sorted(captions)], mesh, kept_in(cfg, device), out / "cache" / "text")
 
 
 def named_vae(name: str) -> VideoVAE:

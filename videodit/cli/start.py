@@ -53,19 +53,25 @@ def base_of(cfg: DictConfig, folder: Path) -> Base | None:
         if has_adapter(cfg):
             raise InputError("adapter=lora: it changes a model: name that with init=")
         return None
-    try:
-        place = locate(cfg.init)[0].resolve()
-    except InputError as error:
-        raise InputError(str(error).replace("model=", "init=", 1)) from None
+    base = base_named("init", cfg.init)
+    place = locate(cfg.init)[0].resolve()
     if folder.resolve() in place.parents or place == folder.resolve():
         raise InputError(f"init={cfg.init}: this run would write over it; give the run another name= or run_dir=")
-    base = Base(cfg.init, *describe(cfg.init))
-    check_kinds(base.parts)
     if "dit_low" in base.parts:
         raise InputError(f"init={cfg.init}: it has two experts, each for its own times; no training knows of these yet")
     flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
     if inherits(cfg, base) and base.pipeline["flow"] != flow:
         raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {base.pipeline['flow']}")
+    return base
+
+
+def base_named(key: str, model: str) -> Base:
+    """A model; a mistake in its name is told by the key that it was given to."""
+    try:
+        base = Base(model, *describe(model))
+    except InputError as error:
+        raise InputError(str(error).replace("model=", f"{key}=", 1)) from None
+    check_kinds(base.parts)
     return base
 
 

@@ -85,8 +85,9 @@ class Encode:
         faults: dict[int, str] = {}
         with _threads(self.threads):
             fill(self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults)
-        told = self.there(bundle)
-        return [one or dropped("cannot be encoded", "nor can any clip beside it") for one in told]
+        reasons = {clips.places[index][0]: reason for index, reason in faults.items()}
+        told = enumerate(self.there(bundle))
+        return [one or dropped("cannot be encoded", reasons.get(place, "for no known reason")) for place, one in told]
 
     @torch.no_grad()
     def _latents(

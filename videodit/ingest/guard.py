@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing import get_context, parent_process
@@ -46,6 +48,7 @@ class Guard:
         self.stage = stage
         self.process: Any = None
         self.pipe: Connection | None = None
+        self.scratch = ""
 
     def __call__(self, record: Record, limit: float) -> Result:
         """What the stage makes of it within so many seconds."""
@@ -76,11 +79,13 @@ class Guard:
             self.process.kill()
             self.process.join()
             self.process = self.pipe = None
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _start(self) -> None:
         context = get_context("spawn")  # a fork would take over the threads' locks
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.stage), daemon=True)
+        self.scratch = tempfile.mkdtemp(prefix="videodit-")
+        self.process = context.Process(target=_serve, args=(theirs, self.stage, self.scratch), daemon=True)
         self.process.start()
         theirs.close()
         if not self.pipe.poll(START):
@@ -88,9 +93,10 @@ class Guard:
         self.pipe.recv()
 
 
-def _serve(pipe: Connection, stage: Callable[[Record], list[Record]]) -> None:
+def _serve(pipe: Connection, stage: Callable[[Record], list[Record]], scratch: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    tempfile.tempdir = scratch  # who is killed cannot clear up
+    threading.Thread(target=_follow_parent, args=(scratch,), daemon=True).start()
     pipe.send("ready")
     while True:
         try:
@@ -100,9 +106,10 @@ def _serve(pipe: Connection, stage: Callable[[Record], list[Record]]) -> None:
         pipe.send(outcome(stage, record))
 
 
-def _follow_parent() -> None:
+def _follow_parent(scratch: str) -> None:
     """A parent that was killed cannot end us, and a call may never return."""
     parent = parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)
