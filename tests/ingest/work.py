@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from videodit.errors import InputError
 from videodit.ingest.record import Dropped, Record
@@ -30,6 +31,11 @@ class Naughty:
                 raise KeyError("oops")
             case "disk":
                 raise OSError(28, "No space left on device")
+            case "kill actor" if not os.path.exists(record["mark"]):
+                if record["mark"]:
+                    Path(record["mark"]).touch()
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(1000)
             case "stop":
                 raise InputError("key=x: is wrong")
         return [{"pid": os.getpid(), "twice": 2 * record["value"]}]

@@ -7,11 +7,14 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from videodit.config import ray_on_loopback, share_environment, shared_environment
+from videodit.config import ray_environment, share_environment, shared_environment
 from videodit.errors import InputError
 from videodit.ingest.guard import Guard, Result, dropped
 from videodit.ingest.record import Record, Stage
@@ -107,8 +110,7 @@ class Ray:
         _check_workers(workers)
         if "://" in address:
             raise InputError(f"engine.address={address}: auto, local or HOST:PORT, on a machine of the cluster")
-        if address == "local":
-            ray_on_loopback()
+        ray_environment(alone=address == "local")
         try:
             import ray.data
         except ImportError:
@@ -138,14 +140,17 @@ class Ray:
         count = max(1, min(count, most or count, len(records)))
         rows = [{"place": i, "given": json.dumps(one)} for i, one in enumerate(zip(records, limits, strict=True))]
         blocks = len(rows) // -(-len(rows) // BLOCKS)  # of one row each, so that none waits for another
-        data = self.ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Guarded,
-            fn_constructor_args=(stage, os.getcwd(), shared_environment()),
-            batch_size=1,
-            compute=self.ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
-            max_task_retries=RETRIES,
-            **options,
-        )
+        data = self.ray.data.from_items(rows, override_num_blocks=blocks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # max_task_retries may become an argument of another name
+            data = data.map_batches(
+                _Guarded,
+                fn_constructor_args=(stage, os.getcwd(), shared_environment()),
+                batch_size=1,
+                compute=self.ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
+                max_task_retries=RETRIES,
+                **options,
+            )
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
         data.context.target_max_block_size = 1  # a result is handed over as it is made
         data.context.max_errored_blocks = -1
@@ -159,14 +164,14 @@ class Ray:
 
     def _join(self) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if self.address == "local":
+            quiet |= {"include_dashboard": False, "object_store_memory": STORE}
         try:
-            if self.address == "local":
-                self.ray.init("local", include_dashboard=False, object_store_memory=STORE, **quiet)
-                return
-            if self.address != "auto":
+            if self.address not in ("auto", "local"):
                 host, _, port = self.address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=CONNECT).close()  # Ray itself would wait for long
-            self.ray.init(self.address, **quiet)
+            with _hushed():
+                self.ray.init(self.address, **quiet)
         except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())
             raise InputError(f"engine.address={self.address}: no Ray cluster can be joined there ({why})") from None
@@ -202,6 +207,20 @@ class _Guarded:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         results = [self.missing or self.guard(*json.loads(given)) for given in batch["given"]]
         return {"place": list(batch["place"]), "result": [json.dumps(result) for result in results]}
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what libraries write to the terminal by themselves; errors are raised as ever."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _nothing() -> None:
