@@ -56,7 +56,8 @@ def cluster(checkout: Path) -> Iterator[Any]:
 
 def below(cluster: Any) -> list[psutil.Process]:
     """The processes of a cluster."""
-    daemons = [info.process.pid for node in cluster.list_all_nodes() for of in node.all_processes.values() for info in of]
+    nodes = cluster.list_all_nodes()
+    daemons = [info.process.pid for node in nodes for of in node.all_processes.values() for info in of]
     return [one for pid in daemons for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
 
 
@@ -230,7 +231,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
 
 def test_an_address_without_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engine, "CONNECT", 3.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{free.getsockname()[1]}"
@@ -239,6 +240,9 @@ def test_an_address_without_a_cluster_is_told(tmp_path: Path, monkeypatch: pytes
             assert main(command) == 2
             told = capsys.readouterr().err
             assert f"engine.address={address}: no Ray cluster can be joined there" in told and told.count("\n") == 1
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(InputError, match="no answer within 3 seconds"):
+            Ray(address=f"127.0.0.1:{other.getsockname()[1]}", workers=None).__enter__()
     with pytest.raises(InputError, match="auto, local or HOST:PORT"):
         Ray(address="ray://head:10001", workers=None)
     with pytest.raises(InputError, match="engine.workers=0"):

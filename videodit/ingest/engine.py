@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import socket
+import subprocess
 import sys
 import threading
 import warnings
@@ -23,7 +24,7 @@ Results = Iterator[tuple[int, Result]]
 
 BLOCKS = 10_000  # that Ray Data is given at most
 RETRIES = 3  # of a record whose Ray actor died
-CONNECT = 10.0  # seconds for a cluster to answer
+CONNECT = 30.0  # seconds for a cluster to answer
 FREE = 120.0  # seconds for a machine of it to have room
 STORE = 2**28  # bytes that a cluster made here shares; records are small
 
@@ -167,12 +168,14 @@ class Ray:
         if self.address == "local":
             quiet |= {"include_dashboard": False, "object_store_memory": STORE}
         try:
-            if self.address not in ("auto", "local"):
-                host, _, port = self.address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=CONNECT).close()  # Ray itself would wait for long
+            if self.address != "local":
+                _check_answer(self.address)
             with _hushed():
                 self.ray.init(self.address, **quiet)
-        except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
+        except BaseException as error:
+            self.ray.shutdown()
+            if not isinstance(error, OSError | ValueError | RuntimeError | self.ray.exceptions.RayError):
+                raise
             why = " ".join(str(error).split())
             raise InputError(f"engine.address={self.address}: no Ray cluster can be joined there ({why})") from None
 
@@ -207,6 +210,20 @@ class _Guarded:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         results = [self.missing or self.guard(*json.loads(given)) for given in batch["given"]]
         return {"place": list(batch["place"]), "result": [json.dumps(result) for result in results]}
+
+
+def _check_answer(address: str) -> None:
+    """OSError or ValueError where no cluster answers; Ray itself might wait for minutes, and cannot be interrupted."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "status", f"--address={address}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {CONNECT:.0f} seconds") from None
+    if asked.returncode:
+        raise ConnectionError((asked.stderr.strip() or "ray status fails").splitlines()[-1])
 
 
 @contextmanager
