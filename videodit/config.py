@@ -64,10 +64,12 @@ def secret(name: str) -> str:
     raise InputError(f"{name}: this environment variable should hold a key, and is not set")
 
 
-def ray_on_loopback() -> None:
-    """Have a Ray cluster that is made here be seen by this machine alone, and tell nobody; before ray is imported."""
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too
+def ray_environment(*, alone: bool) -> None:
+    """How Ray behaves in this process; before it is imported. alone: a cluster made here is this machine's only."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it writes to the terminal
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if alone:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: 127.0.0.1 is all that it listens at
 
 
 def shared_environment() -> dict[str, str]:

@@ -40,6 +40,11 @@ class Naughty:
                 raise KeyError("oops")
             case "disk":
                 raise OSError(28, "No space left on device")
+            case "kill actor" if not os.path.exists(record["mark"]):
+                if record["mark"]:
+                    Path(record["mark"]).touch()
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(1000)
             case "stop":
                 raise InputError("key=x: is wrong")
         return [{"scratch": tempfile.gettempdir(), "pid": os.getpid(), "twice": 2 * record["value"]}]

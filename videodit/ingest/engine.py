@@ -7,11 +7,15 @@ import logging
 import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from videodit.config import ray_on_loopback, share_environment, shared_environment
+from videodit.config import ray_environment, share_environment, shared_environment
 from videodit.errors import InputError
 from videodit.ingest.guard import Guard, Result, dropped
 from videodit.ingest.record import Record, Stage
@@ -20,7 +24,7 @@ Results = Iterator[tuple[int, Result]]
 
 BLOCKS = 10_000  # that Ray Data is given at most
 RETRIES = 3  # of a record whose Ray actor died
-CONNECT = 10.0  # seconds for a cluster to answer
+CONNECT = 30.0  # seconds for a cluster to answer
 FREE = 120.0  # seconds for a machine of it to have room
 STORE = 2**28  # bytes that a cluster made here shares; records are small
 
@@ -107,8 +111,7 @@ class Ray:
         _check_workers(workers)
         if "://" in address:
             raise InputError(f"engine.address={address}: auto, local or HOST:PORT, on a machine of the cluster")
-        if address == "local":
-            ray_on_loopback()
+        ray_environment(alone=address == "local")
         try:
             import ray.data
         except ImportError:
@@ -138,14 +141,17 @@ class Ray:
         count = max(1, min(count, most or count, len(records)))
         rows = [{"place": i, "given": json.dumps(one)} for i, one in enumerate(zip(records, limits, strict=True))]
         blocks = len(rows) // -(-len(rows) // BLOCKS)  # of one row each, so that none waits for another
-        data = self.ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Guarded,
-            fn_constructor_args=(stage, os.getcwd(), shared_environment()),
-            batch_size=1,
-            compute=self.ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
-            max_task_retries=RETRIES,
-            **options,
-        )
+        data = self.ray.data.from_items(rows, override_num_blocks=blocks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # max_task_retries may become an argument of another name
+            data = data.map_batches(
+                _Guarded,
+                fn_constructor_args=(stage, os.getcwd(), shared_environment()),
+                batch_size=1,
+                compute=self.ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
+                max_task_retries=RETRIES,
+                **options,
+            )
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
         data.context.target_max_block_size = 1  # a result is handed over as it is made
         data.context.max_errored_blocks = -1
@@ -159,15 +165,17 @@ class Ray:
 
     def _join(self) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if self.address == "local":
+            quiet |= {"include_dashboard": False, "object_store_memory": STORE}
         try:
-            if self.address == "local":
-                self.ray.init("local", include_dashboard=False, object_store_memory=STORE, **quiet)
-                return
-            if self.address != "auto":
-                host, _, port = self.address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=CONNECT).close()  # Ray itself would wait for long
-            self.ray.init(self.address, **quiet)
-        except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as error:
+            if self.address != "local":
+                _check_answer(self.address)
+            with _hushed():
+                self.ray.init(self.address, **quiet)
+        except BaseException as error:
+            self.ray.shutdown()
+            if not isinstance(error, OSError | ValueError | RuntimeError | self.ray.exceptions.RayError):
+                raise
             why = " ".join(str(error).split())
             raise InputError(f"engine.address={self.address}: no Ray cluster can be joined there ({why})") from None
 
@@ -202,6 +210,34 @@ class _Guarded:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         results = [self.missing or self.guard(*json.loads(given)) for given in batch["given"]]
         return {"place": list(batch["place"]), "result": [json.dumps(result) for result in results]}
+
+
+def _check_answer(address: str) -> None:
+    """OSError or ValueError where no cluster answers; Ray itself might wait for minutes, and cannot be interrupted."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "status", f"--address={address}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=CONNECT)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {CONNECT:.0f} seconds") from None
+    if asked.returncode:
+        raise ConnectionError((asked.stderr.strip() or "ray status fails").splitlines()[-1])
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what libraries write to the terminal by themselves; errors are raised as ever."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _nothing() -> None:
