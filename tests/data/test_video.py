@@ -182,9 +182,18 @@ def test_keyframes_divide_a_file_whose_groups_are_closed(tmp_path, options, divi
 
 
 @pytest.mark.skipif("decord" not in READERS, reason="decord is not installed")
-@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "3"}, {"x264-params": "open-gop=1:bframes=2"}])
-def test_decord_finds_every_frame_of_every_group(tmp_path, options):
-    encode(tmp_path / "clip.mp4", numbered(60), 25, "libx264", options, "mp4")
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "0"}),
+        ("libx264", {"bf": "3"}),
+        ("libx264", {"x264-params": "open-gop=1:bframes=2"}),
+        ("mpeg4", {"bf": "0"}),
+        ("mpeg4", {"bf": "2"}),
+    ],
+)
+def test_decord_finds_every_frame_of_every_group(tmp_path, codec, options):
+    encode(tmp_path / "clip.mp4", numbered(60), 25, codec, options, "mp4")
     for index in range(60):
         part, _ = video.read(tmp_path / "clip.mp4", start=index / 25, frames=20, reader="decord")
         assert numbers(part) == list(range(index, min(60, index + 20)))
