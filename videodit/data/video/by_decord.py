@@ -20,8 +20,8 @@ from videodit.errors import InputError
 # Containers whose frames decord finds exactly. In an MPEG program stream it is a whole group of pictures late, and in
 # Ogg it ignores the gaps that lost packets leave.
 CONTAINERS = {"mov", "mp4", "matroska", "webm"}
-# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures, in
-# MPEG-4 part 2 all that follows a seek if there are B-frames.
+# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures,
+# in MPEG-4 part 2 all that follows if there are B-frames.
 SEEKABLE = {"h264", "vp8", "vp9"}
 MATRICES = {1, 2, 5, 6}  # H.273: BT.709, none said, and BT.601 twice
 
