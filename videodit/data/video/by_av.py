@@ -263,16 +263,17 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
             if first is None:
                 raise InputError(f"{named(path)}: no frame can be decoded ({tally['corrupt']} corrupt packets)")
             look, origin = _look(first, container, stream), _stamp(first)
-            if seek is None:
+            place = None if seek is None or origin is None else origin + int(seek / base)
+            if seek is None or (place is not None and _leads_to_beginning(stream, place)):
                 images = chain([first], images)
             else:
                 tally.clear()
                 # A program stream may stamp several frames at once: after a seek their times would be guesses.
                 # Frames without times can only be counted, from the beginning.
-                if origin is None or container.format.name == "mpeg":
+                if place is None or container.format.name == "mpeg":
                     return
                 try:
-                    container.seek(origin + int(seek / base), stream=stream)
+                    container.seek(place, stream=stream)
                 except av.FFmpegError:
                     return
                 if decoder:
@@ -289,6 +290,12 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
         finally:
             if tally["corrupt"]:
                 warnings.warn(CorruptPackets(path=path, count=tally["corrupt"]), stacklevel=2)
+
+
+def _leads_to_beginning(stream: VideoStream, place: int) -> bool:
+    """Whether the keyframe before a time is the first, by the container's own list. False where that is incomplete."""
+    listed = stream.index_entries
+    return 0 < stream.frames == len(listed) and listed.search_timestamp(place) == 0
 
 
 def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> Look:
