@@ -166,6 +166,46 @@ def test_an_interval_equals_the_same_part_of_the_whole(tmp_path, name, codec, op
             assert np.array_equal(part, whole[index : index + 3]), (reader, index)
 
 
+@pytest.mark.parametrize(
+    ("options", "divided"),
+    [
+        ({"bf": "0"}, True),
+        ({"bf": "3"}, True),
+        ({"x264-params": "open-gop=1:bframes=2"}, False),
+        ({"x264-params": "intra-refresh=1"}, False),
+    ],
+)
+def test_keyframes_divide_a_file_whose_groups_are_closed(tmp_path, options, divided):
+    encode(tmp_path / "clip.mp4", numbered(60), 25, "libx264", options, "mp4")
+    assert by_av.divided(tmp_path / "clip.mp4", 60) == divided
+    assert not by_av.divided(tmp_path / "clip.mp4", 61)
+
+
+@pytest.mark.skipif("decord" not in READERS, reason="decord is not installed")
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "0"}),
+        ("libx264", {"bf": "3"}),
+        ("libx264", {"x264-params": "open-gop=1:bframes=2"}),
+        ("mpeg4", {"bf": "0"}),
+        ("mpeg4", {"bf": "2"}),
+    ],
+)
+def test_decord_finds_every_frame_of_every_group(tmp_path, codec, options):
+    encode(tmp_path / "clip.mp4", numbered(60), 25, codec, options, "mp4")
+    for index in range(60):
+        part, _ = video.read(tmp_path / "clip.mp4", start=index / 25, frames=20, reader="decord")
+        assert numbers(part) == list(range(index, min(60, index + 20)))
+
+
+@pytest.mark.skipif("decord" not in READERS, reason="decord is not installed")
+def test_decord_sees_that_a_file_was_replaced(tmp_path):
+    for size in (32, 64):
+        video.write(tmp_path / "clip.mp4", smooth(9, size, size), 8)
+        assert video.read(tmp_path / "clip.mp4", reader="decord")[0].shape == (9, size, size, 3)
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("fps", [5, 10, 15, 24, 25, 60])
 @pytest.mark.parametrize("start", [0.0, 0.62, 2.1])

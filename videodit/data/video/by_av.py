@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, dropwhile, pairwise
+from itertools import accumulate, chain, dropwhile, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,6 +118,30 @@ def table(path: str | Path) -> tuple[np.ndarray, float]:
     origin = _stamp(first)
     times = np.array([stamp for stamp in known if stamp >= origin], dtype=np.float64)
     return (times - origin) * base, (max(ends) - origin) * base
+
+
+def divided(path: str | Path, count: int) -> bool:
+    """Whether a file of `count` frames can be entered at any keyframe without missing or meeting frames of another.
+
+    What comes before a keyframe is shown before it, what comes after it later, and the next keyframe later still.
+    """
+    shown, keys, decoded = [], [], []
+    with _opened(path, 1) as (container, stream):
+        for packet in _demuxed(container, stream):
+            if packet is not None and not packet.size:
+                continue
+            if packet is None or packet.pts is None or packet.dts is None or packet.is_discard:
+                return False
+            if packet.is_keyframe:
+                if stream.codec_context.name == "h264" and not _refreshes(packet, stream.codec_context.extradata):
+                    return False
+                keys.append(len(shown))
+                decoded.append(packet.dts)
+            shown.append(packet.pts)
+    before = [-math.inf, *accumulate(shown, max)]
+    after = [*accumulate(reversed(shown), min)][::-1] + [math.inf]
+    following = zip(keys, [*decoded[1:], math.inf], strict=True)
+    return len(shown) == count and all(before[k] < shown[k] < min(after[k + 1], soonest) for k, soonest in following)
 
 
 def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
@@ -239,16 +263,17 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
             if first is None:
                 raise InputError(f"{named(path)}: no frame can be decoded ({tally['corrupt']} corrupt packets)")
             look, origin = _look(first, container, stream), _stamp(first)
-            if seek is None:
+            place = None if seek is None or origin is None else origin + int(seek / base)
+            if seek is None or (place is not None and _leads_to_beginning(stream, place)):
                 images = chain([first], images)
             else:
                 tally.clear()
                 # A program stream may stamp several frames at once: after a seek their times would be guesses.
                 # Frames without times can only be counted, from the beginning.
-                if origin is None or container.format.name == "mpeg":
+                if place is None or container.format.name == "mpeg":
                     return
                 try:
-                    container.seek(origin + int(seek / base), stream=stream)
+                    container.seek(place, stream=stream)
                 except av.FFmpegError:
                     return
                 if decoder:
@@ -265,6 +290,12 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
         finally:
             if tally["corrupt"]:
                 warnings.warn(CorruptPackets(path=path, count=tally["corrupt"]), stacklevel=2)
+
+
+def _leads_to_beginning(stream: VideoStream, place: int) -> bool:
+    """Whether the keyframe before a time is the first, by the container's own list. False where that is incomplete."""
+    listed = stream.index_entries
+    return 0 < stream.frames == len(listed) and listed.search_timestamp(place) == 0
 
 
 def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> Look:
@@ -345,3 +376,19 @@ def _measure(path: str | Path) -> tuple[int, float, bool]:
 def _invisible(packet: Packet, stream: VideoStream) -> bool:
     """Whether a packet only holds a picture that others refer to: VP8's flag show_frame (RFC 6386, section 9.1)."""
     return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+
+
+def _refreshes(packet: Packet, extradata: bytes | None) -> bool:
+    """Whether nothing after an H.264 keyframe refers to what was before it: its slices are an IDR's (NAL unit type 5).
+
+    False too where units are not told apart by their lengths, as they are in mp4 and Matroska.
+    """
+    if not extradata or extradata[0] != 1:
+        return False
+    data, prefix, place = bytes(packet), (extradata[4] & 3) + 1, 0
+    while place + prefix < len(data):
+        kind = data[place + prefix] & 31
+        if kind in (1, 2, 5):
+            return kind == 5
+        place += prefix + int.from_bytes(data[place : place + prefix], "big")
+    return False

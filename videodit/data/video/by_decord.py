@@ -5,22 +5,24 @@ One thing it gets wrong unnoticed: H.264 without whole keyframes (intra refresh)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from videodit.data.video import by_av
-from videodit.data.video.files import named
+from videodit.data.video.files import named, opened
 from videodit.data.video.frame import TIE, Frame, Turn, VideoInfo
 from videodit.errors import InputError
 
 # Containers whose frames decord finds exactly. In an MPEG program stream it is a whole group of pictures late, and in
 # Ogg it ignores the gaps that lost packets leave.
 CONTAINERS = {"mov", "mp4", "matroska", "webm"}
-# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures.
-SEEKABLE = {"h264", "vp8", "vp9", "mpeg4"}
+# Codecs of which it finds the right frame after a seek; in HEVC it miscounts what precedes an open group of pictures,
+# in MPEG-4 part 2 all that follows if there are B-frames.
+SEEKABLE = {"h264", "vp8", "vp9"}
 MATRICES = {1, 2, 5, 6}  # H.273: BT.709, none said, and BT.601 twice
 
 
@@ -28,7 +30,7 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
     """Every frame from a keyframe before `start` on."""
     import decord
 
-    info, look = by_av.inspect(path, exact=False)
+    info, look = _inspected(*_identity(path))
     wrong = _wrong(info, look)
     if wrong:
         raise InputError(f"{named(path)}: decord {wrong}; use reader=av")
@@ -39,9 +41,11 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
             raise InputError(f"{named(path)}: decord counts {len(video)} frames of {info.frames}; use reader=av")
         stamps -= stamps[0, 0]
         times = stamps[:, 0]
-        # From the keyframe before the last one: right after a seek decord may miscount the frames around a keyframe.
         keys = [key for key in video.get_key_indices() if times[key] <= start + TIE]
-        first = keys[-2] if len(keys) > 1 else 0
+        first = 0
+        if len(keys) > 1:
+            # Where keyframes do not divide the file decord may miscount right after a seek: then from the one before.
+            first = keys[-1] if _divided(*_identity(path), info.frames) else keys[-2]
         if first and info.codec in SEEKABLE:
             video.seek_accurate(first)
         else:
@@ -54,6 +58,23 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
             yield Frame(float(time), max(float(end), float(time) + TIE), info.fps, partial(np.asarray, image))
     except (decord.DECORDError, RuntimeError, StopIteration, UnicodeError) as error:
         raise InputError(f"{named(path)}: decord cannot read it; use reader=av") from error
+
+
+def _identity(path: str | Path) -> tuple[str, tuple[int, ...]]:
+    """A path and what changes when its file does."""
+    with opened(path) as descriptor:
+        found = os.fstat(descriptor)
+    return str(path), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)  # one clip after another is read from a file
+def _inspected(path: str, state: tuple[int, ...]) -> tuple[VideoInfo, by_av.Look]:
+    return by_av.inspect(path, exact=False)
+
+
+@lru_cache(maxsize=1024)
+def _divided(path: str, state: tuple[int, ...], count: int) -> bool:
+    return by_av.divided(path, count)
 
 
 def _wrong(info: VideoInfo, look: by_av.Look) -> str:
