@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.ingest.commands import contents, folder, here, rows
 from tests.ingest.work import Here
@@ -24,10 +25,13 @@ SMALL = ["shape.areas=[1024]", "heldout_share=0.3"]
 
 @pytest.fixture(autouse=True)
 def calls() -> Iterator[Counter[str]]:
-    """Calls of each stage since it was cleared."""
+    """Calls of each stage since it was cleared. One thread: more cost such small networks time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     Here.calls.clear()
     yield Here.calls
     Here.calls.clear()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
