@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_datasets import open_
+from videodit.data import video
 from videodit.data.datasets import VideoFolder, folder_part
 from videodit.data.split import held_out, place_of
 from videodit.errors import InputError
@@ -134,7 +135,7 @@ def test_parts_do_not_change_what_a_clip_is(tmp_path: Path) -> None:
     path = tmp_path / "0.mp4"
     path.write_bytes(b"film")
     expected = (
-        "d0607f7ad2628b2af9158dfba06ce87166e66b15bf68f8f358f9aa27ccb7c321"
+        f"v{video.VERSION}-d0607f7ad2628b2af9158dfba06ce87166e66b15bf68f8f358f9aa27ccb7c321"
         "-a clip-9x32x32/None@10.0-crop-(4, 8, 8)-(1, 2, 2)"
     )
     assert whole.fingerprint(0) == expected

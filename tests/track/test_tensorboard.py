@@ -65,5 +65,5 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch) -> None:
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(InputError, match="pip install tensorboard"):
+    with pytest.raises(InputError, match=r'pip install "videodit\[tensorboard\]"'):
         TensorBoard(folder=tmp_path).start({}, 0)
