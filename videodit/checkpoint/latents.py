@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -149,14 +149,16 @@ def fill(
     *,
     shard: int,
     faults: Mapping[int, str] = MappingProxyType({}),
-) -> None:
+    known: Container[str] | None = None,
+) -> list[str]:
     """Encode the (key, index) pairs that the folder lacks and append them, a shard at a time, each atomically.
 
     `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why it
-    left them out may stand in `faults` by then, and is kept beside the others.
+    left them out may stand in `faults` by then, and is kept beside the others. `known`: keys that the folder has, where
+    the caller knows them; else it is looked into. -> the names of the new shards.
     """
-    folder = Path(folder)
-    known = LatentCache(folder).known
+    folder, written = Path(folder), []
+    known = LatentCache(folder).known if known is None else known
     missing = [(key, index) for key, index in wanted if key not in known]
     for start in range(0, len(missing), shard):
         part = {index: key for key, index in missing[start : start + shard]}
@@ -167,7 +169,9 @@ def fill(
         if tensors:
             digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
             header = {"clips": entries, "faults": {key: faults[i] for i, key in part.items() if i in faults}}
-            save_tensors(folder / f"shard-{digest}.safetensors", tensors, header)
+            written.append(f"shard-{digest}.safetensors")
+            save_tensors(folder / written[-1], tensors, header)
+    return written
 
 
 def _read_header(number: int, shard: Path, shapes: Shapes) -> tuple[dict[str, Entry], dict[str, str], int]:

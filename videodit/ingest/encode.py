@@ -24,6 +24,8 @@ from videodit.models.vae import VideoVAE
 class Encode:
     """A bundle of clips' records -> their latents, written as one shard; for each clip that cannot be encoded why.
 
+    A record says which of its sizes have latents already: see `there`.
+
     Args:
         root: where paths begin.
         folder: of the shards.
@@ -59,19 +61,18 @@ class Encode:
         """Under which latents of a clip are kept, one for each of its sizes."""
         return [latent_key(fingerprint(clip["id"], size), self.made_by) for size in clip["sizes"]]
 
-    def there(self, clips: Sequence[Record]) -> list[Result | None]:
-        """What is known of clips: the shards of their latents, why they have none, or None."""
+    def there(self, clips: Sequence[Record]) -> list[Result]:
+        """What is known of clips: the shards of their latents, why they have none, or {"have": those of some sizes}."""
         cache: Any = LatentCache(self.folder)
         shards = {entry.name: cache.shards[entry.shard].name for entry in cache.entries}
-        found: list[Result | None] = []
+        found: list[Result] = []
         for keys in map(self.keys, clips):
             fault = next((cache.faults[key] for key in keys if key in cache.faults), None)
             if fault is not None:
                 found.append(dropped("cannot be encoded", fault))
-            elif all(key in shards for key in keys):
-                found.append({"records": [{"shards": [shards[key] for key in keys]}]})
             else:
-                found.append(None)
+                have = [shards.get(key, "") for key in keys]
+                found.append({"records": [{"shards": have}]} if all(have) else {"have": have})
         return found
 
     def __call__(self, record: Record) -> list[Record]:
@@ -81,13 +82,21 @@ class Encode:
         bundle = record["bundle"]
         rows = pyarrow.Table.from_pylist([{name: clip[name] for name in READ} for clip in bundle])
         clips = SetClips(rows=rows, captions=[""] * len(bundle), sources=self.root, reader="av")
-        wanted = [(latent_key(clips.fingerprint(i), self.made_by), i) for i in range(len(clips))]
+        have = [shard for clip in bundle for shard in clip["have"]]
+        wanted = [(latent_key(clips.fingerprint(i), self.made_by), i) for i in range(len(clips)) if not have[i]]
         faults: dict[int, str] = {}
         with _threads(self.threads):
-            fill(self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults)
+            written = fill(
+                self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults,
+                known=(),
+            )  # fmt: skip
         reasons = {clips.places[index][0]: reason for index, reason in faults.items()}
-        told = enumerate(self.there(bundle))
-        return [one or dropped("cannot be encoded", reasons.get(place, "for no known reason")) for place, one in told]
+        return [
+            dropped("cannot be encoded", reasons[place])
+            if place in reasons
+            else {"records": [{"shards": [old or written[0] for old in clip["have"]]}]}
+            for place, clip in enumerate(bundle)
+        ]
 
     @torch.no_grad()
     def _latents(

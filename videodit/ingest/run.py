@@ -232,9 +232,10 @@ class Run:
         In order of their ids and from the first that lacks them, so that a run which was cut off makes the same shards.
         """
         told = encode.there(clips)
-        todo = [place for place, result in enumerate(told) if result is None]
+        todo = [place for place, result in enumerate(told) if "have" in result]
+        given = [clips[i] | told[i] for i in todo]
         with Progress(total=len(clips), start=len(clips) - len(todo), label="encode") as progress:
-            for place, result in self.work(encode, [clips[i] for i in todo], encode.bundle):
+            for place, result in self.work(encode, given, encode.bundle):
                 told[todo[place]] = result
                 progress.update(progress.step + 1)
         self.found.seen["encode"] = len(clips)
