@@ -1,5 +1,5 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
-[clips=../shared/clips] [budget=4096] [most=2048] [model=toy] [rounds=3] [kinds=packs,buckets]`.
+[clips=../shared/clips] [sides=128,192] [budget=4096] [most=2048] [model=toy] [rounds=3] [kinds=packs,buckets]`.
 
 The same clips, the same number of tokens a step at most, the same training step (`Run.advance`, AdamW), taking turns:
 
@@ -8,8 +8,9 @@ The same clips, the same number of tokens a step at most, the same training step
     gathered  one clip a batch, as many of them as make up the budget of a step, dealt to the processes in turn
     single    one clip a batch and process, and a step for each
 
-200 clips of 12 shapes, or what `clips=` holds, encoded by the bundled VAE at several lengths. Also told: how equal the
-processes' work is (largest over mean, by step and over the epoch), and that every clip is used once.
+200 clips of 12 shapes, or what `clips=` holds, encoded by the bundled VAE at several lengths and at the areas of
+squares with these sides. Also told: how equal the processes' work is (largest over mean, by step and over the epoch),
+and that every clip is used once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.train.runs import Memory
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli import compose
 from videodit.cli.compose import make
@@ -45,6 +45,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import Checkpoints
 from videodit.shapes import LatentShape
+from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
@@ -53,8 +54,8 @@ from videodit.train.optim import adamw
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
-DEFAULTS = {"ranks": "1", "clips": "", "budget": "4096", "model": "toy", "rounds": "3", "most": "2048",
-            "kinds": "packs,buckets,gathered,single"}  # fmt: skip
+DEFAULTS = {"ranks": "1", "clips": "", "sides": "128,192", "budget": "4096", "model": "toy", "rounds": "3",
+            "most": "2048", "kinds": "packs,buckets,gathered,single"}  # fmt: skip
 WARM = 3  # steps of each kind, before any is timed
 
 
@@ -136,7 +137,7 @@ def made_up() -> list[Tensor]:
     ]
 
 
-def real(root: Path) -> list[Tensor]:
+def real(root: Path, areas: list[int]) -> list[Tensor]:
     """Every video of a folder at several lengths and its own proportions, through the bundled VAE."""
     vae = open_vae(find_vae("toy"))
     found = []
@@ -147,7 +148,7 @@ def real(root: Path) -> list[Tensor]:
         lines = [json.dumps({"file_name": path.name, "caption": path.stem}) for path in files]
         (Path(name) / "metadata.jsonl").write_text("\n".join(lines))
         for frames in LENGTHS:
-            for area in (128 * 128, 192 * 192):
+            for area in areas:
                 folder = VideoFolder(root=name, part="all", share=None, frames=frames, height=None, width=None,
                                      area=area, fps=8.0, fit="crop", stride=vae.stride, patch=(1, 2, 2))  # fmt: skip
                 for index in range(len(folder)):
@@ -179,7 +180,7 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
         optimizer=adamw(trained.module, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, curve=lambda step: 1.0),
-        ema=EMA(module=trained.module, decay=0.99), tracker=Memory(), precision=torch.float32, config={}, mesh=mesh,
+        ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), precision=torch.float32, config={}, mesh=mesh,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
         settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
                           matmul_rate=0.0),
@@ -245,7 +246,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder, ranks = Path(name), int(given["ranks"])
-        latents = real(Path(given["clips"])) if given["clips"] else made_up()
+        areas = [int(side) ** 2 for side in given["sides"].split(",")]
+        latents = real(Path(given["clips"]), areas) if given["clips"] else made_up()
         save_tensors(folder / "latents.safetensors", {f"{i:04d}": x for i, x in enumerate(latents)}, {})
         train_tokenizer(CAPTIONS, folder / "tokenizer.json", vocabulary=64)
         command = [sys.executable, __file__, *(f"{key}={value}" for key, value in given.items()), f"folder={folder}"]
