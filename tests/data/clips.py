@@ -52,6 +52,8 @@ def encode(
         track.height, track.width = frames.shape[1:3]
         track.pix_fmt = pixels
         track.codec_context.gop_size = 12
+        if codec == "mpeg2video":
+            track.codec_context.thread_count = 2  # else it depends on the machine, and may stamp frames that clash
         prepare(track)
         for index, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)

@@ -9,13 +9,16 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from videodit.data.video import by_av
 from videodit.data.video.files import named, opened
 from videodit.data.video.frame import TIE, Frame, Turn, VideoInfo
 from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    import decord
+    import numpy as np
 
 # Containers whose frames decord finds exactly. In an MPEG program stream it is a whole group of pictures late, and in
 # Ogg it ignores the gaps that lost packets leave.
@@ -52,12 +55,18 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
             for _ in range(first):
                 video.next()  # not skip_frames, which miscounts too
         for time, end in stamps[first:]:
-            image = video.next().asnumpy()
-            if image.shape != (info.height, info.width, 3):  # frames a few pixels wide come out as their padding
-                raise InputError(f"{named(path)}: decord gives frames of shape {image.shape}; use reader=av")
-            yield Frame(float(time), max(float(end), float(time) + TIE), info.fps, partial(np.asarray, image))
+            pixels = partial(_pixels, video.next(), (info.height, info.width, 3), path)
+            yield Frame(float(time), max(float(end), float(time) + TIE), info.fps, pixels)
     except (decord.DECORDError, RuntimeError, StopIteration, UnicodeError) as error:
         raise InputError(f"{named(path)}: decord cannot read it; use reader=av") from error
+
+
+def _pixels(image: decord.nd.NDArray, shape: tuple[int, int, int], path: str | Path) -> np.ndarray:
+    """A frame that is asked for."""
+    pixels = image.asnumpy()
+    if pixels.shape != shape:  # frames a few pixels wide come out as their padding
+        raise InputError(f"{named(path)}: decord gives frames of shape {pixels.shape}; use reader=av")
+    return pixels
 
 
 def _identity(path: str | Path) -> tuple[str, tuple[int, ...]]:

@@ -36,7 +36,8 @@ def probe(path: str | Path, *, exact: bool = False) -> VideoInfo:
 def times(path: str | Path) -> np.ndarray:
     """When each frame is shown, float64 (T,), seconds after the first; its length is the exact count.
 
-    Ascending, unless the file's own clock jumps back, as where recordings were strung together.
+    Ascending, unless the file's own clock jumps back, as where recordings were strung together. In an MPEG program
+    stream that stamps several frames at once the times between are FFmpeg's guesses, and can be off by a few frames.
     Packets are read through, undecoded. A corrupt one counts, though reading skips it: see `numbered`. Packets that
     come before the first frame that can be decoded do not. Errors as in `probe`.
     """
@@ -190,9 +191,10 @@ def _in_order(source: Iterator[Frame], start: float) -> Iterator[Frame]:
     while following and following.time - start < start - current.time - TIE:
         current, following = following, next(source, None)
     if current and (following or start < current.end - TIE):
-        while current:
-            yield current
-            current, following = following, next(source, None)
+        yield current
+        if following:
+            yield following
+        yield from source
 
 
 def _by_number(
