@@ -51,7 +51,7 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     optimizer = MUON(module)
     chosen = _names(optimizer, torch.optim.Muon)
     linears = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    assert chosen == {name for name in linears if ".blocks." in name or ".block." in name}
+    assert chosen == {name for name in linears if name.startswith("dit.blocks.")}
     assert "dit.blocks.1.ffn.2.weight" in chosen and "dit.blocks.0.attention.q.weight" in chosen
     outside = {"dit.embed.weight", "dit.head.weight", "dit.text_embed.0.weight", "dit.time_embed.linear1.weight"}
     rest = _names(optimizer, torch.optim.AdamW)
@@ -63,8 +63,8 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
 
 def test_a_table_of_many_heads_is_still_no_matrix() -> None:
     """A relative position bias (buckets, heads) is an embedding, however large."""
-    module = nn.ModuleDict({"block": nn.ModuleList([nn.Embedding(32, 64), nn.Linear(16, 16)])})
-    assert _names(MUON(module), torch.optim.Muon) == {"block.1.weight"}
+    module = nn.ModuleDict({"blocks": nn.ModuleList([nn.Embedding(32, 64), nn.Linear(16, 16)])})
+    assert _names(MUON(module), torch.optim.Muon) == {"blocks.1.weight"}
 
 
 def test_muon_of_a_network_without_matrices_is_adamw() -> None:

@@ -131,9 +131,11 @@ def adamw(
 def muon(
     module: nn.Module, *, lr: float, muon_lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
 ) -> Optimizer:
-    """Muon for the matrices inside blocks (`muon_lr`, scaled to AdamW's update size), AdamW (`lr`) for the rest.
+    """Muon for the matrices in the DiT's blocks (`muon_lr`, scaled to AdamW's update size), AdamW (`lr`) for the rest.
 
-    Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone.
+    Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone. So has T5:
+    it does not normalise its queries and keys, which Muon makes so large that a token attends to itself alone, and the
+    states of a caption no longer tell whose colour a colour is.
     """
     linears = {id(part.weight) for name, part in module.named_modules() if _is_matrix(name, part)}
     matrices = {name: p for name, p in named(module).items() if id(p) in linears}
@@ -169,4 +171,4 @@ def _adamw(
 
 
 def _is_matrix(name: str, part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear) and (".blocks." in f".{name}" or ".block." in f".{name}")
+    return isinstance(part, nn.Linear) and ".blocks." in f".{name}"
