@@ -22,6 +22,12 @@ class Told:
 
     looks = True
     fingerprint = "told"
+    answers = 0
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """One answer a clip, at half the money that captions are counted in."""
+        return {"answers": self.answers, "input_tokens": 10 * self.answers, "cost": 0.5 * self.answers}
 
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
         """See the class."""
@@ -29,6 +35,7 @@ class Told:
             file.write(f"{len(requests)}\n")
         if self.fail == "stop" and len(Path(self.notes).read_text().split()) > 2:
             raise InputError("captioner.key=NAME: it is wrong")
+        self.answers += len(requests)
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Captions | Failed:

@@ -145,7 +145,7 @@ def test_a_cut_answer_without_a_sentence_fails(llava, monkeypatch) -> None:
 
 
 def test_an_answer_is_cut_at_the_limit_or_ends_by_itself(llava) -> None:
-    network, processor = caption_model.open_model(str(llava), None, torch.device("cpu"), torch.float32)
+    network, processor = caption_model.open_model(str(llava), None, "cpu", "float32")
     chats = [([], "Tree.", 0), ([], "Sea. Road.", 0)]
     assert all(cut and len(text.split()) == 4 for text, cut in caption_model.generate(network, processor, chats, 4, 0))
     network.generation_config.eos_token_id = [2, *processor.tokenizer.convert_tokens_to_ids(WORDS)]

@@ -45,8 +45,10 @@ def calls(videos: Path) -> int:
     return len((videos.parent / "notes").read_text().split())
 
 
-def test_all_three_are_kept(videos: Path) -> None:
+def test_all_three_are_kept(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ingest(videos, "", "caption.frames=3") == 0
+    used = f"{COUNT} answers, {10 * COUNT} tokens read, 0 written, cost {0.5 * COUNT:g}"
+    assert f"captions of this run: {used}\n" in capsys.readouterr().out
     found = captions(videos)
     assert found["0.mp4"] == ("given", "3 frames of 1.2 seconds", "long: 3 frames of 1.2 seconds", "told")
     assert len(found) == COUNT and all(found[f"{i}.mp4"][0] == "" for i in range(1, COUNT))

@@ -72,7 +72,7 @@ def test_bounds() -> None:
     for wrong in ({"blakc": (0, 1)}, {"black": 0.5}, {"black": (0, 1, 2)}, {"black": ("a", 1)}):
         with pytest.raises(InputError, match="select.bla"):
             check_bounds(wrong, ["black"])
-    check_bounds({"score/beauty": (0, None)}, ["black"])
+    check_bounds({"score_beauty": (0, None)}, ["black", "score_beauty"])
 
 
 def test_groups_are_what_is_connected() -> None:

@@ -123,3 +123,46 @@ def request(seed: int, frames: int = 3, given: str = "", size: tuple[int, int] =
     return Request(
         frames=[random.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(frames)], seconds=2.0, given=given
     )
+
+
+def save_clip(folder: Path, seed: int = 0) -> Path:
+    """CLIP, 16x16 in patches of 8."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    config = CLIPConfig(
+        vision_config={**SIZES, "image_size": 16, "patch_size": 8}, text_config={**SIZES, "vocab_size": 32},
+        projection_dim=16,
+    )  # fmt: skip
+    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    return _save_looking(folder, CLIPModel, config, images, seed)
+
+
+def save_dino(folder: Path, seed: int = 0) -> Path:
+    """DINOv2, 28x28 in patches of 14."""
+    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+
+    sizes = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+    images = BitImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return _save_looking(folder, Dinov2Model, Dinov2Config(**sizes, image_size=28, patch_size=14), images, seed)
+
+
+def save_classifier(folder: Path, labels: list[str], seed: int = 0) -> Path:
+    """A ViT that tells classes, 16x16 in patches of 8."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    config = ViTConfig(**SIZES, image_size=16, patch_size=8, id2label=dict(enumerate(labels)))
+    images = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    return _save_looking(folder, ViTForImageClassification, config, images, seed)
+
+
+def _save_looking(folder: Path, kind: Any, config: Any, images: Any, seed: int) -> Path:
+    """Weights large enough for what is seen to matter."""
+    torch.manual_seed(seed)
+    network = kind(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.4)
+    network.save_pretrained(folder)
+    images.save_pretrained(folder)
+    return folder

@@ -55,7 +55,7 @@ FREE = {"errors", "shapes"}
 HOMES = {
     "xformers*": ["videodit.nn.kernels"],
     "torchao*": ["videodit.nn.int8"],
-    "transformers": ["videodit.models.text", "videodit.ingest.caption_model"],
+    "transformers": ["videodit.models.text", "videodit.ingest.hub"],
     "tokenizers": ["videodit.models.text"],
     "diffusers*": ["videodit.flow.samplers"],
     "av*": ["videodit.data.video"],

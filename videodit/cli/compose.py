@@ -47,7 +47,8 @@ def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | No
     A command that `sweeps` takes -m and leaves every value to hydra's grammar. InputError for an unknown option, a
     word that no key is meant to take, or a value of the wrong kind.
     """
-    root = {} if sweeps else _root(conf, command)
+    top = _top(conf, command)
+    root = {} if sweeps else {key: value for key, value in top.items() if not isinstance(value, dict | list)}
     groups = [entry.name for entry in conf.iterdir() if entry.is_dir()]
     overrides: list[str] = []
     plain: dict[str, Scalar] = {}
@@ -57,7 +58,7 @@ def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | No
         key = match["key"] if match else None
         if arg.startswith("-") and not re.search(r"\s", arg):
             options.add(_option(arg, command, sweeps=sweeps))
-        elif match is None or (positional and key and _is_prose(key, arg, [*root, *groups])):
+        elif match is None or (positional and key and _is_prose(key, arg, [*top, *groups])):
             words.append(arg)
         elif key in root:
             plain[key] = _typed(key, match["value"], root[key])
@@ -234,12 +235,11 @@ def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
     return [override for override in overrides if override.partition("=")[0] not in fixed]
 
 
-def _root(conf: Path, command: str) -> dict[str, Scalar]:
-    """The plain values at the top of a command's YAML, interpolations left as written."""
+def _top(conf: Path, command: str) -> dict[str, Any]:
+    """What is at the top of a command's YAML, interpolations left as written."""
     from omegaconf import OmegaConf
 
-    content: Any = OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)
-    return {key: value for key, value in content.items() if value is None or isinstance(value, str | int | float)}
+    return OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)  # type: ignore[return-value]
 
 
 def _option(arg: str, command: str, *, sweeps: bool) -> str:

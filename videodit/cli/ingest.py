@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 REPORT = "report.html"
-MADE_BY = ("cutter", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae", "text")
+MADE_BY = (
+    "cutter", "embedder", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae",
+    "text",
+)  # fmt: skip
 
 
 def run(cfg: DictConfig) -> None:
@@ -68,10 +71,12 @@ def planned(cfg: DictConfig) -> Plan:
     if not 0 < cfg.heldout_share < 1:
         raise InputError(f"heldout_share={cfg.heldout_share}: the share that is held out, above 0 and below 1")
     root = cfg.videos if "://" in cfg.videos else str(Path(cfg.videos).resolve())
+    if "://" in cfg.out:
+        raise InputError(f"out={cfg.out}: a set is made in a folder of this machine; copy it when it is complete")
     if Path(cfg.out).resolve() == Path(root):
         raise InputError(f"out={cfg.out}: the videos are there; name a folder for the set, which may lie in it")
     scorers = tuple(make(one) for one in cfg.measure.scorers)
-    measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers)
+    measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers, embedder=make(cfg.embedder))
     select = plain(cfg.select)
     check_bounds(select, ["seconds", "height", "width", "source_fps", *measure.names])
     shape = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(cfg.shape).items()}
@@ -122,6 +127,10 @@ def verdict(found: Outcome) -> str:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
         lines.append(f"{stage:<12}{seen:>8} seen{found.went_on[stage]:>8} kept{sum(reasons.values()):>8} dropped"
                      f"{': ' + told if told else ''}")  # fmt: skip
+    if found.used:
+        used = {"answers": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, **found.used}
+        told = "{answers:.0f} answers, {input_tokens:.0f} tokens read, {output_tokens:.0f} written, cost {cost:.4g}"
+        lines.append(f"captions of this run: {told.format(**used)}")
     held = sum(clip["split"] == "heldout" for clip in found.clips)
     lines.append(f"{len(found.clips)} clips, {held} of them held out")
     return "\n".join(lines)

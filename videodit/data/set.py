@@ -29,6 +29,8 @@ def read_manifest(root: Path) -> Any:
     import pyarrow
     from pyarrow import parquet
 
+    if ":/" in str(root):  # as a path, a URL has lost a slash
+        raise InputError(f"data.root={root}: a set is read memory-mapped; copy its folder to this machine")
     if not (root / MANIFEST).is_file():
         raise InputError(f"{root}: holds no {MANIFEST}; `videodit ingest` makes a set")
     try:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -70,6 +71,10 @@ class Captioner(Protocol):
     def fingerprint(self) -> str:
         """What captions depend on beside the request: model, prompts, parameters. A key under which to keep them."""
 
+    @property
+    def usage(self) -> Mapping[str, float]:
+        """What was used since it was made, under names such as "answers"; empty where nothing is counted."""
+
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
         """One answer for each request, in their order."""
 
@@ -79,6 +84,7 @@ class Given:
 
     fingerprint = "given"
     looks = False
+    usage: Mapping[str, float] = MappingProxyType({})
 
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
         """Captions, or Failed where none came."""

@@ -6,13 +6,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from videodit.config import secret
 from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
-from videodit.ingest.caption_http import Connection, Meter, Price, Retry, Usage
+from videodit.ingest.caption_http import Connection, Meter, Price, Retry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,9 +72,9 @@ class Endpoint:
         )
 
     @property
-    def usage(self) -> Usage:
-        """What was used since this object was made."""
-        return self.connection.meter.usage
+    def usage(self) -> dict[str, float]:
+        """What was used since this object was made: see Usage."""
+        return asdict(self.connection.meter.usage)
 
     @property
     def fingerprint(self) -> str:

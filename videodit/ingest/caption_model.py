@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
+from videodit.ingest.hub import first_line, found, opened
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,7 @@ class ImageText:
     """
 
     looks = True
+    usage: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self,
@@ -130,38 +133,18 @@ class ImageText:
 
     @cached_property
     def _source(self) -> tuple[str | None, str]:
-        """The commit to load (None for a folder), and what tells these weights from others."""
-        folder = Path(self.model)
-        if folder.is_dir():
-            return None, _folder_digest(folder)
-        commit = _hub_commit(self.model, self.revision)
-        return commit, f"{self.model}@{commit}"
+        return found(self.model, self.revision, "captioner.model")
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
         """The network and its processor, opened when the first clip comes."""
-        import torch
-
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = self.dtype or ("float32" if device == "cpu" else "bfloat16")
-        return open_model(self.model, self._source[0], torch.device(device), getattr(torch, dtype))
+        return open_model(self.model, self._source[0], self.device, self.dtype)
 
 
-def open_model(model: str, commit: str | None, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A folder's or a hub id's network and processor; InputError in one line for what cannot be opened."""
-    from videodit.nn.int8 import quiet_torchao
-
-    quiet_torchao()
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    how = {"trust_remote_code": False, **({"revision": commit} if commit else {})}
-    try:
-        processor = AutoProcessor.from_pretrained(model, **how)
-        network = AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True, dtype=dtype, **how)
-        network = network.to(device)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        lacking = '; pip install "videodit[captions]"' if "torchvision" in str(error).lower() else ""
-        raise InputError(f"captioner.model={model}: it cannot be opened ({first_line(error)}){lacking}") from None
+def open_model(model: str, commit: str | None, device: str, dtype: str) -> tuple[Any, Any]:
+    """A folder's or a hub id's network and processor: see `hub.opened`."""
+    how = {"network": "AutoModelForImageTextToText", "processor": "AutoProcessor", "key": "captioner.model"}
+    network, processor = opened(model, commit, device=device, dtype=dtype, **how)
     if getattr(processor, "tokenizer", None) is None or not getattr(processor, "chat_template", None):
         raise InputError(f"captioner.model={model}: it has no chat template; a model that answers questions has one")
     processor.tokenizer.padding_side = "left"  # so that all answers begin at the same place
@@ -169,7 +152,7 @@ def open_model(model: str, commit: str | None, device: torch.device, dtype: torc
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):  # of draws, which are ours or none
         setattr(network.generation_config, name, None)
-    return network.eval().requires_grad_(False), processor
+    return network, processor
 
 
 def generate(
@@ -237,37 +220,3 @@ def _marks(processor: Any) -> list[str]:
     extra = getattr(processor, "image_token", None)
     marks = {*tokens, *([extra] if isinstance(extra, str) else [])}
     return sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
-
-
-def _folder_digest(folder: Path) -> str:
-    from videodit.checkpoint.weights import fingerprint
-
-    kinds = (".json", ".safetensors", ".jinja", ".txt", ".model")
-    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
-    if not any(path.name == "config.json" for path in files):
-        raise InputError(f"captioner.model={folder}: no config.json is there; give a folder that transformers saved")
-    return digest([(path.name, fingerprint(path)) for path in files])
-
-
-def _hub_commit(model: str, revision: str) -> str:
-    """The commit that a revision means now, asked of the hub or, without a network, of its cache."""
-    from transformers.utils import cached_file
-    from transformers.utils.hub import extract_commit_hash
-
-    try:
-        path = cached_file(model, "config.json", revision=revision)
-        commit = extract_commit_hash(path, None)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"captioner.model={model}: neither a folder nor a hub id whose files can be had now ({first_line(error)}); "
-            f"with a network, run `hf download {model} --local-dir FOLDER`, then give captioner.model=FOLDER"
-        ) from None
-    if commit is None:
-        raise InputError(f"captioner.model={model}: the hub told no commit for revision {revision}")
-    return commit
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line of 300 characters at most."""
-    lines = str(error).strip().splitlines()
-    return (lines[0].strip() if lines else type(error).__name__)[:300]

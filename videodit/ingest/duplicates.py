@@ -131,6 +131,12 @@ def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
     return sorted(group.tolist() for group in groups if len(group) > 1)
 
 
+def together(count: int, *findings: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The groups of `count` clips that several ways found, as one list: groups that share a clip are one."""
+    links = [(group[0], other) for groups in findings for group in groups for other in group[1:]]
+    return _groups(count, links)
+
+
 # -------------------------------------------------------------------------------------------------------------- hashes
 
 

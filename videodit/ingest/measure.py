@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -40,12 +41,35 @@ GRID = 8  # pixels between the edges of the blocks of JPEG, MPEG-1 to MPEG-4 and
 
 
 class Scorer(Protocol):
-    """A learned opinion on a clip (aesthetics, safety …), which callers keep as `score/<name>`. None comes along."""
+    """A learned opinion on a clip (aesthetics, safety …), which callers keep as `score_<name>`. None comes along."""
 
     name: str
 
     def __call__(self, frames: Sequence[np.ndarray]) -> float:
         """The score of a handful of a clip's frames, uint8 (H,W,3) each."""
+
+
+class Embedder(Protocol):
+    """Where a clip lies among others: those that look alike lie in nearly the same direction.
+
+    looks: whether it needs the frames.
+    """
+
+    looks: bool
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> Sequence[float]:
+        """The direction (D,) of a handful of a clip's frames, uint8 (H,W,3) each."""
+
+
+@dataclass(frozen=True)
+class NoEmbedding:
+    """Gives no direction, in which no clip is like another."""
+
+    looks = False
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> Sequence[float]:
+        """Nothing."""
+        return []
 
 
 def measure(frames: Iterable[np.ndarray], fps: float, *, edge: int) -> dict[str, float]:

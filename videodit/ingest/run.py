@@ -7,6 +7,7 @@ read are remembered (`journal`), so that a run takes up where an earlier one was
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 from videodit.data.files import Listing, Root
 from videodit.data.split import held_out
 from videodit.errors import InputError
-from videodit.ingest.duplicates import near_duplicates
+from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
 from videodit.ingest.encode import Encode
 from videodit.ingest.engine import Engine
 from videodit.ingest.guard import Result, dropped
@@ -32,7 +33,7 @@ from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
-VERSION = 2  # of what the stages remember: a change of what they give makes it useless
+VERSION = 3  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Plan:
         limit: seconds that a stage may take for a file or clip, and again so many for each 1500 frames.
         cut, measure, caption, shape: the stages' own.
         select: bounds of what is measured.
-        duplicates: arguments of `near_duplicates`.
+        duplicates: arguments of `near_duplicates`, and the cosine of `near_by_embedding`.
         heldout: the share that is held out.
     """
 
@@ -68,7 +69,7 @@ class Outcome:
     """What became of everything.
 
     seen: records that each stage began with. dropped: those that went no further, with stage, reason and detail.
-    clips: what is left. groups: near-duplicates, the one that was kept first.
+    clips: what is left. groups: near-duplicates, the one that was kept first. used: what captioners used in this run.
     """
 
     listing: Listing = field(default_factory=Listing)
@@ -77,6 +78,7 @@ class Outcome:
     dropped: list[Record] = field(default_factory=list)
     groups: list[list[Record]] = field(default_factory=list)
     clips: list[Record] = field(default_factory=list)
+    used: Counter[str] = field(default_factory=Counter)
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
         """Count a record out. Of names that are no text, what is none is escaped."""
@@ -166,7 +168,10 @@ class Run:
             if "stop" in result:
                 raise InputError(result["stop"])
             whole = "records" in result and bundle
-            yield from zip(parts[place], result["records"] if whole else [result] * len(parts[place]), strict=True)
+            results = result["records"] if whole else [result] * len(parts[place])
+            for one in results:
+                self.found.used.update(one.pop("used", {}))
+            yield from zip(parts[place], results, strict=True)
 
     def sorted_out(self, name: str, records: Sequence[Record], results: Sequence[Result]) -> list[Record]:
         """What goes on; the rest is counted out."""
@@ -203,7 +208,7 @@ class Run:
 
     def unique(self, shots: list[Record]) -> list[Record]:
         """Shots without near-duplicates of better ones; each gets its group."""
-        groups = near_duplicates([np.array(s["hashes"], dtype=np.uint64) for s in shots], **self.plan.duplicates)
+        groups = self.alike(shots)
         better: dict[int, Record] = {}
         for group in groups:
             ordered = sorted(group, key=lambda i: (*quality(shots[i]), shots[i]["shot"]))
@@ -220,6 +225,15 @@ class Run:
             return kept and ("a near-duplicate of a better one", f"{kept['source']}, frame {kept['first']}")
 
         return self.those("deduplicate", shots, worse)
+
+    def alike(self, shots: list[Record]) -> list[list[int]]:
+        """Groups of near-duplicates, by hashes and by embeddings."""
+        how = dict(self.plan.duplicates)
+        cosine = how.pop("cosine")
+        by_hash = near_duplicates([np.array(s["hashes"], dtype=np.uint64) for s in shots], **how)
+        directions = np.array([shot["embedding"] for shot in shots]).reshape(len(shots), -1 if shots else 0)
+        by_embedding = near_by_embedding(directions, cosine=cosine)
+        return together(len(shots), by_hash, by_embedding)
 
     def captions(self, shots: list[Record]) -> list[Record]:
         """Shots with their captions; the one that came with a clip is kept as it is."""

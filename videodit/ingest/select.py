@@ -14,7 +14,7 @@ Bounds = Mapping[str, tuple[float | None, float | None]]
 def check_bounds(bounds: Bounds, known: Sequence[str]) -> None:
     """InputError where a bound is of no measure that there is, or is not [least, most]."""
     for name, pair in bounds.items():
-        if name not in known and not name.startswith("score/"):
+        if name not in known:
             raise InputError(f"select.{name}: no such measure; there are {', '.join(known)}")
         good = isinstance(pair, Sequence) and len(pair) == 2
         if not good or any(not (x is None or isinstance(x, int | float)) for x in pair):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from videodit.ingest.caption import Captioner, Captions, Failed, Request
 from videodit.ingest.cuts import CutDetector
 from videodit.ingest.duplicates import Fingerprint
 from videodit.ingest.guard import Result, dropped
-from videodit.ingest.measure import MEASURES, Scorer, measure
+from videodit.ingest.measure import MEASURES, Embedder, Scorer, measure
 from videodit.ingest.record import Dropped, Record, digest
 
 GAP = 2.0  # seconds between two frames of a shot, at most
@@ -82,22 +83,25 @@ def _noted(numbered: Iterable[tuple[int, np.ndarray]], numbers: list[int]) -> It
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A shot's record -> what `measure` tells of it, score/… of each scorer, and hashes, by which duplicates are known.
+    """A shot's record -> what `measure` tells of it, score_… of each scorer, and what duplicates are known by: hashes
+    and an embedding.
 
     Args:
         root: where paths begin.
         edge: see `measure`.
         scorers: learned opinions, by choice.
+        embedder: gives directions.
     """
 
     root: str = field(repr=False)
     edge: int
     scorers: Sequence[Scorer]
+    embedder: Embedder
 
     @property
     def names(self) -> list[str]:
         """Of all that is measured."""
-        return [*MEASURES, *(f"score/{scorer.name}" for scorer in self.scorers)]
+        return [*MEASURES, *(f"score_{scorer.name}" for scorer in self.scorers)]
 
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
@@ -106,9 +110,10 @@ class Measure:
         every = -(-count // SCORED)
         with reading(self.root, record) as path:
             frames = video.stream(path, start=record["shot_start"], frames=count)
-            numbers = measure(_watched(frames, prints, seen if self.scorers else None, every), rate, edge=self.edge)
-        scores = {f"score/{scorer.name}": float(scorer(seen)) for scorer in self.scorers}
-        return [{**numbers, **scores, "hashes": prints.hashes().tolist()}]
+            looked = seen if self.scorers or self.embedder.looks else None
+            numbers = measure(_watched(frames, prints, looked, every), rate, edge=self.edge)
+        scores = {f"score_{scorer.name}": float(scorer(seen)) for scorer in self.scorers}
+        return [{**numbers, **scores, "embedding": self.embedder(seen), "hashes": prints.hashes().tolist()}]
 
 
 def _watched(
@@ -125,6 +130,8 @@ def _watched(
 @dataclass(frozen=True, kw_only=True)
 class Caption:
     """A bundle of shots' records -> a result for each: caption, caption_short, caption_long, captioned_by.
+
+    The first one also tells what the captioner used for all of them.
 
     Args:
         root: where paths begin.
@@ -148,7 +155,7 @@ class Caption:
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
         results: list[Result] = [{} for _ in record["bundle"]]
-        requests = {}
+        requests, before = {}, Counter(self.captioner.usage)
         for place, shot in enumerate(record["bundle"]):
             try:
                 requests[place] = Request(self._shown(shot), shot["seconds"], shot["caption"])
@@ -156,6 +163,7 @@ class Caption:
                 results[place] = dropped(drop.reason, drop.detail)
         for place, answer in zip(requests, self.captioner(list(requests.values())), strict=True):
             results[place] = self._result(requests[place], answer)
+        results[0]["used"] = dict(Counter(self.captioner.usage) - before)
         return results
 
     def _shown(self, shot: Record) -> Sequence[np.ndarray]:

@@ -140,7 +140,8 @@ def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
     named = dict(_module(specs, how).named_parameters())
     here = {name: _part(name, p, how.shards) for name, p in named.items()}
     trained = {name: p for name, p in named.items() if p.requires_grad}
-    single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and ".blocks." in f".{n}"}  # Muon keeps one value
+    # Muon keeps one value, and takes the matrices of the DiT's blocks.
+    single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and ".blocks." in f".{n}"}
     momenta = sum((1 if name in single else 2) * here[name] for name in trained)
     return 4 * sum(here.values()), 4 * sum(here[name] for name in trained), 4 * momenta
 
