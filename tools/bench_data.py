@@ -135,9 +135,10 @@ def raw(files: list[Path], rounds: int, clock: Clock) -> None:
     print("raw: frames a second, one thread; ours (reader=av) to plain PyAV, to plain decord, reader=decord to decord")
     print(f"{'':<36}{'all frames':^54}{'clips of 17 at random':^54}")
     print(f"{'':<36}" + "".join(f"{head:>9}" for head in heads * 2))
-    columns: list[list[float]] = [[] for _ in range(6)]
+    columns: dict[str, list[list[float]]] = {"all": [[] for _ in range(6)], "without *": [[] for _ in range(6)]}
     for path in files:
         info, line = video.probe(path), ""
+        more = "*" if info.rotation or info.pixel_aspect != 1 or info.hdr else " "
         drawn = random.Random(path.name)
         starts = [drawn.randrange(max(1, info.frames - FRAMES)) / info.fps for _ in range(DRAWN)]
         for place, kinds in enumerate((whole(path), at_random(path, starts, info.fps))):
@@ -149,12 +150,14 @@ def raw(files: list[Path], rounds: int, clock: Clock) -> None:
             ]
             line += "".join(f"{told(1 / taken[name], 0):>9}" for name in ("ours", "PyAV", "decord"))
             line += "".join(f"{told(ratio, 2):>9}" for ratio in ratios)
-            for column, ratio in zip(columns[3 * place : 3 * place + 3], ratios, strict=True):
-                column += [] if math.isnan(ratio) else [ratio]
-        more = "*" if info.rotation or info.pixel_aspect != 1 or info.hdr else " "
+            for kept in list(columns.values())[: 1 if more == "*" else 2]:
+                for column, ratio in zip(kept[3 * place : 3 * place + 3], ratios, strict=True):
+                    column += [] if math.isnan(ratio) else [ratio]
         print(f"{path.name[:34]:<34}{more} {line}", flush=True)
-    means = [f"{told(geometric_mean(column) if column else math.nan, 2):>9}" for column in columns]
-    print(f"{'geometric mean':<36}{'':<27}{''.join(means[:3])}{'':<27}{''.join(means[3:])}\n", flush=True)
+    for name, kept in columns.items():
+        means = [f"{told(geometric_mean(column) if column else math.nan, 2):>9}" for column in kept]
+        print(f"{'geometric mean, ' + name:<36}{'':<27}{''.join(means[:3])}{'':<27}{''.join(means[3:])}", flush=True)
+    print()
 
 
 def told(number: float, digits: int) -> str:
