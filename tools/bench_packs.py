@@ -179,7 +179,8 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list
     parallelize(trained.module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
-        optimizer=adamw(trained.module, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, curve=lambda step: 1.0),
+        optimizer=adamw(trained.module, lr=1e-4, text_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
+                        curve=lambda step: 1.0),
         ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), precision=torch.float32, config={}, mesh=mesh,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
         settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,

@@ -73,7 +73,8 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
                 precision=precision)  # fmt: skip
     return Run(
         folder=folder, objective=objective, batches=lambda start, stop: iter(()), tracker=Tracker(), config={},
-        optimizer=adamw(objective.module, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, curve=lambda step: 1.0),
+        optimizer=adamw(objective.module, lr=1e-4, text_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
+                        curve=lambda step: 1.0),
         ema=EMA(module=objective.module, decay=0.99), precision=precision, mesh=mesh, sample=lambda step: None,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh),
         settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,

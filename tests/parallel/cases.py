@@ -138,7 +138,8 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
         folder=folder,
         objective=objective,
         batches=lambda start, stop: (batches[step] for step in range(start, stop)),
-        optimizer=adamw(objective.module, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0),
+        optimizer=adamw(objective.module, lr=1e-3, text_lr=1e-3, betas=(0.9, 0.95),
+                        weight_decay=0.1, curve=lambda step: 1.0),
         ema=EMA(module=objective.module, decay=0.9),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
         tracker=Memory(),
@@ -187,7 +188,8 @@ def muon_steps(mesh: Mesh) -> dict[str, Tensor]:
     module = nn.ModuleDict({"dit": awake(), "block": nn.ModuleList([nn.Linear(7, 5) for _ in range(3)])})
     nn.init.normal_(module["block"][0].weight, generator=torch.Generator().manual_seed(1))
     parallelize(module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
-    optimizer = muon(module, lr=1e-3, muon_lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
+    rates = {"lr": 1e-3, "text_lr": 1e-3, "muon_lr": 0.01}
+    optimizer = muon(module, **rates, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
     for step in range(3):
         for number, (name, parameter) in enumerate(optimizer.parameters.items()):
             whole = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * step + number))

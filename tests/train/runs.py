@@ -144,7 +144,7 @@ def run(
 
 def constant(module: nn.Module) -> Optimizer:
     """AdamW at one learning rate."""
-    return adamw(module, lr=0.01, betas=(0.9, 0.95), weight_decay=0.01, curve=lambda step: 1.0)
+    return adamw(module, lr=0.01, text_lr=0.01, betas=(0.9, 0.95), weight_decay=0.01, curve=lambda step: 1.0)
 
 
 def weights(of: Run) -> Tensor:

@@ -164,7 +164,8 @@ def test_resuming_is_exact(tmp_path: Path, kind: str, source: Callable) -> None:
     """Stopped after any step, at a checkpoint or between two, it ends with the same bits."""
 
     def make(module: nn.Module) -> Optimizer:
-        curve = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1, "curve": lambda step: 1 / (1 + step)}
+        curve = {"lr": 0.01, "text_lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1,
+                 "curve": lambda step: 1 / (1 + step)}  # fmt: skip
         return adamw(module, **curve) if kind == "adamw" else muon(module, muon_lr=0.02, **curve)
 
     tracker = Memory()
@@ -206,7 +207,8 @@ def test_resuming_another_model_or_optimizer_is_an_input_error(tmp_path: Path) -
         other.fit()
 
     def make(module: nn.Module) -> Optimizer:
-        return muon(module, lr=0.1, muon_lr=0.1, betas=(0.9, 0.9), weight_decay=0.0, curve=lambda step: 1.0)
+        rates = {"lr": 0.1, "text_lr": 0.1, "muon_lr": 0.1}
+        return muon(module, **rates, betas=(0.9, 0.9), weight_decay=0.0, curve=lambda step: 1.0)
 
     with pytest.raises(InputError, match="optimizer is not Muon"):
         run(tmp_path, make=make, steps=9).fit()

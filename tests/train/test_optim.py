@@ -16,8 +16,8 @@ from videodit.errors import InputError
 from videodit.parallel.muon import newton_schulz
 from videodit.train.optim import Optimizer, adamw, muon, warmup_decay
 
-ADAMW = partial(adamw, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
-MUON = partial(muon, lr=1e-3, muon_lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
+ADAMW = partial(adamw, lr=1e-3, text_lr=2e-4, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
+MUON = partial(muon, lr=1e-3, text_lr=2e-4, muon_lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, curve=lambda step: 1.0)
 
 
 def _networks() -> nn.ModuleDict:
@@ -98,22 +98,25 @@ def test_an_update_is_torchs_own(dtype: torch.dtype, apart: float, monkeypatch: 
     chosen = _names(optimizer, torch.optim.Muon)
     named = dict(same.named_parameters())
     matrices = [named[name] for name in named if name in chosen]
-    others = [named[name] for name in named if name not in chosen]
     by_hand = [
         torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(
-            [
-                {"params": [p for p in others if p.dim() >= 2], "weight_decay": 0.1},
-                {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
-            ],
-            lr=5e-4,
-            betas=(0.9, 0.95),
+        *(
+            torch.optim.AdamW(
+                [
+                    {"params": [named[name] for name in names if named[name].dim() >= 2], "weight_decay": 0.1},
+                    {"params": [named[name] for name in names if named[name].dim() < 2], "weight_decay": 0.0},
+                ],
+                lr=lr,
+                betas=(0.9, 0.95),
+            )
+            for part, lr in (("dit.", 5e-4), ("text.", 1e-4))
+            for names in [[name for name in named if name not in chosen and name.startswith(part)]]
         ),
     ]
     for step in range(3):
         for each in (module, same):
             _gradients(each, step)
-        assert optimizer.step(step) == {"lr/muon": 1e-3, "lr/adamw": 5e-4}
+        assert optimizer.step(step) == {"lr/muon": 1e-3, "lr/adamw": 5e-4, "lr/text": 1e-4}
         for each in by_hand:
             each.step()
     for name, parameter in module.named_parameters():
@@ -197,6 +200,6 @@ def test_the_curve_scales_every_group() -> None:
     _gradients(module, 0)
     optimizer.step(3)
     rates = {group["lr"] for each in optimizer.optimizers for group in each.param_groups}
-    assert rates == {2e-3 / 4, 1e-3 / 4}
+    assert rates == {2e-3 / 4, 1e-3 / 4, 2e-4 / 4}
     optimizer.step(4)  # the factor is on the peak, not on what is left of it
-    assert {group["lr"] for each in optimizer.optimizers for group in each.param_groups} == {2e-3, 1e-3}
+    assert {group["lr"] for each in optimizer.optimizers for group in each.param_groups} == {2e-3, 1e-3, 2e-4}

@@ -24,7 +24,7 @@ Curve = Callable[[int], float]  # step -> factor on the learning rate
 ENTRIES = MappingProxyType(
     {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 )
-
+TEXT = "text."  # what the names of a text encoder's parameters begin with
 
 Make = Callable[[dict[str, nn.Parameter]], list[torch.optim.Optimizer]]
 
@@ -65,7 +65,7 @@ class Optimizer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-                rates[f"lr/{'muon' if isinstance(optimizer, torch.optim.Muon) else 'adamw'}"] = group["lr"]
+                rates[f"lr/{group.get('label', 'muon')}"] = group["lr"]
             optimizer.step()
         return rates
 
@@ -118,31 +118,42 @@ class Optimizer:
 
 
 def adamw(
-    module: nn.Module, *, lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
+    module: nn.Module, *, lr: float, text_lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
 ) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2017); matrices and kernels decay, vectors do not."""
+    """AdamW (Loshchilov & Hutter 2017); matrices and kernels decay, vectors do not.
+
+    `text_lr` is the text encoder's. T5 does not scale its queries and keys: at a rate that a DiT likes they grow until
+    a token attends to one other alone, and the states of a caption no longer tell which word belongs to which.
+    """
 
     def make(parts: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-        return [_adamw(list(parts.values()), lr, betas, weight_decay)]
+        return [_adamw(parts, lr, text_lr, betas, weight_decay)]
 
     return Optimizer(module=module, make=make, curve=curve)
 
 
 def muon(
-    module: nn.Module, *, lr: float, muon_lr: float, betas: Sequence[float], weight_decay: float, curve: Curve
+    module: nn.Module,
+    *,
+    lr: float,
+    text_lr: float,
+    muon_lr: float,
+    betas: Sequence[float],
+    weight_decay: float,
+    curve: Curve,
 ) -> Optimizer:
-    """Muon for the matrices in the DiT's blocks (`muon_lr`, scaled to AdamW's update size), AdamW (`lr`) for the rest.
+    """Muon for the matrices in the DiT's blocks (`muon_lr`, scaled to AdamW's update size), `adamw` for the rest.
 
-    Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone. So has T5:
-    it does not normalise its queries and keys, which Muon makes so large that a token attends to itself alone, and the
-    states of a caption no longer tell whose colour a colour is.
+    Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone. So has T5,
+    whose queries, keys and feed-forwards no norm keeps small.
     """
     linears = {id(part.weight) for name, part in module.named_modules() if _is_matrix(name, part)}
     matrices = {name: p for name, p in named(module).items() if id(p) in linears}
 
     def make(parts: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
         chosen = {name: part for name, part in parts.items() if name in matrices}
-        rest = _adamw([part for name, part in parts.items() if name not in matrices], lr, betas, weight_decay)
+        others = {name: part for name, part in parts.items() if name not in matrices}
+        rest = _adamw(others, lr, text_lr, betas, weight_decay)
         how = {"lr": muon_lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         return [*muons(chosen, matrices, how), rest]
 
@@ -161,12 +172,18 @@ def warmup_decay(*, warmup: int, steps: int, decay: int, floor: float) -> Curve:
 
 
 def _adamw(
-    parameters: Sequence[nn.Parameter], lr: float, betas: Sequence[float], weight_decay: float
+    parts: Mapping[str, nn.Parameter], lr: float, text_lr: float, betas: Sequence[float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    groups = []
+    for label, rate, chosen in (
+        ("adamw", lr, [part for name, part in parts.items() if not name.startswith(TEXT)]),
+        ("text", text_lr, [part for name, part in parts.items() if name.startswith(TEXT)]),
+    ):
+        for decay, those in (
+            (weight_decay, [part for part in chosen if part.dim() >= 2]),
+            (0.0, [part for part in chosen if part.dim() < 2]),
+        ):
+            groups += [{"params": those, "lr": rate, "weight_decay": decay, "label": label}] if those else []
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
 
 
