@@ -23,7 +23,7 @@ from videodit.flow.path import Path as FlowPath
 from videodit.train.encode import calibrate
 
 SOUND = "nothing is wrong"
-LEARNT, BACK = "one clip can be learnt", "it can be sampled back"
+BACK = "it can be sampled back"
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,9 @@ def test_latents_that_are_not_normalised(place: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_a_learning_rate_a_hundred_times_too_high(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rates = ["optim.make.lr=0.1", "optim.make.muon_lr=0.3"]
+    rates = ["optim.make.lr=0.1", "optim.make.text_lr=0.02", "optim.make.muon_lr=0.3"]
     found = fails(["doctor", "experiment=toy_smoke", f"run_dir={tmp_path}", "doctor.ranks=false", *rates], capsys)
-    assert found >= {"the first steps do no harm", LEARNT}
+    assert "the first steps do no harm" in found  # whether one clip can still be learnt is the machine's arithmetic
 
 
 def test_data_of_which_half_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

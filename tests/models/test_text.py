@@ -97,6 +97,34 @@ def test_order_and_words_matter(encoder: SmallT5) -> None:
     assert distance(encoder(torch.tensor([9, 6, 7, 8]), (4,)).states[1:], states[1:]) > 1e-2
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_a_new_encoder_looks_nearby_and_to_one_side(per_layer: bool) -> None:
+    """What its heads add to the logits, as transformers lays it out: heads by queries by keys."""
+    encoder = SmallT5(vocabulary=9, dim=24, layers=2, heads=4, head_dim=8, ffn=32, bias_per_layer=per_layer)
+    for block in encoder.encoder.block[: 2 if per_layer else 1]:
+        attention = block.layer[0].SelfAttention
+        middle = attention.compute_bias(41, 41)[0, :, 20]
+        before, after = middle[:, :20].flip(1), middle[:, 21:]
+        near = middle[:, 20:21]
+        for side in (torch.cat([near, before], 1), torch.cat([near, after], 1)):
+            assert (side.diff(dim=1) <= 0).all()
+        sharper = middle.softmax(1)
+        assert (sharper[::2, :20].sum(1) > 20 * sharper[::2, 21:].sum(1)).all()
+        assert (sharper[1::2, 21:].sum(1) > 20 * sharper[1::2, :20].sum(1)).all()
+        assert len(set(sharper[:, 20].tolist())) > 1
+
+
+def test_a_new_encoder_knows_which_word_belongs_to_which() -> None:
+    """The state of a noun tells of its own adjective more than of another's."""
+    torch.manual_seed(0)
+    encoder = SmallT5(vocabulary=50, dim=96, layers=2, heads=4, head_dim=24, ffn=96, bias_per_layer=False)
+    said = torch.tensor([3, 10, 20, 4, 3, 11, 21, 1])  # a red cube and a blue ball
+    own, other = said.clone(), said.clone()
+    own[1], other[5] = 12, 12
+    cube = [encoder(ids, (8,)).states[2].detach() for ids in (said, own, other)]
+    assert distance(cube[1], cube[0]) > 3 * distance(cube[2], cube[0]) > 0
+
+
 def test_dropout_is_off_in_training(encoder: SmallT5) -> None:
     ids = torch.arange(3, 20)
     states = encoder(ids, (17,)).states

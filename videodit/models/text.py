@@ -21,10 +21,15 @@ from videodit.models.pack import Text
 from videodit.nn.int8 import quiet_torchao
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
+AWAY = 4.0  # what a new head's logits lack on the side that it does not look to
 
 
 class SmallT5(nn.Module):
     """transformers' T5EncoderModel, or UMT5EncoderModel (one relative bias a layer), of any size.
+
+    A new one's position biases fall with the distance, in half of its heads to words before and in the others to words
+    after (in the manner of ALiBi, arXiv 2108.12409). From T5's own start, near nothing, they take thousands of steps to
+    grow, and until then a caption is a bag of words: "a red cube and a blue ball" is "a blue cube and a red ball".
 
     Args:
         vocabulary: number of tokens.
@@ -56,6 +61,10 @@ class SmallT5(nn.Module):
         )
         self.dim = dim
         self.encoder = getattr(transformers, f"{kind}EncoderModel")(config).encoder
+        for block in self.encoder.block:
+            attention = block.layer[0].SelfAttention
+            if attention.has_relative_attention_bias:
+                _look_nearby(attention)
 
     def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
         """Token ids (S,) of B prompts with these lengths -> their states."""
@@ -70,6 +79,26 @@ class SmallT5(nn.Module):
         same = owner[:, None] == owner[None, :]
         mask = torch.zeros(same.shape, device=ids.device).masked_fill_(~same, torch.finfo(torch.float32).min)
         return self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
+
+
+@torch.no_grad()
+def _look_nearby(attention: nn.Module) -> None:
+    """Set the position biases of a T5Attention or UMT5Attention: rows for buckets of distances, columns for heads."""
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    farthest, heads = attention.relative_attention_max_distance, attention.n_heads
+    offsets = torch.arange(-farthest, farthest + 1, device="cpu")  # of the key from the query
+    buckets = T5Attention._relative_position_bucket(
+        offsets, num_buckets=attention.relative_attention_num_buckets, max_distance=farthest
+    )
+    head = torch.arange(heads, device="cpu")
+    slopes, forwards = 0.5 ** (4.0 * (head // 2) / max(1, heads // 2)), head % 2 == 1
+    away = (offsets > 0)[:, None] != forwards
+    values = -slopes * offsets.abs()[:, None] - AWAY * (away & (offsets != 0)[:, None])
+    weight = torch.zeros(attention.relative_attention_bias.weight.shape, device="cpu")
+    for i in offsets.abs().argsort(descending=True).tolist():  # of a bucket's offsets the nearest counts
+        weight[buckets[i]] = values[i]
+    attention.relative_attention_bias.weight.copy_(weight)
 
 
 def together(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
