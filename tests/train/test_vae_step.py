@@ -14,6 +14,7 @@ from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
 from videodit.data.batches import ClipBatch
 from videodit.data.toy import ToyWorld
+from videodit.eval.metrics import ssim
 from videodit.models.critic import PatchCritic, critic_losses
 from videodit.train.ema import EMA
 from videodit.train.vae_step import VAEObjective
@@ -26,23 +27,25 @@ def clips() -> list[Tensor]:
 
 
 NO_CRITIC = {"adversarial": 0.0, "perceptual": 0.0, "critic": None}
-PLAIN = {"absolute": 0.0, "kl": 1e-3, "noise": 0.1, "learn_noise": False}
+PLAIN = {"absolute": 0.0, "structure": 0.0, "kl": 1e-3, "noise": 0.1, "learn_noise": False}
 OBJECTIVE = partial(VAEObjective, **PLAIN, shared_std=True, seed=0, **NO_CRITIC)
 
 
 def test_the_loss_is_error_plus_kl_in_closed_form(clips: list[Tensor]) -> None:
     """Without noise to speak of, the errors are those of the mean; the KL is that of two Gaussians."""
     vae = tiny.vae()
-    objective = OBJECTIVE(vae=vae, clips=clips, absolute=0.2, kl=0.3, noise=1e-6)
+    objective = OBJECTIVE(vae=vae, clips=clips, absolute=0.2, structure=0.4, kl=0.3, noise=1e-6)
     batch = ClipBatch(torch.stack(clips[:3]), [*range(3)])
     loss, numbers = objective.loss(batch, 0)
     mean = vae.posterior(batch.clips)[0]
-    left = vae.reconstruct(mean) - batch.clips
+    restored = vae.reconstruct(mean)
+    left, unlike = restored - batch.clips, 1 - ssim(restored, batch.clips).mean()
     error = left.square().mean()
     kl = 0.5 * (mean.square() + 1e-12 - 1 - math.log(1e-12)).mean()
-    torch.testing.assert_close(loss, error + 0.2 * left.abs().mean() + 0.3 * kl, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, error + 0.2 * left.abs().mean() + 0.4 * unlike + 0.3 * kl, rtol=1e-4, atol=1e-4)
     assert numbers.all()["psnr"] == pytest.approx(-10 * math.log10(error.item() / 4), abs=1e-2)
     assert numbers.all()["kl"] == pytest.approx(kl.item(), rel=1e-4)
+    assert numbers.all()["ssim"] == pytest.approx(1 - unlike.item(), abs=1e-4)
 
 
 def test_a_learned_variance_is_in_the_kl(clips: list[Tensor]) -> None:

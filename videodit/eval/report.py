@@ -145,7 +145,7 @@ def reconstruction(
             clips = render_all(scenes, shape).to(device)
             back = vae.decode(vae.encode(clips)).clamp(-1, 1)
             decibels.append(psnr(back, clips))
-            similarity.append(ssim(back, clips).mean(1))
+            similarity.append(ssim(back.double(), clips.double()).mean(1))
         scores = {"psnr": torch.cat(decibels), "ssim": torch.cat(similarity)}
         table[str(shape)] = {"clips": count} | {name: score.mean().item() for name, score in scores.items()}
         table[str(shape)] |= {f"worst {name}": score.min().item() for name, score in scores.items()}

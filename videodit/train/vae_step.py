@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import ClipBatch, derive_seed
+from videodit.eval.metrics import ssim
 from videodit.models.build import build
 from videodit.models.critic import PatchCritic, critic_losses
 from videodit.models.vae import VideoVAE
@@ -23,12 +24,13 @@ from videodit.train.meter import Means
 class VAEObjective:
     """Reconstruction + kl * KL(posterior || N(0,1)) (Kingma & Welling 2013, arXiv:1312.6114).
 
-    Reconstruction is the mean squared error of a pixel value, plus by choice the mean absolute error: the first is what
-    PSNR measures, beside it the second gives small errors more weight.
+    Reconstruction is the mean squared error of a pixel value, plus by choice the mean absolute error and what SSIM
+    lacks to 1 (Zhao et al. 2015, arXiv:1511.08861): the first is what PSNR measures, beside it the second gives small
+    errors more weight, and the third faint detail.
 
     Args:
         vae: what is trained.
-        absolute: weight of the mean absolute error.
+        absolute, structure: weights of the mean absolute error and of 1 - SSIM.
         kl: weight of the mean KL of a latent value, beside the mean squared error of a pixel value.
         noise: standard deviation that the posterior starts with.
         learn_noise: train the posterior's variance. Without it every latent value carries the same noise, so what
@@ -47,6 +49,7 @@ class VAEObjective:
         *,
         vae: VideoVAE,
         absolute: float,
+        structure: float,
         kl: float,
         noise: float,
         learn_noise: bool,
@@ -58,7 +61,7 @@ class VAEObjective:
         seed: int,
     ) -> None:
         self.vae, self.noise, self.learn_noise, self.seed = vae, noise, learn_noise, seed
-        self.absolute, self.kl = absolute, kl
+        self.absolute, self.structure, self.kl = absolute, structure, kl
         self.adversarial, self.perceptual, self.critic = adversarial, perceptual, critic
         self.shared_std, self.clips = shared_std, clips
         self.module = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
@@ -78,6 +81,9 @@ class VAEObjective:
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         parts = {"psnr": -10 * (error / 4).log10(), "kl": kl, "power": mean.square().mean()}
         total = error + self.absolute * left.abs().mean() + self.kl * kl
+        if self.structure:
+            parts["ssim"] = ssim(restored, clips).mean()
+            total = total + self.structure * (1 - parts["ssim"])
         if self.critic is not None:
             adversarial, perceptual, critic = critic_losses(self.critic, restored, clips)
             total = total + self.adversarial * adversarial + self.perceptual * perceptual + critic
