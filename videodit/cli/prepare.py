@@ -17,11 +17,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import Components
+from videodit.checkpoint.pretrained import Components, Part
 from videodit.cli import compose
 from videodit.cli.compose import make, plain
 from videodit.cli.start import (
     adapter_of,
+    base_named,
     base_of,
     described,
     find_vae,
@@ -36,7 +37,7 @@ from videodit.config import conf_dir
 from videodit.data.batches import Clips, CropBatches, PackBatches, fetch, few
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
-from videodit.generate import Pipe
+from videodit.generate import Pipe, load
 from videodit.models.build import rebuild
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
@@ -50,6 +51,7 @@ from videodit.train.encode import encode_datasets
 from videodit.train.loop import Objective
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.samples import dit_samples, vae_samples
+from videodit.train.teacher import Teacher
 from videodit.train.vae_step import VAEObjective
 
 if TYPE_CHECKING:
@@ -149,6 +151,9 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
         dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
         pipeline, beside = pipeline_of(cfg, base, vae_part)
+        teacher = teacher_of(cfg, vae_part, mesh)
+        if teacher is not None:  # the student's steps begin where some of its teacher's do
+            pipeline["shift"] = teacher.pipe.parts.pipeline["shift"]
         objective = FlowObjective(
             dit=dit,
             text=text,
@@ -159,6 +164,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             pipeline=pipeline,
             frozen=beside,
             adapter=adapter,
+            teacher=teacher,
         )
         freeze(objective.module, cfg.freeze)
         parts = Components(
@@ -193,6 +199,22 @@ def path_and_times(cfg: DictConfig, pipeline: dict[str, Any]) -> dict[str, Any]:
     follows = cfg.flow.times.shift == cfg.shift
     times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
     return {"path": flow["path"], "times": times}
+
+
+def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
+    """The model whose steps are taught, if one is named."""
+    if not cfg.teacher:
+        return None
+    if cfg.flow.name != "rectified" or cfg.flow.path.prediction != "velocity":
+        raise InputError(f"flow={cfg.flow.name}: a teacher teaches velocities on the straight path: say flow=rectified")
+    if cfg.request.guidance != 1 or cfg.request.sampler != "euler":
+        raise InputError("request: a student goes without guidance, which it has from its teacher, in Euler steps: "
+                         "say request.guidance=1 request.sampler=euler")  # fmt: skip
+    part = base_named("teacher.model", cfg.teacher.model).parts["vae"]
+    if part.fingerprint != vae.fingerprint:
+        raise InputError(f"teacher.model={cfg.teacher.model}: its VAE is not the student's: say vae_from=")
+    pipe = load(cfg.teacher.model, device=str(mesh.device))
+    return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request.steps)
 
 
 def check_sizes(cfg: DictConfig, vae: VideoVAE, arguments: dict[str, Any]) -> None:

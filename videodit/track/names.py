@@ -56,6 +56,8 @@ METRICS = (
            "The same by shape of the latents: frames x height x width.", wide=True),
     Metric("heldout/psnr", "Held-out reconstruction", "Held-out clips", "dB",
            "PSNR of held-out clips that went through the VAE with averaged weights. Good: rising."),
+    Metric("heldout/ssim", "Held-out similarity", "Held-out clips", "",
+           "SSIM of the same. Good: rising towards 1."),
     Metric("gradient norm", "Gradient norm", "Optimization", "",
            "Norm of the whole gradient before it is clipped. Good: steady; spikes are clipped, a lasting rise is not "
            "good.", wide=True),

@@ -30,6 +30,7 @@ from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
 from videodit.train.meter import Means
+from videodit.train.teacher import Teacher
 
 BINS = 4  # of time, for the record
 
@@ -64,6 +65,7 @@ class FlowObjective:
         pipeline: what `pipeline.json` says beside the weights.
         frozen: networks that lie beside them (the VAE). If `pipeline` names a base, that has the rest.
         adapter: what trains of the DiT instead of its weights, if it does.
+        teacher: gives the velocities to predict and their times, if the DiT learns from another (a straight path).
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class FlowObjective:
         pipeline: dict[str, Any],
         frozen: dict[str, Part],
         adapter: LoRA | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, times
+        self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, teacher or times
+        self.teacher = teacher
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
         self.adapter, self.complete = adapter, adapter is None
         self.module = nn.ModuleDict({"dit": dit, "text": text} if isinstance(text, nn.Module) else {"dit": dit})
@@ -98,19 +102,20 @@ class FlowObjective:
         """The squared error of every token (L,), and the clips' times (B,)."""
         device = self.dit.head.weight.device
         noise, draws = self.draw(batch, step)
-        x0 = patchify(batch.latents, self.dit.patch)
-        t = self.times(draws[:, 0], draws[:, 1], x0.lengths)
-        per_token = t.repeat_interleave(torch.tensor(x0.lengths))[:, None]
-        eps = patchify(noise, self.dit.patch).tokens
-        noisy = self.path.add_noise(x0.tokens, eps, per_token)
-        target = self.path.target(x0.tokens, eps, per_token)
         captions = [
             "" if drop < self.drop else caption for caption, drop in zip(batch.captions, draws[:, 2], strict=True)
         ]
+        t = self.times(draws[:, 0], draws[:, 1], self.counts(batch))
+        clips = list(zip(batch.latents, noise, t, strict=True))
+        noisy = [self.path.add_noise(*clip).to(device) for clip in clips]
+        if self.teacher is None:
+            target = [self.path.target(*clip) for clip in clips]
+        else:
+            target = self.teacher.velocities(captions, noisy, t)
         ids, lengths = self.tokenizer(captions)
-        pack = type(x0)(noisy.to(device), x0.positions.to(device), x0.lengths)
+        pack = patchify(noisy, self.dit.patch)
         out = self.dit(pack, t.to(device), self.text(ids.to(device), lengths))
-        return (out.float() - target.to(device)).square().mean(dim=1), t
+        return (out.float() - patchify(target, self.dit.patch).tokens.to(device)).square().mean(dim=1), t
 
     def draw(self, batch: LatentBatch, step: int) -> tuple[list[Tensor], Tensor]:
         """Noise like the latents, and for each clip a normal and two uniforms (B,3)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from videodit.data.sample import to_frames
 from videodit.data.sheet import sheet
+from videodit.eval.metrics import ssim
 from videodit.generate import Pipe
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
@@ -23,20 +24,21 @@ COLUMNS = 9  # frames of a clip on a sheet
 def vae_samples(
     vae: VideoVAE, clips: Sequence[Tensor], folder: Path, mesh: Mesh, step: int, tracker: Tracker
 ) -> float:
-    """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, and their PSNR. -> the mean squared error,
-    on the main process.
+    """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, their PSNR and SSIM. -> the mean squared
+    error, on the main process.
     """
     if not mesh.main:
         return math.nan
-    rows, labels, errors = [], [], []
+    rows, labels, errors, similar = [], [], [], []
     for number, clip in enumerate(clips):
         restored = vae.reconstruct(vae.posterior(clip[None].to(vae.mean.device))[0])[0].float().cpu().clamp(-1, 1)
         errors.append((restored - clip).square().mean())
+        similar.append(ssim(restored[None], clip[None]).mean())
         if number < 4:
             rows += [to_frames(clip), to_frames(restored)]
             labels += ["held out", f"restored, {_psnr(errors[-1]):.1f} dB"]
     error = torch.stack(errors).mean()
-    tracker.scalars(step, {"heldout/psnr": _psnr(error)})
+    tracker.scalars(step, {"heldout/psnr": _psnr(error), "heldout/ssim": torch.stack(similar).mean().item()})
     path = folder / "samples" / f"step-{step:09d}.png"
     sheet(path, rows, labels, COLUMNS)
     tracker.image(step, "reconstructions", path)
