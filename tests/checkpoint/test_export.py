@@ -106,6 +106,28 @@ def test_the_toy_as_far_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert_equal(unpatchify(tokens, [shape], pipe.patch)[0], expected)
 
 
+def test_what_a_base_has_too_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever it is stored in; the folder opens as the whole model does, and says when the base is another."""
+    base, other = tiny_pipeline(tmp_path / "base"), tiny_pipeline(tmp_path / "other", seed=1)
+    for name in ("text", "vae"):
+        (other / FILES[name]).write_bytes((base / FILES[name]).read_bytes())
+    assert main(["export", f"model={base}", f"out={tmp_path / 'half'}", "dtype=float16"]) == 0
+    assert main(["export", f"model={tmp_path / 'half'}", f"out={tmp_path / 'wide'}"]) == 0
+    command = ["export", f"model={other}", f"base={base}", f"out={tmp_path / 'out'}"]
+    assert main(command) == 0
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["dit.safetensors", "pipeline.json", "tokenizer.json"]
+    same(tmp_path / "out", other)
+    assert main(["export", f"model={tmp_path / 'wide'}", f"base={tmp_path / 'half'}", f"out={tmp_path / 'none'}"]) == 0
+    assert not list((tmp_path / "none").glob("*.safetensors"))
+    same(tmp_path / "none", tmp_path / "half")
+    (base / FILES["vae"]).write_bytes((tmp_path / "half" / FILES["vae"]).read_bytes())
+    assert main(["export", f"model={tmp_path / 'out'}", f"out={tmp_path / 'x'}"]) == 2
+    assert "which has other weights now (vae)" in capsys.readouterr().err
+    assert main([*command[:3], f"out={tmp_path / 'x'}", "format=diffusers"]) == 2
+    assert "only format=videodit leaves parts out" in capsys.readouterr().err
+
+
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "model=toy", f"out={tmp_path}", "format=onnx"]) == 2
     assert "format=onnx: it is one of videodit, diffusers" in capsys.readouterr().err

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from videodit.checkpoint import adapters
-from videodit.checkpoint.export import export_diffusers, export_own
+from videodit.checkpoint.export import export_diffusers, export_own, tensors
 from videodit.checkpoint.find import describe, locate
 from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_kinds
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import dtype_of
-from videodit.cli.start import find_vae, open_vae
+from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,21 @@ def run(cfg: DictConfig) -> None:
     parts = adapters.attach(parts, adapters.parse(cfg.lora))
     if cfg.vae_from:
         parts["vae"] = same_latents(find_vae(cfg.vae_from), parts["vae"])
+    if cfg.base:
+        if cfg.format != "videodit":
+            raise InputError(f"base={cfg.base}: only format=videodit leaves parts out")
+        base = base_named("base", cfg.base)
+        same = [name for name, part in parts.items() if equal(part, base.parts.get(name))]
+        pipeline, parts = {"base": base.named(same), **pipeline}, {k: v for k, v in parts.items() if k not in same}
     FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, print)
+
+
+def equal(part: Part, other: Part | None) -> bool:
+    """Whether two networks are the same, to float32."""
+    if other is None or part.skeleton.spec != other.skeleton.spec:
+        return False
+    theirs = dict(tensors(other, torch.float32))
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in tensors(part, torch.float32))
 
 
 def export_adapter(model: str, out: Path, dtype: torch.dtype) -> Path:

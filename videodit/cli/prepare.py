@@ -151,20 +151,16 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
         dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
         pipeline, beside = pipeline_of(cfg, base, vae_part)
-        teacher = teacher_of(cfg, vae_part, mesh)
-        if teacher is not None:  # the student's steps begin where some of its teacher's do
-            pipeline["shift"] = teacher.pipe.parts.pipeline["shift"]
         objective = FlowObjective(
             dit=dit,
             text=text,
             tokenizer=tokenizer,
-            **path_and_times(cfg, pipeline),
+            **goal(cfg, pipeline, vae_part, mesh),
             drop=cfg.drop,
             seed=cfg.seed,
             pipeline=pipeline,
             frozen=beside,
             adapter=adapter,
-            teacher=teacher,
         )
         freeze(objective.module, cfg.freeze)
         parts = Components(
@@ -193,12 +189,17 @@ def datasets_of(cfg: DictConfig, split: str) -> list[Clips]:
     return [few(make(node), cfg.limit) for node in cfg.data[split]]
 
 
-def path_and_times(cfg: DictConfig, pipeline: dict[str, Any]) -> dict[str, Any]:
-    """The path of `flow`, and its times: if these have the shift of the config, they have the model's instead."""
-    flow = make(cfg.flow)
+def goal(cfg: DictConfig, pipeline: dict[str, Any], vae: Part, mesh: Mesh) -> dict[str, Any]:
+    """The path of `flow`, its times and the teacher, if one is named: `pipeline` takes its shift then.
+
+    Times that have the shift of the config have the model's instead.
+    """
+    flow, teacher = make(cfg.flow), teacher_of(cfg, vae, mesh)
+    if teacher is not None:  # the student's steps begin where some of its teacher's do
+        pipeline["shift"] = teacher.pipe.parts.pipeline["shift"]
     follows = cfg.flow.times.shift == cfg.shift
     times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
-    return {"path": flow["path"], "times": times}
+    return {"path": flow["path"], "times": times, "teacher": teacher}
 
 
 def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
