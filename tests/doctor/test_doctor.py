@@ -17,9 +17,11 @@ from videodit.cli import start
 from videodit.cli.main import main
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.batches import fetch
-from videodit.data.toy import ToyWorld
+from videodit.data.toy import ToyWorld, caption, scene
 from videodit.data.video import write
+from videodit.doctor.captions import order_counts
 from videodit.flow.path import Path as FlowPath
+from videodit.models.text import train_tokenizer
 from videodit.train.encode import calibrate
 
 SOUND = "nothing is wrong"
@@ -56,8 +58,8 @@ def test_a_sound_training_passes(place: Path, capsys: pytest.CaptureFixture[str]
     page, run = place / "page.html", place / "run"
     assert main(doctor(place, f"out={page}", f"run_dir={run}")) == 0, capsys.readouterr().out
     told = capsys.readouterr().out
-    assert SOUND in told and not faults(told) and told.count("\nok ") == 10
-    assert page.read_text().count('<td class="good">ok</td>') == 10
+    assert SOUND in told and not faults(told) and told.count("\nok ") == 11
+    assert page.read_text().count('<td class="good">ok</td>') == 11
     assert "data:image/png;base64," in page.read_text() and "<svg" in page.read_text()
     assert not run.exists()
 
@@ -117,6 +119,19 @@ def test_captions_of_other_clips(
 
     monkeypatch.setattr(ToyWorld, "__getitems__", shuffled)
     assert fails(doctor(place, f"cache={place / 'shuffled'}"), capsys) == {"captions tell of the clips"}
+
+
+def test_a_text_encoder_that_sees_bags_of_words(tmp_path: Path) -> None:
+    """Without position biases attention does not know the order; saturated, it does not matter."""
+    captions = [caption(scene(0, i, split="train"), 0, i) for i in range(24)]
+    tokenizer = train_tokenizer(captions, tmp_path / "tokenizer.json", vocabulary=128)
+    encoder = tiny.text(vocabulary=128)
+    encode = lambda said: encoder(*tokenizer(list(said)))  # noqa: E731
+    assert order_counts(encode, captions).verdict == "ok"
+    assert order_counts(encode, ["a red cube"]).verdict == "unknown"
+    encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.zero_()
+    found = order_counts(encode, captions)
+    assert found.verdict == "FAULT" and "by 0.0 %" in found.told and "bags of words" in found.told
 
 
 @pytest.mark.slow

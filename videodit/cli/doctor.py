@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from videodit.cli.compose import make, resolved
 from videodit.cli.memory import room
@@ -19,7 +20,7 @@ from videodit.config import Launch, launch
 from videodit.data.batches import ClipBatch, LatentBatch, fetch
 from videodit.data.video import replacing
 from videodit.doctor import checks
-from videodit.doctor.captions import captions_tell
+from videodit.doctor.captions import captions_tell, order_counts
 from videodit.doctor.finding import Finding, faults, line, verdict
 from videodit.doctor.page import Pictures, page
 from videodit.errors import InputError, Interrupted
@@ -130,6 +131,8 @@ class Visit:
             latents, captions = zip(*(cache[i] for i in range(len(cache))), strict=True)
             yield checks.normalised([x.float() for x in latents])
             yield captions_tell([x.float() for x in latents], captions)
+            if isinstance(made.objective.text, nn.Module):  # a frozen one that comes with its model knows its words
+                yield order_counts(made.pipe.encode, captions)
 
     def in_time(self, short: DictConfig) -> Finding:
         """Whether the first steps had to wait for their clips."""

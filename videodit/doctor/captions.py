@@ -1,4 +1,6 @@
-"""Do captions say anything about their clips? A linear probe on clips that it has not seen, beside shuffled captions.
+"""Do captions say anything about their clips, and does the text encoder hear all of it?
+
+The first by a linear probe on clips that it has not seen, beside shuffled captions.
 
     n clips, F features of a clip, W words
 """
@@ -7,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from videodit.doctor.finding import Finding, judged
+from videodit.models.pack import Text
 
 FEWEST = 48  # clips below which the probe says that it cannot tell
 RARE = 3  # clips that a word must be in to count
@@ -21,6 +25,7 @@ SHUFFLES = 99
 FOLDS = 4
 GRID = (2, 4, 4)  # latents are averaged down to so many frames, rows and columns
 SURE = 0.02  # share of the shuffles that may do as well
+MANY, ORDER = 32, 0.01  # captions whose words are shuffled; the change of their mean states, at least
 
 
 def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding:
@@ -42,6 +47,28 @@ def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding
     as_good = ((shuffled >= fitted).sum().item() + 1) / (SHUFFLES + 1)
     told = f"held-out correlation {fitted:.2f}, shuffled {shuffled.mean():.2f} (at most {shuffled.max():.2f})"
     return judged(name, as_good <= SURE, told, "they do not belong to these clips, or say nothing that is seen")
+
+
+@torch.no_grad()
+def order_counts(encode: Callable[[Sequence[str]], Text], captions: Sequence[str]) -> Finding:
+    """Whether the mean state of a caption changes when its words are shuffled. `encode`: captions to their states.
+
+    Where it does not, "a red cube and a blue ball" is "a blue cube and a red ball", and no DiT can tell them apart.
+    """
+    name, chooser = "the order of words counts", Random(0)
+    told = [caption.split() for caption in dict.fromkeys(captions) if len(caption.split()) > 3][:MANY]
+    if not told:
+        return Finding(name, "unknown", "no caption has more than three words")
+    mixed = [" ".join(chooser.sample(words, len(words))) for words in told]
+    was, now = (_mean_states(encode(said)) for said in ([" ".join(words) for words in told], mixed))
+    change = ((now - was).norm(dim=1) / was.norm(dim=1)).mean().item()
+    said = f"shuffled words change a caption's mean state by {100 * change:.1f} %, at least {100 * ORDER:g}"
+    return judged(name, change >= ORDER, said, "the text encoder sees bags of words: its attention is dead")
+
+
+def _mean_states(text: Text) -> Tensor:
+    """One vector a caption (n,E)."""
+    return torch.stack([states.float().mean(0) for states in text.states.split(text.lengths)])
 
 
 def bag_of_words(captions: Sequence[str]) -> Tensor:
