@@ -19,6 +19,7 @@ from tests.ingest.commands import contents, folder, here, rows
 from tests.ingest.work import Here
 from tests.train import tiny
 from videodit.checkpoint.latents import LatentCache
+from videodit.cli.main import main
 
 SMALL = ["shape.areas=[1024]", "heldout_share=0.3"]
 
@@ -77,7 +78,7 @@ def test_other_bounds_decode_nothing(tmp_path: Path, encode: list[str], calls: C
     assert here(videos, out, *encode, "report=false") == 0
     whole = contents(out)
     calls.clear()
-    assert here(videos, out, *encode, "report=false", "select.seconds=[10,null]") == 0
+    assert here(videos, out, *encode, "report=false", "select.seconds=[10,null]") == 2  # nothing is left
     assert not calls and rows(out) == [] and {r["reason"] for r in rows(out, "dropped")} == {"seconds below 10"}
     assert here(videos, out, *encode, "report=false") == 0
     assert not calls and contents(out) == whole
@@ -100,8 +101,8 @@ def test_other_captions_encode_nothing(tmp_path: Path, encode: list[str], calls:
 def test_a_dry_run_measures_for_the_real_one(tmp_path: Path, encode: list[str], calls: Counter[str]) -> None:
     videos, out = folder(tmp_path / "videos", 3), tmp_path / "set"
     assert here(videos, out, *encode, "dry_run=true") == 0
-    assert sorted(path.name for path in out.iterdir()) == [".ingest", "report.html"]
-    assert "dry run" in (out / "report.html").read_text()
+    assert sorted(path.name for path in out.iterdir()) == [".ingest", "dry_run.html"]
+    assert "dry run" in (out / "dry_run.html").read_text()
     assert calls == {"Scan": 3, "Cut": 3, "Measure": 3, "Thumbnail": 3}
     calls.clear()
     assert here(videos, out, *encode, "report=false") == 0
@@ -115,9 +116,9 @@ def test_a_longer_limit_tries_again(tmp_path: Path, calls: Counter[str], monkeyp
     videos, out, dry = folder(tmp_path / "videos", 2), tmp_path / "set", ["dry_run=true", "report=false"]
     late = {"dropped": "took too long", "detail": "more than 5 seconds", "again": False, "limit": 5.0}
     monkeypatch.setattr("tests.ingest.work.outcome", lambda stage, record: late)
-    assert here(videos, out, *dry, "limit=5") == 0 and calls == {"Scan": 2}
+    assert here(videos, out, *dry, "limit=5") == 2 and calls == {"Scan": 2}
     monkeypatch.undo()
-    assert here(videos, out, *dry, "limit=5") == 0 and calls == {"Scan": 2}
+    assert here(videos, out, *dry, "limit=5") == 2 and calls == {"Scan": 2}
     assert here(videos, out, *dry, "limit=6") == 0 and calls == {"Scan": 4, "Cut": 2, "Measure": 2}
 
 
@@ -161,16 +162,20 @@ def test_clips_that_cannot_be_encoded_have_their_reason(
 ) -> None:
     videos, out = folder(tmp_path / "videos", 3), tmp_path / "set"
     monkeypatch.setattr("videodit.ingest.encode.fetch", lambda clips, indices: ([], [("0.mp4", "has changed")]))
-    assert here(videos, out, *encode, "report=false") == 0 and rows(out) == []
+    assert here(videos, out, *encode, "report=false") == 2 and rows(out) == []
     told = {(row["stage"], row["reason"], row["detail"]) for row in rows(out, "dropped")}
     assert told == {("encode", "cannot be encoded", "has changed")}
     monkeypatch.undo()
     assert here(videos, out, *encode, "report=false") == 0 and len(rows(out)) == 3
 
 
-def test_nothing_makes_an_empty_set(tmp_path: Path) -> None:
+def test_nothing_makes_an_empty_set_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "videos").mkdir()
-    assert here(tmp_path / "videos", tmp_path / "set", "vae=") == 0
+    assert here(tmp_path / "videos", tmp_path / "set", "vae=") == 2
+    assert f"videos={tmp_path / 'videos'}: no clip is left of it" in capsys.readouterr().err
+    training = ["train", "data=set", f"data.root={tmp_path / 'set'}", "init=toy", f"run_dir={tmp_path / 'run'}"]
+    assert main([*training, f"cache={tmp_path / 'cache'}"]) == 2
+    assert "there is no clip to train on" in capsys.readouterr().err
     assert rows(tmp_path / "set") == rows(tmp_path / "set", "dropped") == []
     assert "Nothing was lost in silence" in (tmp_path / "set" / "report.html").read_text()
 

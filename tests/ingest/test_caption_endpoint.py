@@ -9,13 +9,16 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.ingest.chat_server import ChatServer, Reply, Seen, completion, echo, error
+from tests.ingest.commands import folder, rows
 from tests.ingest.tiny_models import request
+from videodit.cli.main import main
 from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts
 from videodit.ingest.caption_endpoint import Endpoint
@@ -306,3 +309,19 @@ def test_a_key_with_a_line_in_it_is_not_told(monkeypatch) -> None:
     with pytest.raises(InputError, match="holds no key") as caught:
         endpoint("http://host/v1", key="SOME_KEY")
     assert "sk-" not in str(caught.value)
+
+
+def test_the_command_asks_a_server_from_its_worker_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it cost comes back from them; a second run asks nothing."""
+    videos, server = folder(tmp_path / "videos", 2), ChatServer()
+    with server:
+        command = ["ingest", str(videos), f"out={tmp_path / 'set'}", "vae=", "report=false", "engine.workers=1"]
+        asked = ["captioner=endpoint", f"captioner.url={server.url}", "captioner.model=m", "captioner.price.input=1"]
+        assert main([*command, *asked]) == 0
+        said = capsys.readouterr().out
+        assert len(server.seen) == 4 and "captions of this run: 4 answers, 400 tokens read" in said
+        assert all(row["captioned_by"].startswith("m+") and row["caption_long"] for row in rows(tmp_path / "set"))
+        assert main([*command, *asked]) == 0
+        assert len(server.seen) == 4

@@ -108,15 +108,17 @@ def test_stamps_change_with_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("metadata.jsonl", "{", "metadata.jsonl, line 1: not JSON"),
-        ("metadata.jsonl", '{"caption": "x"}', "metadata.jsonl, line 1: should have a file_name"),
-        ("metadata.jsonl", "[1]", "metadata.jsonl, line 1: should be a JSON object"),
+        ("metadata.jsonl", "{", "no table of captions: line 1: not JSON"),
+        ("metadata.jsonl", '{"caption": "x"}', "line 1: should have a file_name"),
+        ("metadata.jsonl", "[1]", "line 1: should be a JSON object"),
     ],
 )
-def test_a_table_that_is_wrong_stops_the_run(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_table_that_is_wrong_is_told_and_stops_nothing(tmp_path: Path, name: str, text: str, told: str) -> None:
     put(tmp_path / name, text)
-    with pytest.raises(InputError, match=told):
-        Root(str(tmp_path)).list(without=tmp_path / "out")
+    put(tmp_path / "a.mp4", "one")
+    listing = Root(str(tmp_path)).list(without=tmp_path / "out")
+    assert listing.faults == [(name, listing.faults[0][1])] and told in listing.faults[0][1]
+    assert [file.path for file in listing.files] == ["a.mp4"] and not listing.beside
 
 
 @pytest.mark.parametrize("url", ["nowhere", "no-such-protocol://x"])

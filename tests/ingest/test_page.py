@@ -37,11 +37,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "in" / "0.txt").write_text("a <b>caption</b> & more")
     (folder / "in" / "broken <i>.mp4").write_bytes(b"nothing")
     assert main(["ingest", str(folder / "in"), f"out={folder / 'set'}", "dry_run=true"]) == 0
-    return folder / "set" / "report.html"
+    return folder / "set" / "dry_run.html"
 
 
 def test_a_dry_run_writes_a_page_and_no_set(report: Path) -> None:
-    assert sorted(path.name for path in report.parent.iterdir() if path.name[0] != ".") == ["report.html"]
+    assert sorted(path.name for path in report.parent.iterdir() if path.name[0] != ".") == ["dry_run.html"]
     text = report.read_text()
     assert "dry run" in text and "Nothing was lost in silence" in text
     assert "5 seen, 4 kept" in text and "1 seconds below 0.5" in text and "1 a near-duplicate of a better one" in text

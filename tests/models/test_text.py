@@ -11,7 +11,7 @@ import torch
 from tests.compare import assert_equal, distance, shaken
 from videodit.errors import InputError
 from videodit.models import text
-from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
+from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 
 CAPTIONS = ["A large red ball rolls right.", "a small BLUE cube spins, slowly", "the red cube"]
 LENGTHS = (6, 1, 30, 2, 13)
@@ -61,6 +61,17 @@ def test_training_depends_on_the_captions_alone(tokenizer: Tokenizer, tmp_path: 
     words = {word for caption in CAPTIONS for word in re.findall(r"\w+|[.,]", caption.lower())}
     assert len(again) == len({*words, "<pad>", "</s>", "<unk>"})
     assert len(train_tokenizer(CAPTIONS, tmp_path / "few.json", vocabulary=8)) == 8
+
+
+def test_new_words_take_the_places_that_are_free(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The most frequent first; what was known keeps its number."""
+    captions = ["A tall woman, red hair", "a WOMAN walks", "woman, ball"]
+    (tmp_path / "more.json").write_bytes(extended(tokenizer.path, captions, vocabulary=len(tokenizer) + 2))
+    more = Tokenizer(path=tmp_path / "more.json")
+    assert len(more) == len(tokenizer) + 2
+    assert more(["the red cube"])[0].tolist() == tokenizer(["the red cube"])[0].tolist()
+    assert more.unknown_words("Woman with hair walks tall") == ["with", "walks", "tall"]
+    assert extended(tokenizer.path, ["a red ball"], vocabulary=99) == tokenizer.path.read_bytes()
 
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(cpu, temporary, metadata)
+            temporary.chmod(mode)  # the library would keep it for its owner
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path}: {error}; nothing was left behind") from error
 

@@ -78,6 +78,7 @@ def config(conf: Path, command: str, line: Line) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    check_kinds_of_values(conf, command, line.overrides)
     try:
         cfg = _compose(conf, command, line.overrides)
     except (HydraException, OmegaConfBaseException) as error:
@@ -131,6 +132,7 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
     from omegaconf.errors import OmegaConfBaseException
 
     raise_hydra_errors()
+    check_kinds_of_values(conf, command, line.overrides)
     failure: list[Exception] = []
     here = os.getpid()
 
@@ -297,8 +299,46 @@ def _options(conf: Path, group: str) -> list[str]:
     return [path.stem for path in (conf / group).glob("*.yaml")]
 
 
-def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]:
-    """Every dotted key, and every group, that the command has with these choices of groups."""
+def check_kinds_of_values(conf: Path, command: str, overrides: Sequence[str]) -> None:
+    """InputError where a key of a group or section is given a word for a number, a number for a list and the like."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    given = [override for override in overrides if re.match(r"[\w.]+=", override)]
+    if not given:
+        return
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+        groups, content = _defaults(conf, command, overrides)
+    except HydraException:  # told where it is composed
+        return
+    defaults = dict(_dotted(content, ""))
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_sweep_override() or key in groups or key not in defaults:
+            continue
+        if wanted := _unlike(defaults[key], override.value()):
+            raise InputError(f"{override.input_line}: expected {wanted}")
+
+
+def _unlike(default: Any, value: Any) -> str:
+    """What a value should be, beside this default; empty where it is, or where any may do."""
+    if value is None or default is None or "${" in str(value) or (isinstance(default, str) and "${" in default):
+        return ""
+    if isinstance(default, dict):
+        return f"its keys: {', '.join(map(str, default))}" if isinstance(value, str | bool | list) else ""
+    if isinstance(default, list):
+        return "" if isinstance(value, list) else "a list, such as [1,2]"
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if number else "a number"
+    return "a word" if isinstance(value, list | dict) else ""
+
+
+def _defaults(conf: Path, command: str, overrides: Sequence[str]) -> tuple[list[str], Any]:
+    """The groups of a command, and what it has with these choices of them."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
@@ -308,13 +348,19 @@ def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]
         cfg = _compose(conf, command, chosen)
     except HydraException:
         cfg = _compose(conf, command, [])
-    return [*groups, *_dotted(OmegaConf.to_container(cfg, resolve=False), "")]
+    return groups, OmegaConf.to_container(cfg, resolve=False)
 
 
-def _dotted(content: Any, prefix: str) -> Iterable[str]:
+def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]:
+    """Every dotted key, and every group, that the command has with these choices of groups."""
+    groups, content = _defaults(conf, command, overrides)
+    return [*groups, *(key for key, _ in _dotted(content, ""))]
+
+
+def _dotted(content: Any, prefix: str) -> Iterable[tuple[str, Any]]:
     entries = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
     for key, value in entries:
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         yield from _dotted(value, f"{prefix}{key}.")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-REPORT = "report.html"
+REPORT, DRY_REPORT = "report.html", "dry_run.html"
 MADE_BY = (
     "cutter", "embedder", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae",
     "text",
@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> None:
                 patch=plan.shape.patch,
                 dry=cfg.dry_run,
             )
-            report = {REPORT: page(found, facts).encode("utf-8", "backslashreplace")}
+            report = {DRY_REPORT if cfg.dry_run else REPORT: page(found, facts).encode("utf-8", "backslashreplace")}
         if cfg.dry_run:
             write_files(out, report)
         else:
@@ -63,7 +63,9 @@ def run(cfg: DictConfig) -> None:
             write_set(out, found, plan.measure.names, about, report)
     print(verdict(found))
     if cfg.report:
-        print(out / REPORT)
+        print(out / next(iter(report)))
+    if not found.clips:
+        raise InputError(f"videos={cfg.videos}: no clip is left of it; the lines above say where they went")
 
 
 def planned(cfg: DictConfig) -> Plan:
@@ -75,9 +77,12 @@ def planned(cfg: DictConfig) -> Plan:
         raise InputError(f"out={cfg.out}: a set is made in a folder of this machine; copy it when it is complete")
     if Path(cfg.out).resolve() == Path(root):
         raise InputError(f"out={cfg.out}: the videos are there; name a folder for the set, which may lie in it")
+    if not cfg.limit > 0 or cfg.caption.frames < 1:
+        told = f"limit={cfg.limit}, caption.frames={cfg.caption.frames}"
+        raise InputError(f"{told}: the first is above 0, the second 1 or more")
     scorers = tuple(make(one) for one in cfg.measure.scorers)
     measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers, embedder=make(cfg.embedder))
-    select = plain(cfg.select)
+    select = {name: bounds for name, bounds in plain(cfg.select).items() if bounds is not None}
     check_bounds(select, ["seconds", "height", "width", "source_fps", *measure.names])
     shape = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(cfg.shape).items()}
     return Plan(
@@ -131,6 +136,10 @@ def verdict(found: Outcome) -> str:
         used = {"answers": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, **found.used}
         told = "{answers:.0f} answers, {input_tokens:.0f} tokens read, {output_tokens:.0f} written, cost {cost:.4g}"
         lines.append(f"captions of this run: {told.format(**used)}")
+    silent = sum(not (clip.get("caption_long") or clip["caption"]) for clip in found.clips)
+    if silent:
+        told = "captioner= writes them, caption.required=true drops the clips"
+        lines.append(f"{silent} of {len(found.clips)} clips have no caption: {told}")
     held = sum(clip["split"] == "heldout" for clip in found.clips)
     lines.append(f"{len(found.clips)} clips, {held} of them held out")
     return "\n".join(lines)

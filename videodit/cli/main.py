@@ -8,6 +8,7 @@ asked for: `--help`, `--version` and a misspelt name answer at once.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"videodit: {stop}", file=sys.stderr)
         return TRY_AGAIN
+    except BrokenPipeError:  # such as by `| head`; what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         message = user_message(error)
         if message is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +19,7 @@ from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
 from videodit.errors import InputError
 from videodit.models.dit import DiT
-from videodit.models.text import SmallT5, Tokenizer, train_tokenizer
+from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
@@ -165,18 +167,32 @@ def remembered(
 def words(
     cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int
 ) -> Tokenizer:
-    """The tokenizer: of the run that is resumed, of `init`, or learned from the captions."""
+    """The tokenizer: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
     path = folder / FILES["tokenizer"]
     resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
+    captions = [entry.caption for entry in cache.entries]
     if mesh.main and not resuming:
         with atomic(path) as temporary:
-            if base is not None:
-                temporary.write_bytes(base.tokenizer.read_bytes())
-            else:
-                captions = [entry.caption for entry in cache.entries]
+            if base is None:
                 train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
+            elif inherits(cfg, base):
+                temporary.write_bytes(base.tokenizer.read_bytes())
+            else:  # new words take the places that its text encoder has left
+                room = described(cfg, base, "text")["arguments"]["vocabulary"]
+                temporary.write_bytes(extended(base.tokenizer, captions, vocabulary=room))
+        tell_unknown(Tokenizer(path=path), captions)
     mesh.wait()
     return Tokenizer(path=path, length=length)
+
+
+def tell_unknown(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
+    """Say on stderr how much of the captions will not be heard."""
+    unknown = Counter(word for caption in captions for word in tokenizer.unknown_words(caption))
+    if unknown:
+        total = sum(len(caption.split()) for caption in captions)
+        some = ", ".join(word for word, _ in unknown.most_common(5))
+        print(f"{unknown.total()} of the captions' {total} words are unknown to the text encoder, such as {some}",
+              file=sys.stderr)  # fmt: skip
 
 
 def find_vae(model: str) -> Part:

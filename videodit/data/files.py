@@ -27,6 +27,8 @@ from videodit.errors import InputError
 TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTIONS = ("caption", "text", "prompt")  # names of a caption in a table or JSON file, the first that is there
 BESIDE = (".txt", ".json")  # what may hold a video's caption under its name
+SET = {"set.json", "manifest.parquet"}  # what a folder holds that `videodit ingest` made
+MISSING = "named in a table, not there"
 INSIDE = "!"  # between a tar and its member
 
 
@@ -63,8 +65,8 @@ class Root:
 
         try:
             return fsspec.core.url_to_fs(self.url)[0]
-        except (ImportError, ValueError, OSError) as error:
-            raise InputError(f"{self.url}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # every kind of file system has its own
+            raise InputError(f"{self.url}: {_first_line(error)}") from None
 
     def list(self, *, without: Path) -> Listing:
         """All that may be videos, in order of their names; `without`: a folder that is left out."""
@@ -73,11 +75,14 @@ class Root:
         stamps = {path: stamp for path, (stamp, fault) in sorted(found.items()) if not fault}
         told: dict[str, tuple[str, str]] = {}
         for path in [path for path in stamps if posixpath.basename(path) in TABLES]:
-            lines = self._table(path, listing)
-            missing = f"{path} names it, but there is no such file here"
-            listing.faults += [(name, missing) for name in lines.keys() - found]
-            told |= lines
             listing.beside.append(path)
+            try:
+                lines = self._table(path, listing)
+            except InputError as error:  # no file stops the others
+                listing.faults.append((path, f"no table of captions: {str(error).removeprefix(path).lstrip(', :')}"))
+                continue
+            listing.faults += [(name, f"{MISSING}: {path}") for name in lines.keys() - found]
+            told |= lines
         stems = {posixpath.splitext(path)[0] for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE}
         for path, stamp in stamps.items():
             stem, ending = posixpath.splitext(path)
@@ -131,8 +136,8 @@ class Root:
         base = system._strip_protocol(self.url).rstrip("/")
         try:
             found = system.find(base, detail=True)
-        except OSError as error:
-            raise InputError(f"{self.url}: cannot be listed: {error}") from None
+        except Exception as error:  # as above
+            raise InputError(f"{self.url}: cannot be listed: {_first_line(error)}") from None
         for name, info in found.items():
             path = name.removeprefix(base).lstrip("/")
             if not any(part.startswith(".") for part in path.split("/")):
@@ -176,6 +181,10 @@ class Root:
                 listing.files.append(File(name, f"{stamp}/{member.offset_data}", captions.get(_stem(member.name), "")))
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _stem(name: str) -> str:
     folder, base = posixpath.split(name)
     return posixpath.join(folder, base.split(".")[0])
@@ -184,7 +193,7 @@ def _stem(name: str) -> str:
 def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """(path, (stamp, fault)) of all that a folder holds, links followed, each folder once; without hidden names."""
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+        raise InputError(f"videos={root}: {'it is a file; name its folder' if root.exists() else 'no such folder'}")
     seen, todo = {without}, [root]
     while todo:
         folder = todo.pop()
@@ -196,6 +205,8 @@ def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
         except OSError as error:
             yield os.path.relpath(folder, root), ("", f"cannot be listed: {error.strerror}")
+            continue
+        if SET <= set(names):  # one that was made of other videos
             continue
         for name in names:
             path = os.path.relpath(folder / name, root)

@@ -41,7 +41,7 @@ class BadSample(Exception):
 
 def to_clip(frames: np.ndarray) -> Tensor:
     """Stored frames, uint8 (T,H,W,3), as a clip, float32 (3,T,H,W) in [-1,1]."""
-    clip = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> c t h w")
+    clip = rearrange(torch.from_numpy(np.require(frames, requirements=["C", "W"])), "t h w c -> c t h w")
     return clip.float() / 127.5 - 1
 
 

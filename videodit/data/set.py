@@ -32,7 +32,8 @@ def read_manifest(root: Path) -> Any:
     if ":/" in str(root):  # as a path, a URL has lost a slash
         raise InputError(f"data.root={root}: a set is read memory-mapped; copy its folder to this machine")
     if not (root / MANIFEST).is_file():
-        raise InputError(f"{root}: holds no {MANIFEST}; `videodit ingest` makes a set")
+        why = f"holds no {MANIFEST}: `videodit ingest` without dry_run makes a set"
+        raise InputError(f"data.root={root}: {why if root.is_dir() else 'no such folder'}")
     try:
         return parquet.read_table(root / MANIFEST, memory_map=True)
     except (OSError, pyarrow.ArrowException) as error:
@@ -101,10 +102,14 @@ def training_set(
     captions: long, short or raw, the ones that came with the clips; where a clip lacks it, another one serves.
     sources: where the files are; None: where they were when the set was made.
     """
+    import pyarrow
+
     if captions not in get_args(Captions) or reader not in get_args(video.Reader):
-        raise InputError(f"captions is one of {get_args(Captions)}, reader one of {get_args(video.Reader)}")
+        kinds, readers = ", ".join(get_args(Captions)), ", ".join(get_args(video.Reader))
+        raise InputError(f"data.captions={captions} is one of {kinds}; data.reader={reader} one of {readers}")
     table = read_manifest(Path(root))
-    table = table.filter([value == split for value in table["split"].to_pylist()])
+    wanted = [value == split for value in table["split"].to_pylist()]
+    table = table.filter(pyarrow.array(wanted, type=pyarrow.bool_()))
     where = sources or json.loads((Path(root) / ABOUT).read_text(encoding="utf-8"))["sources"]
     return SetClips(rows=table, captions=pick(table, captions), sources=where, reader=reader)
 

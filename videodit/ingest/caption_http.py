@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -86,6 +87,10 @@ class Meter:
         self.price, self.usage = price, Usage()
         self._lock, self._under_way, self._dearest = threading.Lock(), 0, 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process, which counts for itself."""
+        return Meter, (self.price,)
+
     def enter(self) -> Failed | None:
         """Before a request, which `leave` ends."""
         with self._lock:
@@ -126,6 +131,7 @@ class Connection:
 
     def __init__(self, *, url: str, key: str, connections: int, timeout: float, retry: Retry, meter: Meter) -> None:
         self.url, self.retry, self.meter = checked(url), retry, meter
+        self._how = {"url": url, "key": key, "connections": connections, "timeout": timeout, "retry": retry}
         self._key, self._connections, self._timeout = key, connections, timeout
         if not (key.isascii() and key.isprintable()):
             raise InputError("captioner.key: the variable that it names holds no key, but blanks or other characters")
@@ -138,6 +144,10 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self.url})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process, which opens a connection of its own."""
+        return partial(Connection, **self._how, meter=self.meter), ()
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any] | Failed:
         """The JSON object that answers a chat completion's; Failed for this request, InputError for all of them."""

@@ -85,8 +85,9 @@ class Guard:
         context = get_context("spawn")  # a fork would take over the threads' locks
         self.pipe, theirs = context.Pipe()
         self.scratch = tempfile.mkdtemp(prefix="videodit-")
-        self.process = context.Process(target=_serve, args=(theirs, self.stage, self.scratch), daemon=True)
-        self.process.start()
+        process = context.Process(target=_serve, args=(theirs, self.stage, self.scratch), daemon=True)
+        process.start()
+        self.process = process
         theirs.close()
         if not self.pipe.poll(START):
             raise RuntimeError("a worker process did not begin")

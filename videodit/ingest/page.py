@@ -72,7 +72,7 @@ def page(found: Outcome, facts: Facts) -> str:
         ("Dropped", _thumbnails(spread([r for r in found.dropped if "shot" in r], SHOWN), facts)),
         ("Near-duplicates, the one that was kept first", _pairs(found, facts)),
         ("Captions", _captions(found)),
-        ("Every reason", _reasons(found)),
+        ("Every reason", _reasons(found, facts)),
     ]
     body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(facts.title)}</title>"
@@ -135,7 +135,8 @@ def _leakage(found: Outcome) -> str:
 def _shapes(found: Outcome, facts: Facts) -> str:
     counts: Counter[tuple[int, int, int]] = Counter()
     for clip in found.clips:
-        counts.update((clip["frames"], *size) for size in clip["sizes"])
+        if clip["split"] == "train":
+            counts.update((clip["frames"], *size) for size in clip["sizes"])
     if not counts:
         return ""
     rows, total = [], 0
@@ -144,7 +145,7 @@ def _shapes(found: Outcome, facts: Facts) -> str:
         total += tokens * count
         rows.append((f"{shape[2]}x{shape[1]}", str(shape[0]), str(count), str(tokens), f"{tokens * count:,}"))
     table = _table(("size", "frames", "clips", "tokens a clip", "tokens of an epoch"), rows)
-    return f"<p>{total:,} tokens an epoch, in {len(rows)} shapes.</p>{table}"
+    return f"<p>{total:,} tokens an epoch of what trains, in {len(rows)} shapes.</p>{table}"
 
 
 def _measures(found: Outcome, facts: Facts) -> str:
@@ -201,14 +202,15 @@ def _captions(found: Outcome) -> str:
     return f'{told}<div class="grid-of">{"".join(cards)}</div>{table}' if shots else ""
 
 
-def _reasons(found: Outcome) -> str:
+def _reasons(found: Outcome, facts: Facts) -> str:
     by_reason: dict[tuple[str, str], list[Record]] = {}
     for record in found.dropped:
         by_reason.setdefault((record["stage"], record["reason"]), []).append(record)
     rows = []
     for (stage, reason), records in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
         examples = [f"{record['source']}: {record['detail']}" for record in records[:EXAMPLES]]
-        examples += [f"and {len(records) - EXAMPLES} more, in dropped.parquet"] * (len(records) > EXAMPLES)
+        where = "" if facts.dry else ", in dropped.parquet"
+        examples += [f"and {len(records) - EXAMPLES} more{where}"] * (len(records) > EXAMPLES)
         rows.append((stage, reason, str(len(records)), "\n".join(examples)))
     return _table(("stage", "reason", "count", "of"), rows) if rows else ""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from videodit.data.files import Listing, Root
+from videodit.data.files import MISSING, Listing, Root
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
@@ -122,7 +122,8 @@ class Run:
         self.found.seen["list"] = len(listing.files) + len(listing.faults)
         self.found.went_on["list"] = len(listing.files)
         for path, why in listing.faults:
-            self.found.drop("list", {"source": path}, "cannot be looked into", why)
+            reason, _, detail = why.partition(": ") if why.startswith(MISSING) else ("cannot be looked into", "", why)
+            self.found.drop("list", {"source": path}, reason, detail)
         return [{"source": f.path, "stamp": f.stamp, "caption": f.caption, "origin": f.origin} for f in listing.files]
 
     def each(

@@ -19,6 +19,8 @@ def check_bounds(bounds: Bounds, known: Sequence[str]) -> None:
         good = isinstance(pair, Sequence) and len(pair) == 2
         if not good or any(not (x is None or isinstance(x, int | float)) for x in pair):
             raise InputError(f"select.{name}={pair}: should be [least, most], null for no bound")
+        if None not in pair and pair[0] > pair[1]:
+            raise InputError(f"select.{name}={pair}: the least comes first")
 
 
 def fault(record: Record, bounds: Bounds) -> tuple[str, str] | None:

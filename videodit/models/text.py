@@ -10,7 +10,9 @@ attention is dense, so many prompts pass as several sequences.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -165,3 +167,18 @@ def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     backend.save(str(path))
     return Tokenizer(path=path)
+
+
+def extended(path: Path, captions: Iterable[str], *, vocabulary: int) -> bytes:
+    """A tokenizer's file with the captions' words that it does not know, the most frequent first, as far as there is
+    room. One that splits words into pieces, as public models' do, stays as it is.
+    """
+    content, known = path.read_bytes(), Tokenizer(path=path)
+    as_json = json.loads(content)
+    if as_json["model"]["type"] != "WordLevel":
+        return content
+    normal = known._backend.normalizer.normalize_str
+    counts = Counter(normal(word) for caption in captions for word in known.unknown_words(caption))
+    new = sorted(counts, key=lambda word: (-counts[word], word))[: max(0, vocabulary - len(known))]
+    as_json["model"]["vocab"] |= {word: len(known) + place for place, word in enumerate(new)}
+    return json.dumps(as_json, ensure_ascii=False, indent=2).encode() if new else content
