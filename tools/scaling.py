@@ -9,6 +9,7 @@ there; `out`.png is drawn from all of them, and the table printed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -37,7 +38,9 @@ def evaluated(run: Path, count: int) -> dict[str, Any]:
     report = run / "evaluation" / "report.json"
     if not report.exists() or "prompts" not in json.loads(report.read_text()):
         what = ["prompts=[ordinary]", f"count={count}", "shapes=0", "clips=0", "losses=0", "page=16", "batch=50"]
-        if videodit(["evaluate", f"model={run}", f"out={report.parent}", *what]):
+        with contextlib.redirect_stdout(sys.stderr):  # the table is ours
+            code = videodit(["evaluate", f"model={run}", f"out={report.parent}", *what])
+        if code:
             raise InputError(f"{run} cannot be evaluated")
     return json.loads(report.read_text())["prompts"]["ordinary"]
 

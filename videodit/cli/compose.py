@@ -17,7 +17,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videodit.cli.keys import read_keys
 from videodit.config import raise_hydra_errors
 from videodit.errors import InputError
 
@@ -342,7 +341,7 @@ def _defaults(conf: Path, command: str, overrides: Sequence[str]) -> tuple[list[
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    groups = [key.name for key in read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8")).groups]
+    groups = [path.name for path in conf.iterdir() if path.is_dir()]  # also those of a config that it extends
     chosen = [override for override in overrides if override.partition("=")[0] in groups]
     try:
         cfg = _compose(conf, command, chosen)
