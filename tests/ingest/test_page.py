@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.browser import Browser
+from tests.data.test_video_times import broken
 from videodit.cli.main import main
 from videodit.data import video
 from videodit.ingest.bars import BINS, histogram
@@ -27,7 +28,7 @@ def test_a_histogram_counts_everything_once() -> None:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two videos, one of them twice in another size, one too short, and one that is none."""
+    """Of two videos, one of them twice in another size, one too short, one that is none, and a damaged one."""
     folder = tmp_path_factory.mktemp("page")
     for number, (frames, size) in enumerate([(16, 16), (16, 16), (2, 16), (16, 12)]):
         noise = np.random.default_rng(number % 3).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -36,6 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.write(folder / "in" / f"{number}.mp4", moving, 8.0)
     (folder / "in" / "0.txt").write_text("a <b>caption</b> & more")
     (folder / "in" / "broken <i>.mp4").write_bytes(b"nothing")
+    broken(folder / "in" / "damaged & torn.mkv", {3, 7})
     assert main(["ingest", str(folder / "in"), f"out={folder / 'set'}", "dry_run=true"]) == 0
     return folder / "set" / "dry_run.html"
 
@@ -44,8 +46,10 @@ def test_a_dry_run_writes_a_page_and_no_set(report: Path) -> None:
     assert sorted(path.name for path in report.parent.iterdir() if path.name[0] != ".") == ["dry_run.html"]
     text = report.read_text()
     assert "dry run" in text and "Nothing was lost in silence" in text
-    assert "5 seen, 4 kept" in text and "1 seconds below 0.5" in text and "1 a near-duplicate of a better one" in text
+    assert "6 seen, 5 kept" in text and "1 seconds below 0.5" in text and "1 a near-duplicate of a better one" in text
     assert "&lt;b&gt;caption&lt;/b&gt; &amp; more" in text and "<b>caption" not in text and "broken <i>" not in text
+    assert 'damaged &amp; torn.mkv</td><td class="texts">2</td>' in text
+    assert "&quot;heldout_share&quot;: 0.05" in text
     assert text.count("data:image/jpeg;base64,") >= 5 and "http" not in text.replace("http-equiv", "")
 
 

@@ -41,7 +41,7 @@ def test_a_public_model_trains_from_the_set_alone(tmp_path: Path, monkeypatch: p
     assert sum("loss" in record for record in numbers) == 3 and any("heldout/loss" in record for record in numbers)
 
 
-def test_captions_are_the_manifests(tmp_path: Path) -> None:
+def test_captions_are_the_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A set can be captioned anew: latents stay, and training sees the new words."""
     videos, out = folder(tmp_path / "videos", 3), tmp_path / "set"
     vae = tiny.saved_vae(tmp_path)
@@ -54,6 +54,10 @@ def test_captions_are_the_manifests(tmp_path: Path) -> None:
     told = {clips.caption(i) for split in ("train", "heldout") for clips in [training_set(split=split, **how)]
             for i in range(len(clips))}  # fmt: skip
     assert told == {"clip number 0", "quite another one", "clip number 2"}
+    capsys.readouterr()
+    assert main(["info", str(out)]) == 0
+    about = capsys.readouterr().out
+    assert "9 of 3 files" in about and "9 caption" in about and f"sources       {videos}" in about
     model = [key for key in tiny.COMMAND if not key.startswith("data")]
     command = ["train", *model, "data=set", f"data.root={out}", f"vae_from={vae}", BRIEF, "workers=0",
                "samples.prompts=[]", f"run_dir={tmp_path / 'run'}"]  # fmt: skip

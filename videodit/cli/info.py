@@ -1,4 +1,4 @@
-"""`videodit info [path]`: what this installation is, how a video was made, what a file of weights holds."""
+"""`videodit info [path]`: what this installation is, how a video was made, what weights or a training set hold."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.origin import versions
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
+from videodit.track.progress import duration
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Print what `cfg.path` is: an mp4's record, a summary of weights, or, when it is empty, the installation."""
+    """Print what `cfg.path` is: an mp4's record, weights, a training set, or, when it is empty, the installation."""
     print("\n".join(describe(Path(cfg.path)) if cfg.path else installation()))
 
 
 def describe(path: Path) -> list[str]:
-    """Lines about an mp4, a safetensors file or a folder of them; InputError if `path` is none of these."""
+    """Lines about an mp4, a safetensors file, a folder of them or a set; InputError if `path` is none of these."""
     if path.is_dir():
         return list(_folder(path))
     if not path.is_file():
@@ -83,7 +84,11 @@ def header(path: Path) -> dict[str, Any]:
 
 def _folder(folder: Path) -> Iterator[str]:
     from videodit.checkpoint.store import read_json
+    from videodit.data.set import MANIFEST
 
+    if (folder / MANIFEST).is_file():
+        yield from _set(folder)
+        return
     settings = folder / "pipeline.json"
     if settings.is_file() and (base := read_json(settings).get("base")):
         yield from (_line("a change of", base), "")
@@ -93,6 +98,32 @@ def _folder(folder: Path) -> Iterator[str]:
     for path in files:
         yield from _weights(path)
         yield ""
+
+
+def _set(folder: Path) -> Iterator[str]:
+    """What a training set holds, and how it was made."""
+    from videodit.checkpoint.store import read_json
+    from videodit.data.set import ABOUT, read_manifest
+
+    captioned = ("caption", "caption_short", "caption_long")
+    wanted = ["source", "split", "frames", "fps", "sizes", "shards", *captioned]
+    clips = read_manifest(folder).select(wanted).to_pylist()
+    splits = Counter(clip["split"] for clip in clips)
+    shapes = Counter(f"{clip['frames']}x{height}x{width}" for clip in clips for height, width in clip["sizes"])
+    captions = {name: sum(bool(clip[name]) for clip in clips) for name in captioned}
+    seconds = sum(clip["frames"] / clip["fps"] for clip in clips)
+    yield str(folder)
+    yield _line("clips", f"{len(clips)} of {len({clip['source'] for clip in clips})} files, {duration(seconds)}")
+    yield _line("split", _counted(splits))
+    yield _line("shapes", _counted(shapes))
+    yield _line("captions", _counted(captions))
+    yield _line("latents", f"{sum(bool(clip['shards']) for clip in clips)} clips")
+    yield ""
+    yield from (_line(key, value) for key, value in read_json(folder / ABOUT).items())
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
 def _weights(path: Path) -> list[str]:

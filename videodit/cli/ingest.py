@@ -39,6 +39,7 @@ def run(cfg: DictConfig) -> None:
     out, plan = Path(cfg.out), planned(cfg)
     encode = None if cfg.dry_run or not cfg.vae else encoder(cfg, plan)
     base = None if cfg.dry_run or not cfg.text else base_named("text", cfg.text)
+    about = {"sources": plan.root, **{key: value for key, value in plain(cfg).items() if key in MADE_BY}}
     with alone(out), plan.engine:
         work = Run(plan)
         found = work.clips(captions=not cfg.dry_run, encode=encode)
@@ -53,13 +54,13 @@ def run(cfg: DictConfig) -> None:
                 pictures=work.pictures(pictured(found)),
                 stride=plan.shape.stride,
                 patch=plan.shape.patch,
+                settings=about,
                 dry=cfg.dry_run,
             )
             report = {DRY_REPORT if cfg.dry_run else REPORT: page(found, facts).encode("utf-8", "backslashreplace")}
         if cfg.dry_run:
             write_files(out, report)
         else:
-            about = {"sources": plan.root, **{key: value for key, value in plain(cfg).items() if key in MADE_BY}}
             write_set(out, found, plan.measure.names, about, report)
     print(verdict(found))
     if cfg.report:
@@ -136,6 +137,8 @@ def verdict(found: Outcome) -> str:
         used = {"answers": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, **found.used}
         told = "{answers:.0f} answers, {input_tokens:.0f} tokens read, {output_tokens:.0f} written, cost {cost:.4g}"
         lines.append(f"captions of this run: {told.format(**used)}")
+    if damaged := found.damaged():
+        lines.append(f"{sum(damaged.values())} frames of {len(damaged)} files cannot be decoded, and were left out")
     silent = sum(not (clip.get("caption_long") or clip["caption"]) for clip in found.clips)
     if silent:
         told = "captioner= writes them, caption.required=true drops the clips"

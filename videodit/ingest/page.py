@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from videodit.ingest.bars import STYLE as BARS
 from videodit.ingest.bars import histogram
@@ -18,6 +19,7 @@ from videodit.track.style import STYLE
 SHOWN = 48  # thumbnails of a sheet
 PAIRS = 24  # groups of near-duplicates
 EXAMPLES = 5  # of files for each reason
+DAMAGED = 30  # files, the worst
 TEXTS = 12  # captions that are shown whole
 OF_FILES = {
     "seconds": "how long a shot is",
@@ -50,6 +52,7 @@ class Facts(NamedTuple):
     pictures: Mapping[str, str]
     stride: Triple
     patch: Triple
+    settings: Mapping[str, Any]
     dry: bool
 
 
@@ -73,6 +76,8 @@ def page(found: Outcome, facts: Facts) -> str:
         ("Near-duplicates, the one that was kept first", _pairs(found, facts)),
         ("Captions", _captions(found)),
         ("Every reason", _reasons(found, facts)),
+        ("Damaged files", _damaged(found)),
+        ("Settings", _settings(facts)),
     ]
     body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(facts.title)}</title>"
@@ -213,6 +218,18 @@ def _reasons(found: Outcome, facts: Facts) -> str:
         examples += [f"and {len(records) - EXAMPLES} more{where}"] * (len(records) > EXAMPLES)
         rows.append((stage, reason, str(len(records)), "\n".join(examples)))
     return _table(("stage", "reason", "count", "of"), rows) if rows else ""
+
+
+def _damaged(found: Outcome) -> str:
+    files = sorted(found.damaged().items(), key=lambda pair: -pair[1])
+    rows = [(source, str(frames)) for source, frames in files[:DAMAGED]]
+    more = f'<p class="soft">and {len(files) - DAMAGED} more, in column corrupt</p>' if len(files) > DAMAGED else ""
+    return _table(("file", "frames that cannot be decoded"), rows) + more if rows else ""
+
+
+def _settings(facts: Facts) -> str:
+    text = json.dumps(facts.settings, indent=2, ensure_ascii=False)
+    return f"<details><summary>All keys</summary><pre>{escape(text)}</pre></details>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

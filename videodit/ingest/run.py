@@ -85,6 +85,11 @@ class Outcome:
         told = {"source": record["source"], "stage": stage, "reason": reason, "detail": detail}
         self.dropped.append(record | {k: t.encode("utf-8", "backslashreplace").decode() for k, t in told.items()})
 
+    def damaged(self) -> dict[str, int]:
+        """Files of which some frames cannot be decoded, and how many."""
+        seen = [*self.clips, *self.dropped]
+        return dict(sorted({one["source"]: one["corrupt"] for one in seen if one.get("corrupt")}.items()))
+
     def balance(self) -> bool:
         """Whether nothing was lost in silence: at each stage, what was seen went on or was dropped."""
         gone = {stage: sum(one["stage"] == stage for one in self.dropped) for stage in self.seen}

@@ -17,8 +17,8 @@ class Progress:
     """Shows "train  step 1200/60000  loss 0.123  clips/s 18.2  1h 23m left" while the `with` block runs.
 
     On a terminal this is the text beside a bar, below whatever else is printed. Elsewhere (a log file, CI) it is a
-    plain line at most every `every` seconds, and one at the end. The time left counts from `start`, the step resumed
-    from, so the steps of earlier sessions do not flatter the rate.
+    plain line at most every `every` seconds, and one at the end. The rate counts from the first step that is done here:
+    neither what starting takes nor the steps of earlier sessions (`start`, the step resumed from) distort it.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class Progress:
     def __enter__(self) -> Progress:
         self._began = self._clock()
         self._shown = self._began - self.every  # so the first update is shown at once
-        self._notes.append((self._began, self.step))
         if self._console.is_interactive:
             text = TextColumn("{task.fields[text]}", markup=False)
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), text)
@@ -58,7 +57,7 @@ class Progress:
         now = self._clock()
         self.step = step
         self._fields.update(fields)
-        if now - self._notes[-1][0] >= 1.0:
+        if not self._notes or now - self._notes[-1][0] >= 1.0:
             self._notes.append((now, step))
         self._pending = True
         if self._bar:
@@ -86,8 +85,8 @@ class Progress:
         now = self._clock()
         if self.step >= self.total:
             return f"took {duration(now - self._began)}"
-        since, step = self._notes[0]
-        if self.step <= step or now <= since:
+        since, step = self._notes[0] if self._notes else (now, self.step)
+        if self.step <= step or now - since < 1.0:
             return ""  # no rate yet
         return f"{duration((self.total - self.step) * (now - since) / (self.step - step))} left"
 
