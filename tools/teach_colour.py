@@ -1,11 +1,12 @@
 """A LoRA teaches the bundled model a colour that it never saw: `python tools/teach_colour.py [folder=../runs/navy]
-[clips=160] [steps=120] [prompts=24]`.
+[clips=160] [others=80] [steps=120] [prompts=24]`.
 
 The toy world gets a ninth colour, navy, whose word the model's tokenizer does not know. Clips of navy things, one kind
-of prompt as another, are written as a folder of videos; `videodit train init=toy adapter=lora data=videofolder` learns
-from it. A small network that was shown all nine colours then says what colour things have that are made from prompts
-with the word, with the adapter and without it, and those from prompts with the old colours. Prints a table, and writes
-`sheet.png`: the same prompts and seeds, before and after.
+of prompt as another, are written as a folder of videos, and `others` of the old colours, which are to stay what they
+are; `videodit train init=toy adapter=lora data=videofolder` learns from it. A small network that was shown all nine
+colours then says what colour things have that are made from prompts with the word, with the adapter and without it,
+and those from prompts with the old colours. Prints a table, and writes `sheet.png`: the same prompts and seeds, before
+and after.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ from videodit.eval.train_judge import spoil
 
 NAME, RGB = "navy", (0.05, 0.07, 0.36)
 FRAMES, SIZE, FPS = 17, 64, 8.0
-DEFAULTS = {"folder": "../runs/navy", "clips": "160", "steps": "120", "prompts": "24"}
+DEFAULTS = {"folder": "../runs/navy", "clips": "160", "others": "80", "steps": "120", "prompts": "24"}
 EYE_STEPS = 300
 ALL = (*toy.COLOURS, NAME)
 
@@ -53,13 +54,14 @@ def rendered(scenes: Sequence[Scene], frames: int = FRAMES) -> Tensor:
     return render.render(scenes, frames=frames, height=SIZE, width=SIZE, fps=FPS)
 
 
-def write_clips(root: Path, many: int) -> None:
-    """A folder of clips of one navy thing each, with captions that say so."""
+def write_clips(root: Path, many: int, others: int) -> None:
+    """A folder of clips of one navy thing each, with captions that say so, and of others as they are."""
     root.mkdir(parents=True, exist_ok=True)
     lines = []
-    drawn = ((i, scene(77, i, split="train", bodies=1)) for i in count())
-    navy = ((i, one) for i, one in drawn if one.bodies[0].colour == NAME and NAME in caption(one, 77, i))
-    for index, one in islice(navy, many):
+    drawn = [(i, scene(77, i, split="train", bodies=1)) for i in range(20 * (many + others))]
+    navy = [(i, one) for i, one in drawn if one.bodies[0].colour == NAME and NAME in caption(one, 77, i)]
+    old = [(i, one) for i, one in drawn if one.bodies[0].colour != NAME]
+    for index, one in navy[:many] + old[:others]:
         write(root / f"{index}.mp4", to_frames(rendered([one])[0]), FPS)
         lines.append(json.dumps({"file_name": f"{index}.mp4", "caption": caption(one, 77, index)}))
     (root / "metadata.jsonl").write_text("\n".join(lines) + "\n")
@@ -131,7 +133,7 @@ def main() -> None:
     folder = Path(given["folder"])
     with ninth_colour():
         if not (folder / "clips" / "metadata.jsonl").exists():
-            write_clips(folder / "clips", int(given["clips"]))
+            write_clips(folder / "clips", int(given["clips"]), int(given["others"]))
         eye, right = taught_eye()
         wanted = asked(int(given["prompts"]))
     print(f"the eye is right about {100 * right:.1f} % of other pictures", flush=True)

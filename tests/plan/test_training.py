@@ -10,12 +10,16 @@ import torch
 
 from tests.tiny import DIT, TEXT, VAE
 from tests.train import tiny
+from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.weights import Weights
 from videodit.cli import train
 from videodit.cli.main import main
 from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.models.pack import patchify
+from videodit.parallel.shard import forget
 from videodit.plan.machine import Limit, Rates
+from videodit.plan.stages import Storage, step_cost
 from videodit.plan.trace import Trace
 from videodit.plan.training import Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
@@ -25,22 +29,41 @@ SPECS = {
     "dit": {"architecture": "dit", "arguments": {**DIT, "dim": 96, "ffn": 384, "layers": 4, "heads": 4}},
     "text": {"architecture": "t5", "arguments": TEXT},
 }
+WEIGHTS = sum(4 * p.numel() for s in SPECS.values() for p in build(s["architecture"], **s["arguments"]).parameters())
 SHAPES, WORDS = [LatentShape(5, 16, 16), LatentShape(1, 16, 24)], (9, 12)
 
 
-def test_a_step_of_the_dit_is_what_really_happens() -> None:
-    """The same step on tensors with values, watched."""
-    plan = dit_step(SPECS, SHAPES, WORDS, ADAMW)
+def watched(recompute: str = "nothing") -> tuple[int, float]:
+    """Peak and products of the same step on tensors with values."""
     dit, text = (build(s["architecture"], **s["arguments"]) for s in (SPECS["dit"], SPECS["text"]))
+    forget(dit, recompute)
     pack = patchify([torch.randn(4, s.frames, s.height, s.width) for s in SHAPES], dit.patch)
     with Trace() as trace:
+        views = [p.view_as(p) for network in (dit, text) for p in network.parameters()]  # has weights be known
+        weights = trace.alive
         states = text(torch.zeros(sum(WORDS), dtype=torch.long), WORDS)
         out = dit(pack, torch.full((2,), 0.5, dtype=torch.float64), states)
         (out - pack.tokens).square().mean().backward()
-    weights = sum(4 * p.numel() for network in (dit, text) for p in network.parameters())
-    assert plan.state == plan.checkpoint == 4 * weights, "weights, averages, and AdamW's two"
-    assert plan.peak == pytest.approx(1.05 * trace.peak, rel=0.1)
-    assert plan.work["matmul"] == pytest.approx(trace.work["matmul"], rel=0.01)
+    assert weights == WEIGHTS == sum(4 * view.numel() for view in views)
+    return trace.peak - weights, trace.work["matmul"]
+
+
+def test_a_step_of_the_dit_is_what_really_happens() -> None:
+    plan, (peak, products) = dit_step(SPECS, SHAPES, WORDS, ADAMW), watched()
+    assert plan.state == plan.checkpoint == 4 * WEIGHTS, "weights, averages, and AdamW's two"
+    assert plan.peak == pytest.approx(1.05 * peak, rel=0.05)
+    assert plan.work["matmul"] == pytest.approx(products, rel=0.01)
+
+
+@pytest.mark.parametrize("recompute", ["cheap", "blocks"])
+def test_blocks_that_forget(recompute: str) -> None:
+    """Less memory for more work, as it really is; the trace computes attention again, which "cheap" really keeps."""
+    plan = dit_step(SPECS, SHAPES, WORDS, ADAMW)
+    less = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, change=lambda networks: forget(networks, recompute)))
+    (peak, products), near = watched(recompute), {"cheap": 0.1, "blocks": 0.05}[recompute]
+    assert less.state == plan.state and less.peak == pytest.approx(1.05 * peak, rel=near)
+    assert less.peak < 0.6 * plan.peak and less.work["matmul"] == pytest.approx(products, rel=0.02)
+    assert less.calls > plan.calls
 
 
 def test_what_changes_it() -> None:
@@ -52,6 +75,17 @@ def test_what_changes_it() -> None:
     assert 3 / 4 * plan.state < muon.state < 0.85 * plan.state
     frozen = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, frozen=("text", "dit.blocks")))
     assert frozen.state < 0.6 * plan.state
+
+
+def test_a_teacher_is_counted() -> None:
+    plan, part = dit_step(SPECS, SHAPES, WORDS, ADAMW), Part(SPECS["dit"], Weights([]))
+    cost = step_cost(part, SHAPES * 2, WORDS * 2, Storage("cpu", torch.float32)).times(3)
+    taught = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, accumulate=2, teacher=cost))
+    alone = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, accumulate=2))
+    assert taught.state - alone.state == cost.weights == sum(4 * p.numel() for p in part.skeleton.parameters())
+    assert taught.peak == max(alone.peak, round(1.05 * cost.peak)) and taught.checkpoint == plan.checkpoint
+    forward = plan.work["attention"] / 3.5  # the backward pass is 2.5 times as much
+    assert taught.work["attention"] == pytest.approx(2 * plan.work["attention"] + 2 * 3 * 2 * forward, rel=0.05)
 
 
 def test_a_step_of_the_vae() -> None:

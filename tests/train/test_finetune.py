@@ -316,8 +316,8 @@ def test_a_plan_knows_what_trains(place: Path, capsys: pytest.CaptureFixture[str
     adapter = LoRA(rank=2, alpha=2.0, targets=["attention.q"], dora=False, rslora=False)
     shapes, words = [LatentShape(2, 4, 4)], (3,)
     whole, small = (
-        dit_step(specs, shapes, words, Training(torch.float32, (), False, adapt=adapt))
-        for adapt in (None, adapter.inject)
+        dit_step(specs, shapes, words, Training(torch.float32, (), False, change=change))
+        for change in (None, lambda networks: adapter.inject(networks["dit"]))
     )
     count = sum(p.numel() for p in build("dit", **specs["dit"]["arguments"]).parameters())
     trained = DIT["layers"] * 2 * 2 * 96

@@ -99,6 +99,7 @@ def of(place: Path) -> list[str]:
 
 def test_a_run_lowers_the_error_and_is_a_model_of_few_steps(place: Path) -> None:
     rates = ["optim.make.lr=1e-3", "optim.make.muon_lr=2e-3", "freeze=[text]", "loop.log_every=1", "ema=0.9"]
+    assert main([*command(place, "fast", "ours", *of(place), *rates, steps=60), "plan=true"]) == 0
     assert main([*command(place, "fast", "ours", *of(place), *rates, steps=60)]) == 0
     losses = [record["loss"] for record in records(place / "fast" / "metrics.jsonl") if "loss" in record]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

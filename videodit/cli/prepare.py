@@ -42,6 +42,8 @@ from videodit.models.build import rebuild
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
+from videodit.parallel.shard import forget
+from videodit.plan.stages import Cost, Storage, step_cost
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
 from videodit.track.tracker import Tracker
@@ -140,12 +142,9 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
     check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
-    plan = partial(
-        dit_step,
-        {"dit": specs["dit"]} if inherits(cfg, base) else specs,
-        *shapes_and_words(first, cache, tokenizer),
-        how(cfg, mesh, len(first), adapter),
-    )
+    step = shapes_and_words(first, cache, tokenizer)
+    taught = replace(how(cfg, mesh, len(first), adapter), teacher=teaching(cfg, mesh, *step))
+    plan = partial(dit_step, {"dit": specs["dit"]} if inherits(cfg, base) else specs, *step, taught)
 
     def made() -> Made:
         captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
@@ -254,12 +253,26 @@ def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> t
 
 def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
     """What a plan must know of the way of training; `parts`: batches of a step."""
+
+    def change(networks: nn.ModuleDict) -> None:
+        if adapter is not None:
+            adapter.inject(networks["dit"])
+        forget(networks, cfg.parallel.recompute)
+
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    given = adapter and adapter.inject
-    return Training(
-        precision, frozen, "muon_lr" in cfg.optim.make, parts, mesh.shard * mesh.context, mesh.context, given
-    )
+    muon, shards = "muon_lr" in cfg.optim.make, mesh.shard * mesh.context
+    return Training(precision, frozen, muon, parts, shards, mesh.context, change)
+
+
+def teaching(cfg: DictConfig, mesh: Mesh, shapes: Sequence[LatentShape], words: Sequence[int]) -> Cost | None:
+    """What a teacher adds to each batch, if one is named: its guided steps, without prompts in a second half."""
+    if not cfg.teacher:
+        return None
+    part = base_named("teacher.model", cfg.teacher.model).parts["dit"]
+    storage = Storage(mesh.device.type, torch.float32 if mesh.device.type == "cpu" else torch.bfloat16)
+    cost = step_cost(part, [*shapes, *shapes], [*words, *[1] * len(words)], storage)
+    return cost.times(cfg.teacher.steps / cfg.request.steps)
 
 
 def freeze(module: nn.Module, parts: Sequence[str]) -> None:

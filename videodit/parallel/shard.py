@@ -51,21 +51,30 @@ def parallelize(
     precision: of the blocks' weights as they are gathered. What the model names `EXACT`, and all gradients on their way
         between processes, stay in float32.
     """
-    if recompute not in RECOMPUTE:
-        raise InputError(f"parallel.recompute={recompute}: it is one of {', '.join(RECOMPUTE)}")
     if offload and mesh.shard * mesh.context == 1:
         raise InputError("parallel.offload=true needs weights that are sharded: parallel=fsdp on several processes")
     if compile and (lacking := lacking_compiler(mesh.device)):
         raise InputError(f"parallel.compile=true: torch.compile needs a {lacking}, which this machine lacks")
-    for network in networks(model):
-        if mesh.context > 1:
+    if mesh.context > 1:
+        for network in networks(model):
             share_tokens(network, mesh)
-        if recompute != "nothing":
-            _recompute(network, cheap=recompute == "cheap")
+    forget(model, recompute)
+    for network in networks(model):
         if compile:
             compile_blocks(network.get_submodule(network.BLOCKS))
         if mesh.ranks > 1:
             _shard(network, mesh, precision, offload=offload)
+
+
+def forget(model: nn.Module, recompute: str) -> None:
+    """Have the blocks of a model's DiTs keep less for the backward pass: see `parallelize`."""
+    if recompute not in RECOMPUTE:
+        raise InputError(f"parallel.recompute={recompute}: it is one of {', '.join(RECOMPUTE)}")
+    for network in networks(model) if recompute != "nothing" else ():
+        blocks = network.get_submodule(network.BLOCKS)
+        for name, block in blocks.named_children():
+            extra = {"context_fn": _keep_products} if recompute == "cheap" else {}
+            setattr(blocks, name, checkpoint_wrapper(block, preserve_rng_state=False, **extra))
 
 
 def networks(model: nn.Module) -> list[DiT]:
@@ -136,13 +145,6 @@ def square_norms(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor | 
         squares /= torch.tensor(copies, dtype=torch.float64)
         dist.all_reduce(squares)
     return squares
-
-
-def _recompute(network: DiT, *, cheap: bool) -> None:
-    blocks = network.get_submodule(network.BLOCKS)
-    for name, block in blocks.named_children():
-        extra = {"context_fn": _keep_products} if cheap else {}
-        setattr(blocks, name, checkpoint_wrapper(block, preserve_rng_state=False, **extra))
 
 
 def _keep_products() -> tuple:

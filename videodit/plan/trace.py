@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -126,19 +125,6 @@ def _conv_scratch(x: Tensor, weight: Tensor, out: Tensor) -> int:
     return size
 
 
-class _Attention(TorchFunctionMode):
-    """Fused attention as what it is on any device: no matrix of scores in memory."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _Fused.apply(*args[:3], self.trace)
-
-
 class _Fused(torch.autograd.Function):
     """Shapes and work of fused attention, forward and backward (2.5 times as much: the scores are computed again)."""
 
@@ -163,5 +149,19 @@ def tracing(device: str, *, grad: bool = False) -> Iterator[tuple[Trace, torch.d
     """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named."""
     at, run = (CPU, on_cpu) if device == "cpu" else (META, on_meta)
     trace = Trace(run)
-    with trace, _Attention(trace), torch.set_grad_enabled(grad):
+    with trace, _fused(trace), torch.set_grad_enabled(grad):
         yield trace, at
+
+
+@contextmanager
+def _fused(trace: Trace) -> Iterator[None]:
+    """Fused attention as what it is on any device: no matrix of scores in memory.
+
+    Not by a mode for functions, which a backward pass is not in when it computes again what was forgotten.
+    """
+    before = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Fused.apply(q, k, v, trace)
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ class Training:
     """How a run trains: type of its matmuls, what is frozen, Muon for the blocks' matrices or not, batches a step.
 
     shards: processes that hold a part of the DiT's weights each. context: processes that share a batch's tokens.
-    adapt: what gives the DiT an adapter (and freezes the rest) if one trains.
+    change: what is done to the networks before they train: an adapter, blocks that compute again what they forgot.
+    teacher: weights and work for each batch of a model whose steps are taught.
     """
 
     precision: torch.dtype
@@ -36,7 +38,8 @@ class Training:
     accumulate: int = 1
     shards: int = 1
     context: int = 1
-    adapt: Callable[[Any], None] | None = None
+    change: Callable[[nn.ModuleDict], None] | None = None
+    teacher: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,12 @@ def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
     gradients = trained * (2 if how.accumulate > 1 else 1)
     blocks = 0 if how.shards == 1 else 3 * _block(specs, how)
     peak = round(MARGIN * (activations + gradients + blocks))
-    cost = cost.times(how.accumulate / how.context)
-    return StepPlan(state, peak, 2 * trained + momenta, cost.work, round(cost.calls), how.precision)
+    work, calls = Counter(cost.times(how.accumulate / how.context).work), cost.calls * how.accumulate / how.context
+    if (taught := how.teacher) is not None:
+        state, peak = state + taught.weights, max(peak, round(MARGIN * taught.peak))
+        work.update(taught.times(how.accumulate).work)
+        calls += taught.calls * how.accumulate
+    return StepPlan(state, peak, 2 * trained + momenta, work, round(calls), how.precision)
 
 
 def held(specs: Mapping[str, Any], how: Training) -> int:
@@ -169,8 +176,8 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
     whole = networks["vae"] if "vae" in networks else networks
     for name, parameter in whole.named_parameters():
         parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
-    if how.adapt is not None:
-        how.adapt(networks["dit"])
+    if how.change is not None:
+        how.change(networks)
     return networks
 
 
