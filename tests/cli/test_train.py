@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,28 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_two_runs_at_once(tmp_path: Path, prepared: list[str], capsys: Any) -> None:
+    """The second leaves, also where it was to start over; once the first is gone, however it went, all is as before."""
+    run = tmp_path / "run"
+    command = ["train", *prepared, BRIEF, f"run_dir={run}"]
+    assert main([*command, "loop.steps=1"]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    hold = "import sys, time\nfrom pathlib import Path\nfrom videodit.checkpoint.store import sole\n"
+    hold += "with sole(Path(sys.argv[1]) / '.lock', 'x'):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    first = subprocess.Popen([sys.executable, "-c", hold, str(run)], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b"held\n"
+        assert main([*command, "fresh=true"]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert f"run_dir={run}: another run is at it (process {first.pid}" in told
+        assert {path: path.read_bytes() for path in before} == before
+    finally:
+        first.kill()
+        first.wait()
+    assert (run / ".lock").exists() and main(command) == 0 and not (run / ".lock").exists()
+    assert len(_losses(run)) == 3
+
+
 def test_a_run_needs_a_folder(tmp_path: Path, prepared: list[str], capsys: Any) -> None:
     (tmp_path / "file").write_text("")
     for name in ("file", "file/below"):
@@ -200,7 +223,7 @@ class Stages:
         monkeypatch.setattr(train, "fit", lambda cfg, folder, made, mesh: self.note(cfg.stage, folder))
 
     def note(self, stage: str, folder: Path) -> None:
-        self.ran.append((stage, folder.name, sorted(path.name for path in folder.iterdir())))
+        self.ran.append((stage, folder.name, sorted(path.name for path in folder.iterdir() if path.name != ".lock")))
         (folder / "config.json").write_text("{}")
         (folder / "checkpoints").mkdir(exist_ok=True)
 

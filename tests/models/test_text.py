@@ -55,6 +55,15 @@ def test_unknown_words_are_named_as_written(tokenizer: Tokenizer) -> None:
     assert (ids == tokenizer.unknown).sum() == 1
 
 
+def test_long_prompts_are_cut_and_it_is_known_where(tokenizer: Tokenizer) -> None:
+    long = " ".join(["red", "ball"] * text.LONGEST)
+    assert tokenizer([long, "a red ball"])[1] == (text.LONGEST, 4)
+    assert tokenizer(["a red"])[0][-1] == tokenizer([long])[0][-1], "the end is marked"
+    assert tokenizer.unread("a red ball") == tokenizer.unread("") == ""
+    few = Tokenizer(path=tokenizer.path, length=4)
+    assert few.unread("a large  red ball rolls") == "ball rolls" and few(["a large red ball"])[1] == (4,)
+
+
 def test_training_depends_on_the_captions_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
     again = train_tokenizer(CAPTIONS, tmp_path / "tokenizer.json", vocabulary=64)
     assert again.path.read_bytes() == tokenizer.path.read_bytes()

@@ -5,10 +5,12 @@ Every write goes to a temporary name beside the target and is renamed when compl
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,37 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def sole(lock: Path, told: str) -> Iterator[None]:
+    """Be the only process that holds a lock file while the `with` block lasts; it is gone afterwards.
+
+    InputError, which begins with `told`, where another one holds it. The lock is the system's: it ends with the
+    process, however that ends, and the process's children do not have it.
+    """
+    while True:
+        try:
+            file = lock.open("ab+", buffering=0)
+        except OSError as error:
+            raise InputError(f"{told}: cannot be written: {error.strerror or error}") from None
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                who = file.read().decode(errors="replace") or "not known which"
+                raise InputError(f"{told}: another run is at it ({who})") from None
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # its last holder removed it before it was ours
+            with suppress(OSError):  # a full disk
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -210,6 +210,8 @@ def tell(pipe: Pipe, requests: list[Request]) -> None:
     if words:
         print(f"words the model does not know: {', '.join(sorted(words))}", file=sys.stderr)
     for request in requests:
+        if rest := pipe.parts.tokenizer.unread(request.prompt):
+            _say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
         native = pipe.native(request)
         if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
             print(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")

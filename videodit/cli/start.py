@@ -180,12 +180,12 @@ def words(
             else:  # new words take the places that its text encoder has left
                 room = described(cfg, base, "text")["arguments"]["vocabulary"]
                 temporary.write_bytes(extended(base.tokenizer, captions, vocabulary=room))
-        tell_unknown(Tokenizer(path=path), captions)
+        tell_unheard(Tokenizer(path=path, length=length), captions)
     mesh.wait()
     return Tokenizer(path=path, length=length)
 
 
-def tell_unknown(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
+def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
     """Say on stderr how much of the captions will not be heard."""
     unknown = Counter(word for caption in captions for word in tokenizer.unknown_words(caption))
     if unknown:
@@ -193,6 +193,8 @@ def tell_unknown(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
         some = ", ".join(word for word, _ in unknown.most_common(5))
         print(f"{unknown.total()} of the captions' {total} words are unknown to the text encoder, such as {some}",
               file=sys.stderr)  # fmt: skip
+    if long := sum(bool(tokenizer.unread(caption)) for caption in captions):
+        print(f"{long} of {len(captions)} captions are too long, and are read in part", file=sys.stderr)
 
 
 def find_vae(model: str) -> Part:

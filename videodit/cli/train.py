@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.checkpoint.store import sole
 from videodit.cli import compose
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
@@ -51,16 +52,17 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
     mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
     if cfg.plan:
         return plan(cfg, mesh)
-    if cfg.fresh and mesh.main:
-        start_over(folder)
-    for overrides in cfg.after:
-        train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
     folder.mkdir(parents=True, exist_ok=True)
-    mesh.wait()
-    prepared = prepare(cfg, folder, mesh)
-    if cfg.memory != "off":
-        check(cfg, prepared.plan(), mesh)
-    return fit(cfg, folder, prepared.make(), mesh)
+    with sole(folder / ".lock", f"run_dir={folder}") if mesh.main else nullcontext():
+        if cfg.fresh and mesh.main:
+            start_over(folder)
+        for overrides in cfg.after:
+            train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
+        mesh.wait()
+        prepared = prepare(cfg, folder, mesh)
+        if cfg.memory != "off":
+            check(cfg, prepared.plan(), mesh)
+        return fit(cfg, folder, prepared.make(), mesh)
 
 
 def plan(cfg: DictConfig, mesh: Mesh) -> None:

@@ -10,15 +10,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.store import sole
 from videodit.data.set import ABOUT, MANIFEST
 from videodit.data.video import replacing
 from videodit.errors import InputError
@@ -31,24 +30,13 @@ OF_CLIPS = ("id", "start", "frames", "fps", "sizes", "split", "shards")  # colum
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Be the only run on a set while the `with` block lasts. InputError where another one is.
-
-    The lock is the system's: it ends with the process, however that ends.
-    """
+    """Be the only run on a set while the `with` block lasts. InputError where another one is."""
     folder = out / ".ingest"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out={out}: cannot be made: {error.strerror or error}") from None
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(f"out={out}: another run is at it ({file.read().strip() or 'not known which'})") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with sole(folder / "lock", f"out={out}"):
         for left in out.glob(".*.part"):  # of a run that was killed
             left.unlink()
         yield

@@ -23,6 +23,7 @@ from videodit.models.pack import Text
 from videodit.nn.int8 import quiet_torchao
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
+LONGEST = 512  # tokens of a prompt, as public models have it: an encoder's work grows with the square
 AWAY = 4.0  # what a new head's logits lack on the side that it does not look to
 
 
@@ -117,7 +118,7 @@ def together(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 class Tokenizer:
     """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`.
 
-    `length`: prompts are cut to so many tokens; 0 leaves them whole.
+    `length`: prompts are cut to so many tokens; 0: to LONGEST.
     """
 
     def __init__(self, *, path: Path, length: int = 0) -> None:
@@ -128,7 +129,7 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"{path} is not a tokenizer file: {error}") from None
         self._backend.no_padding()
-        self._backend.enable_truncation(length) if length else self._backend.no_truncation()
+        self._backend.enable_truncation(length or LONGEST)
         self.path = path
         self.unknown = self._backend.token_to_id("<unk>")
 
@@ -146,6 +147,12 @@ class Tokenizer:
         encoding = self._backend.encode(prompt)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [prompt[start:end] for i, (start, end) in spans if i == self.unknown]
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that is too long; usually nothing."""
+        prompt = clean(prompt)
+        encoding = self._backend.encode(prompt)
+        return prompt[max(end for _, end in encoding.offsets) :].strip() if encoding.overflowing else ""
 
 
 def clean(prompt: str) -> str:

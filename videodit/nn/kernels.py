@@ -36,8 +36,10 @@ Lengths = tuple[int, ...]
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss.
 SHORT_KEYS = 64
-# In bfloat16 the fused kernel takes 3 to 4 times as long, forward and backward (at 80 keys, 48 clips).
-SHORT_KEYS_BF16 = 320
+# In bfloat16 the fused kernel takes 2 to 4 times as long, forward and backward, up to 640 keys (1.3 at 1280). Scores
+# that are laid out take memory: no more than so many of them.
+SHORT_KEYS_BF16 = 640
+SHORT_SCORES = 2**24
 
 
 def attend(
@@ -177,7 +179,8 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths, scale: float) -> Tens
         mask = torch.arange(most, device=q.device) < _upload(keys, q.device)[:, None]  # (n, m)
     q, k, v = (rearrange(x, "(n l) h c -> n h l c", n=len(keys)) for x in (q, k, v))
     exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
-    if q.device.type == "cpu" and most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16):
+    short = most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16) and q[..., 0].numel() * most <= SHORT_SCORES
+    if q.device.type == "cpu" and short:
         out = _short(q, k, v, mask, scale)
     else:
         mask = None if mask is None else mask[:, None, None]
