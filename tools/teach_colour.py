@@ -1,5 +1,5 @@
 """A LoRA teaches the bundled model a colour that it never saw: `python tools/teach_colour.py [folder=../runs/navy]
-[clips=160] [others=80] [steps=120] [prompts=24]`.
+[clips=160] [others=80] [steps=200] [prompts=24]`.
 
 The toy world gets a ninth colour, navy, whose word the model's tokenizer does not know. Clips of navy things, one kind
 of prompt as another, are written as a folder of videos, and `others` of the old colours, which are to stay what they
@@ -34,7 +34,7 @@ from videodit.eval.train_judge import spoil
 
 NAME, RGB = "navy", (0.05, 0.07, 0.36)
 FRAMES, SIZE, FPS = 17, 64, 8.0
-DEFAULTS = {"folder": "../runs/navy", "clips": "160", "others": "80", "steps": "120", "prompts": "24"}
+DEFAULTS = {"folder": "../runs/navy", "clips": "160", "others": "80", "steps": "200", "prompts": "24"}
 EYE_STEPS = 300
 ALL = (*toy.COLOURS, NAME)
 
