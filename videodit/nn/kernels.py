@@ -36,7 +36,7 @@ Lengths = tuple[int, ...]
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss.
 SHORT_KEYS = 64
-# In bfloat16 the fused kernel takes 2 to 4 times as long, forward and backward, up to 640 keys (1.3 at 1280). Scores
+# In bfloat16 the fused kernel takes 1.6 to 4 times as long, forward and backward, up to 640 keys (1.3 at 1280). Scores
 # that are laid out take memory: no more than so many of them.
 SHORT_KEYS_BF16 = 640
 SHORT_SCORES = 2**24
