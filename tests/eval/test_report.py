@@ -22,6 +22,7 @@ from videodit.eval.report import (
     Shown,
     by_shape,
     by_time,
+    distance,
     follow,
     reconstruction,
     summary,
@@ -70,6 +71,18 @@ def test_a_perfect_pipe_reaches_the_ceiling_exactly(judge: Judge, kind: str) -> 
     assert done == [(4, 6), (6, 6)]
     assert len(section["wrong"]) == sum(bool(one.wrong) for one in shown)
     assert section["accuracy"]["all"] == pytest.approx(1 - len(section["wrong"]) / 6)
+
+
+def test_a_feature_that_hardly_varies_in_rendered_clips_does_not_decide_the_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    references, good = (torch.randn(count, 4, generator=generator) for count in (1000, 200))
+    poor = good + 1  # a deviation off in every feature
+    for features in (references, good, poor):
+        features[:, 3] *= 1e-3
+    good[0, 3] = 0.5  # one clip of the good ones moves the quiet feature, by 500 of its deviations
+    assert distance(good, references) < 0.2
+    assert 3 < distance(poor, references) < 5  # three features are off by 1, of a mean variance of 3/4
+    assert distance(8 * good, 8 * references) == pytest.approx(distance(good, references))
 
 
 def test_every_shape_has_its_row_and_a_still_is_not_asked_to_move(judge: Judge) -> None:

@@ -152,6 +152,15 @@ def reconstruction(
     return table
 
 
+def distance(features: Tensor, references: Tensor) -> float:
+    """Fréchet distance of (N,D) from (M,D) in the mean variance of the references' features: 1 is a feature's worth.
+
+    One unit for all features. A unit each would let one decide that hardly varies in rendered clips: any generated clip
+    that moves it at all is hundreds of deviations away.
+    """
+    return (frechet(features, references) / references.double().var(0).mean()).item()
+
+
 def by_time(t: Tensor, losses: Tensor, bins: int) -> list[dict[str, float]]:
     """Held-out losses (N,) at times t (N,) in [0,1] → the mean loss in each of `bins` equal stretches of time.
 
@@ -189,17 +198,13 @@ def summary(value: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _distances(judge: Judge, kind: str, shape: VideoShape, made: Tensor, real: Tensor) -> Section:
-    """How far the features (N,D) of generated clips, and of as many rendered ones, are from those of REFERENCES more,
-    each feature in units of its deviation there. Nothing for shapes other than ORDINARY: their scores say enough."""
+    """How far the features (N,D) of generated clips, and of as many rendered ones, are from those of REFERENCES more.
+    Nothing for shapes other than ORDINARY: their scores say enough."""
     if shape != ORDINARY or len(made) < 2:
         return {}
     others = [drawn for _, drawn in evaluation_prompts(kind, REFERENCES, PROMPTS_SEED + 1)]
     references = _read_rendered(judge, others, shape)[1]
-    unit = references.std(0).clamp(min=1e-3 * references.std())  # a feature that hardly varies must not decide
-    return {
-        DISTANCE: frechet(made / unit, references / unit).item(),
-        f"{DISTANCE}, rendered": frechet(real / unit, references / unit).item(),
-    }
+    return {DISTANCE: distance(made, references), f"{DISTANCE}, rendered": distance(real, references)}
 
 
 def _read_rendered(judge: Judge, scenes: Sequence[Scene], shape: VideoShape) -> tuple[list[dict[str, str]], Tensor]:
