@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,25 @@ def test_the_result_has_exactly_the_shape_asked_for(pipe: Pipe, request_keys: di
     assert video.clip.shape == (3, *expected)
     assert video.clip.abs().max() <= 1
     assert video.fps == request_keys.get("fps", 8.0)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@pytest.mark.parametrize("path", ["linear_ddpm", "cosine_ddpm", "rectified"])
+@pytest.mark.parametrize("prediction", ["noise", "clean", "velocity"])
+def test_models_of_every_flow_generate(folder: Path, tmp_path: Path, path: str, prediction: str, sampler: str) -> None:
+    """With all that stays the same from step to step computed once (`DiT.prepare`), and with the texts as they are."""
+    shutil.copytree(folder, tmp_path / "model")
+    sheet = json.loads((folder / "pipeline.json").read_text())
+    sheet["flow"] = {"path": path, "prediction": prediction}
+    (tmp_path / "model" / "pipeline.json").write_text(json.dumps(sheet))
+    request = {"steps": 7, "sampler": sampler, "guidance": 3.0, "seed": 1, "frames": 5, "size": "48x32"}
+    one, other = (
+        videodit.load(str(tmp_path / "model"), device="cpu", offload=way)([CAPTIONS[0], CAPTIONS[1]], **request)
+        for way in ("none", "block")
+    )
+    for video, again in zip(one, other, strict=True):
+        assert torch.isfinite(video.clip).all() and video.clip.std() > 0
+        torch.testing.assert_close(video.clip, again.clip, atol=1e-4, rtol=0)
 
 
 def test_the_native_shape_is_legal_near_the_asked_one_and_of_a_size_the_model_knows(pipe: Pipe) -> None:

@@ -124,7 +124,7 @@ class Pipe:
         noise = [self.noise(one.seed, shape).to(self.parts.device) for one, shape in pairs]
         times = [linear(one.steps, self.shift(shape)) for one, shape in pairs]
 
-        visited = visits(requests[0].sampler, times)
+        visited = self.path.own(visits(requests[0].sampler, times))
         caches: list[StepCache] = []
 
         def new_cache() -> StepCache:

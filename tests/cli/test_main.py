@@ -232,6 +232,15 @@ def test_help_tells_what_the_yaml_tells(conf: Path) -> None:
     assert rows["width=null"] == ["in pixels"] and rows["seed=0"] == []
 
 
+def test_help_knows_keys_without_a_default_on_their_line_and_those_of_what_a_command_takes_on(conf: Path) -> None:
+    below = "steps:  # of both\nsizes:\n  [1, 2]\nmore:\n  - {a: 1}\nparts:\n  one:\n  two: 2\n"
+    (conf / "below.yaml").write_text(below)
+    (conf / "above.yaml").write_text("defaults:\n  - below\n  - _self_\n\nsteps: 3  # own\nlast:\n")
+    told = keys.command_help("above", "", None, conf).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in told if line.startswith("  ")}
+    assert rows == {"steps=3": ["own"], "last=": [], "sizes=…": [], "more=…": [], "parts.one=": [], "parts.two=2": []}
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["info", "--help"], ["--version"], ["generat"]])
 def test_answers_at_once(argv: list[str]) -> None:
     code = "import sys; from videodit.cli.main import main; main(); print(*sys.modules, file=sys.stderr)"

@@ -188,7 +188,8 @@ class Visit:
         wanted, caption = batch.latents[0], batch.captions[0]
         shape = LatentShape(*wanted.shape[1:])
         times = [linear(SAMPLING, pipe.shift(shape))]
-        velocity = rectified(pipe.path, pipe.network("dit", pipe.encode([caption]), visits("euler", times)))
+        visited = pipe.path.own(visits("euler", times))
+        velocity = rectified(pipe.path, pipe.network("dit", pipe.encode([caption]), visited))
         made = sampler("euler")(velocity, [pipe.noise(0, shape).to(self.mesh.device)], times)[0]
         for label, latents in (("the clip", wanted), ("sampled after learning it", made)):
             clip = pipe.parts.network("vae").decode(latents[None].to(self.mesh.device))[0]

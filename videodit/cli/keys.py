@@ -17,6 +17,7 @@ _KEY = re.compile(
     r"""(?P<indent>\ *) (?P<key>[\w.-]+): (\ +(?P<value>"[^"]*"|'[^']*'|[^#]*?))? (\s+\#\s*(?P<note>.*)|\s*)""",
     re.VERBOSE,
 )
+_BASE = re.compile(r"\s*-\s+(?P<name>[a-z]+)")
 _CHOICE = re.compile(
     r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?"
 )
@@ -31,17 +32,23 @@ class Key(NamedTuple):
 
 
 class Root(NamedTuple):
-    """A root config: its leading comment, its groups (the default is the option) and its keys."""
+    """A root config: its leading comment, its groups (the default is the option), its keys, and the root configs that
+    it takes on."""
 
     header: list[str]
     groups: list[Key]
     keys: list[Key]
+    bases: list[str]
 
 
 def command_help(command: str, summary: str, positional: str | None, conf: Path | None = None) -> str:
     """The text of `videodit <command> --help`; `conf` is the config tree (default: the shipped one)."""
     conf = conf or conf_dir()
-    header, groups, keys = read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8"))
+    header, groups, keys, bases = read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8"))
+    for base in bases:
+        taken = read_keys((conf / f"{base}.yaml").read_text(encoding="utf-8"))
+        own = {key.name for key in keys}
+        groups, keys = [*groups, *taken.groups], [*keys, *(key for key in taken.keys if key.name not in own)]
     lines = [f"videodit {command} {f'[{positional}] ' if positional else ''}[key=value …]", summary]
     lines += ["", *header] if header else []
     if groups:
@@ -59,9 +66,11 @@ def read_keys(text: str) -> Root:
     header: list[str] = []
     keys: list[Key] = []
     groups: list[Key] = []
+    bases: list[str] = []
     above: list[str] = []
     parents: list[tuple[int, str]] = []
-    for line in text.splitlines():
+    lines = text.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         stripped = line.strip()
         if stripped.startswith("#"):
             above.append(stripped[1:].removeprefix(" "))
@@ -69,16 +78,27 @@ def read_keys(text: str) -> Root:
         if choice := _CHOICE.fullmatch(line):
             if not choice["group"].startswith("hydra"):
                 groups.append(Key(choice["group"], choice["option"], choice["note"] or " ".join(above)))
+        elif base := _BASE.fullmatch(line):
+            bases.append(base["name"])
         elif match := _KEY.fullmatch(line):
-            indent, key, value = len(match["indent"]), match["key"], match["value"] or ""
+            indent, key = len(match["indent"]), match["key"]
+            value = match["value"] or _below(indent, following)
             parents = [(depth, name) for depth, name in parents if depth < indent]
             parents.append((indent, key))
-            if value and parents[0][1] not in ("defaults", "hydra"):
+            if value is not None and parents[0][1] not in ("defaults", "hydra"):
                 keys.append(Key(".".join(name for _, name in parents), value, match["note"] or " ".join(above)))
         elif not stripped and not (header or keys or groups):
             header = above  # a first comment with an empty line below it speaks of the whole command
         above = []
-    return Root(header, groups, keys)
+    return Root(header, groups, keys, bases)
+
+
+def _below(indent: int, following: str) -> str | None:
+    """The default of a key with nothing behind it, from the line below: None if that is a key of this one's."""
+    stripped = following.lstrip()
+    if len(following) - len(stripped) <= indent or not stripped or stripped.startswith("#"):
+        return ""
+    return "…" if stripped[0] in "[{-" else None
 
 
 def _row(key: Key, text: str) -> str:

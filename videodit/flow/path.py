@@ -63,6 +63,10 @@ class Path(ABC):
         """The nearest t where the prediction implies the rest: noise says nothing of x0 at 1, clean of noise at 0."""
         return t.double().clamp(EDGE * (self.prediction == "clean"), 1 - EDGE * (self.prediction == "noise"))
 
+    def own(self, straight: Tensor) -> Tensor:
+        """The fp64 t that a network is shown where the line is at the times `straight`: see `rectified`."""
+        return self.clip(self.time(straight.double()))
+
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t between the data x0 and the noise, all of one shape."""
         return _mix(self.coefficients(t.double()), x0, noise)
@@ -178,7 +182,7 @@ def rectified(path: Path, predict: Velocity) -> Velocity:
         return predict
 
     def velocity(z: list[Tensor], straight: Tensor) -> list[Tensor]:
-        t = path.clip(path.time(straight.double()))
+        t = path.own(straight)
         x = [zi * sum(path.coefficients(ti)) for zi, ti in zip(z, t, strict=True)]
         halves = [path.split(*arguments) for arguments in zip(predict(x, t), x, t, strict=True)]
         return [noise - x0 for x0, noise in halves]

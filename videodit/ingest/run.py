@@ -140,7 +140,12 @@ class Run:
         key: Callable[[Record], tuple],
         bundle: int | None = None,
     ) -> list[Record]:
-        """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine."""
+        """Records through a stage, in their order, each with what the stage adds to it; new ones through the engine.
+
+        Raises InputError for a stage that prints where it lies in memory: what it did could not be found again.
+        """
+        if " at 0x" in repr(stage):
+            raise InputError(f"{name}: {stage} must print its settings, as a dataclass does: its results go by them")
         keys = [digest(VERSION, name, stage, *key(record)) for record in records]
         with closing(Journal(self.plan.out / ".ingest" / f"{name}.jsonl")) as journal:
             known = [k in journal.known and journal.known[k].get("limit", math.inf) >= self.limit(record)

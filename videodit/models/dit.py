@@ -30,6 +30,7 @@ from videodit.nn.stepcache import StepCache
 TIME_MODES = ("adaln_single", "adaln_zero", "adaln", "cross", "in_context")
 QK_NORMS = ("full", "head")
 NORMS = ("layer", "rms")
+DIGITS = 9  # to which times are told apart; the last bits depend on how they were computed
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (M,H,K)
 
@@ -50,7 +51,7 @@ class Prepared:
     keys: list[Keys]  # of each block's cross-attention
     lengths: Lengths
     rope: Tensor
-    times: dict[float, int]  # time -> row
+    times: dict[float, int]  # time, to DIGITS -> row
     embedded: Tensor
     shared: Tensor
 
@@ -192,7 +193,7 @@ class DiT(nn.Module):
             values = t.tolist()
             if self.time_mode.startswith("adaln") and len(set(values)) == 1:
                 values = values[:1]  # one row for all clips
-            rows = [text.times[value] for value in values]
+            rows = [text.times[round(value, DIGITS)] for value in values]
             embedded, shared, rope = text.embedded[rows], text.shared[rows], text.rope
             states, lengths = text.keys, text.lengths
         else:
@@ -234,7 +235,7 @@ class DiT(nn.Module):
             keys=[block.cross.keys(states) for block in self.blocks],
             lengths=lengths,
             rope=self._rope(pack.positions),
-            times={value: row for row, value in enumerate(values)},
+            times={round(value, DIGITS): row for row, value in enumerate(values)},
             embedded=embedded,
             shared=self._shared(embedded),
         )
