@@ -68,7 +68,9 @@ def test_real_clips_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     run = tmp_path / "run"
     made = ["optim.make.lr=5e-3", "packs.image=0", "packs.whole=1", f"cache={tmp_path / 'cache'}", f"run_dir={run}"]
     assert main(["train", *_real(root), vae, loop, *made]) == 0, capsys.readouterr().err
-    assert f"skipped {root / 'broken.mp4'}: " in capsys.readouterr().err
+    assert capsys.readouterr().err.count(f"skipped {root / 'broken.mp4'}: ") == 1
+    assert str(root / "broken.mp4") in (run / "skipped.jsonl").read_text()
+    assert {record["skipped clips"] for record in records(run / "metrics.jsonl") if "skipped clips" in record} == {1}
     losses = _losses(run)
     assert len(losses) == 30 and np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
     assert (run / "samples" / "step-000000030.png").stat().st_size > 1000

@@ -94,7 +94,8 @@ def latent_key(clip_fingerprint: str, vae_fingerprint: str) -> str:
 class LatentCache(Dataset):
     """index -> (latents (C,t,h,w) float16, caption), for `keys` in their order, or for all that the folder holds.
 
-    `captions` by keys take the place of those that the clips had when they were encoded.
+    `captions` by keys take the place of those that the clips had when they were encoded. `skipped`: (path, reason) of
+    clips that could not be encoded just now.
     """
 
     def __init__(
@@ -103,8 +104,9 @@ class LatentCache(Dataset):
         *,
         keys: Sequence[str] | None = None,
         captions: Mapping[str, str] = MappingProxyType({}),
+        skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.skipped = Path(folder), skipped
         self.shards = sorted(self.folder.glob("shard-*.safetensors"))
         found: dict[str, Entry] = {}
         self.faults: dict[str, str] = {}  # keys of clips that could not be encoded, and why

@@ -66,13 +66,15 @@ CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linea
 class Made(NamedTuple):
     """What trains. batches: step -> this process's batches; at_interval: samples, and a held-out number to make small.
 
-    pipe: the model as it would generate, if it is one that can.
+    pipe: the model as it would generate, if it is one that can. unread: (path, reason) of clips that could not be read,
+    and were told.
     """
 
     objective: Objective
     batches: Dataset
     at_interval: Callable[[int, Tracker], float]
     pipe: Pipe | None
+    unread: Sequence[tuple[str, str]] = ()
 
 
 class Prepared(NamedTuple):
@@ -178,7 +180,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             dit_samples(pipe, prompts, cfg.samples.seed, folder, mesh, step, tracker)
             return found
 
-        return Made(objective, batches, at_interval, pipe)
+        return Made(objective, batches, at_interval, pipe, [*cache.skipped, *heldout.skipped])
 
     return Prepared(plan, int((batches.units * batches.places).max()), made)
 

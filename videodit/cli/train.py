@@ -126,7 +126,7 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
         config=config,
         mesh=mesh,
         sample=lambda step: made.at_interval(step, tracker),
-    ).fit()
+    ).fit(made.unread)
     if mesh.main:
         print(f"{folder}: videodit report {folder}, model={folder}", file=sys.stderr)
     return found

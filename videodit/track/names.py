@@ -36,6 +36,8 @@ METRICS = (
            "The same by clip size. Good: large clips fall as small ones do.", wide=True),
     Metric("psnr", "Reconstruction", "Learning", "dB",
            "PSNR of training clips that went through the VAE. Good: rising, 30 is hard to tell from the original."),
+    Metric("ssim", "Similarity", "Learning", "",
+           "SSIM of the same, where it is part of the loss (vae_loss.structure). Good: rising towards 1."),
     Metric("kl", "KL of the latents", "Learning", "nats a value",
            "How far the latents are from standard normal. Good: settles, neither at 0 nor growing without end.",
            wide=True),

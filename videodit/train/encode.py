@@ -30,8 +30,10 @@ def encode_datasets(
 ) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
-    Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out.
+    Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out; all processes
+    know them as `skipped` of the cache.
     """
+    skipped: list[tuple[str, str]] = []
     made_by, known = encoder_fingerprint(vae), LatentCache(folder).known
     wanted = [[(latent_key(dataset.fingerprint(i), made_by), i) for i in range(len(dataset))] for dataset in datasets]
     mesh.wait()  # all have seen the same folder
@@ -41,11 +43,13 @@ def encode_datasets(
             with Progress(total=len(missing), label=f"encode{f' {mesh.rank}' * (mesh.ranks > 1)}") as progress:
                 encode = _Encoder(dataset, vae, batch, workers, progress)
                 fill(folder, missing, encode, shard=SHARD)
-    mesh.wait()
+                skipped += encode.skipped
+    skipped = [(path, reason) for part in mesh.exchange(skipped) for path, reason in part]
     # A set can be captioned anew, and says so without reading a clip.
     told = [(dataset, pairs) for dataset, pairs in zip(datasets, wanted, strict=True) if hasattr(dataset, "caption")]
     captions = {key: dataset.caption(index) for dataset, pairs in told for key, index in pairs}
-    return LatentCache(folder, keys=[key for pairs in wanted for key, _ in pairs], captions=captions)
+    keys = [key for pairs in wanted for key, _ in pairs]
+    return LatentCache(folder, keys=keys, captions=captions, skipped=skipped)
 
 
 class _Encoder:
@@ -53,11 +57,12 @@ class _Encoder:
 
     def __init__(self, dataset: Clips, vae: VideoVAE, batch: int, workers: int, progress: Progress) -> None:
         self.dataset, self.vae, self.batch, self.workers, self.progress = dataset, vae, batch, workers, progress
-        self.done = 0
+        self.done, self.skipped = 0, []
 
     def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
         groups = _Groups(self.dataset, [indices[i : i + self.batch] for i in range(0, len(indices), self.batch)])
         for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
+            self.skipped += skipped
             for path, reason in skipped:
                 print(f"skipped {path}: {reason}", file=sys.stderr)
             for _, part in groupby(samples, key=lambda pair: pair[1].clip.shape):

@@ -112,9 +112,10 @@ class Run:
         self.asked_to_stop = False  # by a signal to this process
         self.stopping = False  # agreed among all, before a step: a signal in the middle of one must wait for the next
 
-    def fit(self) -> float | None:
+    def fit(self, unread: Sequence[tuple[str, str]] = ()) -> float | None:
         """Train until `settings.steps`, from the newest checkpoint if there is one. -> the measure of the last samples.
 
+        unread: (path, reason) of clips that were left out before the first step, and told.
         SIGTERM, which schedulers send before they take the machine away, saves and raises Interrupted.
         """
         self.resume()
@@ -130,6 +131,8 @@ class Run:
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
         with self.checkpoints, self.tracker, progress or nullcontext(), self.listening(), closing(batches):
             self.tracker.start(self.config, self.step)
+            for path, reason in unread if self.step == 0 else ():
+                self.count_skipped(path, reason, known=True)
             while self.step < steps:
                 with meter.waiting():
                     micro = next(batches)
@@ -269,14 +272,15 @@ class Run:
                 f"checkpoint in {self.checkpoints.folder} is sound: lower the learning rate and run again"
             )
 
-    def count_skipped(self, path: str, reason: str) -> None:
-        """Count a clip that could not be read. Each is told once, and stands in skipped.jsonl with the reason."""
+    def count_skipped(self, path: str, reason: str, *, known: bool = False) -> None:
+        """Count a clip that could not be read. Each is told once (`known`: was), and stands in skipped.jsonl."""
         kind = reason.partition(":")[0].replace("/", " ")[:40]
         kind = kind if kind in self.skipped or len(self.skipped) < REASONS else "other reasons"
         self.skipped[kind] = self.skipped.get(kind, 0) + 1
         if self.mesh.main and path not in self.told:
             self.told.add(path)
-            print(f"skipped {path}: {reason}", file=sys.stderr)
+            if not known:
+                print(f"skipped {path}: {reason}", file=sys.stderr)
             with (self.folder / "skipped.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
 
