@@ -46,7 +46,7 @@ def conf_dir() -> Path:
 
 
 def assets_dir() -> Path:
-    """The bundled weights and clips: the copy inside the wheel, else the checkout's `data/`; else InputError."""
+    """The bundled weights and curves: the copy inside the wheel, else the checkout's `data/`; else InputError."""
     return _shipped("assets", "data")
 
 
