@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import torch
 from torch import nn
 
 from tests.train import tiny
+from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.store import save_model
+from videodit.cli import doctor as cli_doctor
 from videodit.cli import start
 from videodit.cli.main import main
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.batches import fetch
 from videodit.data.toy import ToyWorld, caption, scene
 from videodit.data.video import write
+from videodit.doctor import checks
 from videodit.doctor.captions import order_counts
 from videodit.flow.path import Path as FlowPath
+from videodit.models import dit
 from videodit.models.text import train_tokenizer
+from videodit.nn.kernels import attend
+from videodit.plan.machine import Limit
 from videodit.train.encode import calibrate
 
 SOUND = "nothing is wrong"
@@ -157,6 +164,51 @@ def test_a_learning_rate_a_hundred_times_too_high(tmp_path: Path, capsys: pytest
     rates = ["optim.make.lr=0.1", "optim.make.text_lr=0.02", "optim.make.muon_lr=0.3"]
     found = fails(["doctor", "experiment=toy_smoke", f"run_dir={tmp_path}", "doctor.ranks=false", *rates], capsys)
     assert "the first steps do no harm" in found  # whether one clip can still be learnt is the machine's arithmetic
+
+
+BRIEF = "doctor={steps: 20, first_steps: 4, ranks: false}"
+
+
+@pytest.mark.slow
+def test_a_learning_rate_of_nearly_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = ["optim=adamw", "optim.make.lr=1e-9", "optim.make.text_lr=1e-9"]
+    assert "one clip can be learnt" in fails(doctor(place, BRIEF, *rates), capsys)
+
+
+@pytest.mark.slow
+def test_clips_that_see_each_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a kernel would have it that loses the lengths."""
+
+    def careless(q: Any, k: Any, v: Any, q_lengths: Any, k_lengths: Any, **rest: Any) -> torch.Tensor:
+        return attend(q, k, v, (sum(q_lengths),), (sum(k_lengths),), **rest)
+
+    monkeypatch.setattr(dit, "attend", careless)
+    assert "a pack is its clips one by one" in fails(doctor(place), capsys)
+
+
+def test_a_step_that_does_not_fit(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_doctor, "limits", lambda device: [Limit("a small machine", 2**20)])
+    assert fails(doctor(place, BRIEF), capsys) >= {"a step fits into memory"}
+
+
+@pytest.mark.slow
+def test_clips_that_come_too_late(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    getitem = LatentCache.__getitem__
+    monkeypatch.setattr(LatentCache, "__getitem__", lambda self, index: (time.sleep(0.1), getitem(self, index))[1])
+    assert fails(doctor(place, BRIEF), capsys) >= {"clips are read in time"}
+
+
+def test_processes_that_do_not_agree() -> None:
+    losses = [2.0, 1.5, 1.2, 1.0]
+    assert checks.ranks_agree(losses, [2.001, 1.49, 1.21, 1.02]).verdict == "ok"
+    assert checks.ranks_agree(losses, [2.05, 1.5, 1.2, 1.0]).verdict == "FAULT"  # other clips, from the first step
+    assert checks.ranks_agree(losses, [2.0, 1.5, 1.3, 1.1]).verdict == "FAULT"  # other gradients
 
 
 def test_data_of_which_half_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
