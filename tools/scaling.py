@@ -48,13 +48,14 @@ def evaluated(run: Path, count: int) -> dict[str, Any]:
 def row(run: Path, count: int) -> Row:
     """What was chosen for a run, what it costs and what it reached."""
     config, curves = json.loads((run / "config.json").read_text()), read(run)
+    flow, predicted = config["flow"]["name"], config["flow"]["path"]["prediction"]
     dit = load(str(run)).parts.dit
     tokens = math.prod(LATENT) // math.prod(dit.patch)
     prompts = evaluated(run, count)
     return {
         "model": f"{NAMES.get(config['model']['dim'], config['model']['dim'])}/{config['model']['patch'][1]}",
         "time": config["model"]["time"],
-        "flow": config["flow"]["name"],
+        "flow": flow if flow == "rectified" else f"{flow}, {predicted}",
         "seed": config["seed"],
         "steps": config["loop"]["steps"],
         "million parameters": sum(p.numel() for p in dit.parameters()) / 1e6,
@@ -133,8 +134,8 @@ def draw(groups: Mapping[tuple[str, ...], Sequence[Row]], out: Path) -> None:
     for place, (k, rows) in enumerate(others.items()):
         mean, half = spread(rows, "Fréchet")
         axes[2].barh(place, mean, xerr=half, color="C0" if k[2] == "rectified" else "C1", capsize=3)
-    labels = [k[1] if k[2] == "rectified" else f"{k[1]}, {k[2]}" for k in others]
-    axes[2].set(yticks=range(len(others)), yticklabels=labels, title="Fréchet of M/2: how time enters; flows")
+    labels = [k[1] if k[2] == "rectified" else k[2] for k in others]
+    axes[2].set(yticks=range(len(others)), yticklabels=labels, title="Fréchet of M/2: how time enters; other flows")
     axes[2].invert_yaxis()
     figure.tight_layout()
     figure.savefig(out, dpi=110)
