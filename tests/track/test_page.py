@@ -14,6 +14,7 @@ import pytest
 
 from tests.train import tiny
 from videodit.cli.main import main
+from videodit.config import assets_dir
 from videodit.track.charts import Axis, Line, chart, latest, short, ticks
 from videodit.track.curves import read
 from videodit.track.jsonl import Jsonl, records
@@ -176,10 +177,11 @@ def test_runs_and_references_are_drawn_beside(run: Path, vae_run: Path, tmp_path
         tracker.scalars(1, {"loss": 2.0})
     assert len(report(named, tmp_path / "named.html").lines("loss")) == 2  # its own reference, unasked
     capsys.readouterr()
+    shipped = sorted(path.stem for path in (assets_dir() / "curves").glob("*.json"))
     for wrong, words in (
         ([str(tmp_path / "no")], "no: no run folder, for it has no metrics.jsonl"),
         ([], "path: which run?"),
-        ([str(run), "reference=magic"], "reference=magic: not among toy_smoke, toy_smoke_vae"),
+        ([str(run), "reference=magic"], f"reference=magic: not among {', '.join(shipped)}"),
         ([str(run), f"compare={tmp_path / 'gone'}"], "gone: no run folder"),
         ([str(run), f"out={tmp_path}"], "is a folder"),
     ):
