@@ -6,6 +6,9 @@ import errno
 import hashlib
 import json
 import resource
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +22,16 @@ from tests.compare import noise, shaken
 from tests.tiny import DIT, TEXT, VAE
 from videodit.checkpoint import store
 from videodit.checkpoint.pretrained import load_model
-from videodit.checkpoint.store import HEADER, atomic, load_tensors, read_json, save_model, save_tensors, write_json
+from videodit.checkpoint.store import (
+    HEADER,
+    atomic,
+    load_tensors,
+    read_json,
+    save_model,
+    save_tensors,
+    tidy,
+    write_json,
+)
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
 from videodit.models.build import build
@@ -154,6 +166,35 @@ def test_whatever_interrupts_leaves_nothing(tmp_path: Path, error: type[BaseExce
         assert not path.exists()
         raise error
     assert not list(path.parent.iterdir())
+
+
+def test_two_processes_write_one_file_at_once(tmp_path: Path) -> None:
+    """As jobs of a sweep do that encode the same clips: each file is whole, the last one stays."""
+    path = tmp_path / "a.json"
+    other = "import sys; from pathlib import Path; from videodit.checkpoint.store import write_json; "
+    with atomic(path) as temporary:
+        temporary.write_text('"mine"')
+        command = [sys.executable, "-c", f"{other}write_json(Path(sys.argv[1]), 'theirs')", str(path)]
+        subprocess.run(command, check=True)
+        assert read_json(path) == "theirs"
+    assert read_json(path) == "mine" and [left.name for left in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
+    """And nothing of those that live, of other machines, or of anybody else."""
+    code = "import os, sys; from pathlib import Path; from videodit.checkpoint.store import atomic\n"
+    code += "with atomic(Path(sys.argv[1])) as temporary:\n temporary.write_text('half'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a-1.json")], check=False)
+    (dead,) = tmp_path.iterdir()
+    others = [".b.elsewhere-1.part", f".{socket.gethostname()}-x.part", "c.part", ".d.part"]
+    for name in others:
+        (tmp_path / name).touch()
+    with atomic(tmp_path / "e.json") as temporary:
+        temporary.write_text("1")
+        tidy(tmp_path)
+        assert temporary.exists() and not dead.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "e.json"])
+    tidy(tmp_path / "not there")
 
 
 def test_a_folder_in_the_way(dit: nn.Module, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videodit.checkpoint.store import HEADER, save_tensors
+from videodit.checkpoint.store import HEADER, save_tensors, tidy
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 from videodit.shapes import LatentShape
@@ -160,6 +160,7 @@ def fill(
     the caller knows them; else it is looked into. -> the names of the new shards.
     """
     folder, written = Path(folder), []
+    tidy(folder)
     known = LatentCache(folder).known if known is None else known
     missing = [(key, index) for key, index in wanted if key not in known]
     for start in range(0, len(missing), shard):

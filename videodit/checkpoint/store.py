@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the target's place, on failure it is removed."""
+    """Yield a temporary path beside `path`; on success it takes the target's place, on failure it is removed.
+
+    The temporary path is this process's own, so that several may write the same file at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name[:100]}.{socket.gethostname()}-{os.getpid()}.part")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -37,6 +41,18 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def tidy(folder: Path) -> None:
+    """Remove what processes of this machine that were killed have left of their temporary files in a folder."""
+    for left in folder.glob(f".*.{escape(socket.gethostname())}-*.part"):
+        number = left.stem.rpartition("-")[2]
+        try:
+            os.kill(int(number), 0)
+        except (ValueError, PermissionError):  # not one of ours, or somebody else's and alive
+            continue
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
