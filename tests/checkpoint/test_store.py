@@ -180,7 +180,7 @@ def test_two_processes_write_one_file_at_once(tmp_path: Path) -> None:
     assert read_json(path) == "mine" and [left.name for left in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
+def test_what_killed_processes_left_is_tidied_up(dit: nn.Module, tmp_path: Path) -> None:
     """And nothing of those that live, of other machines, or of anybody else."""
     code = "import os, sys; from pathlib import Path; from videodit.checkpoint.store import atomic\n"
     code += "with atomic(Path(sys.argv[1])) as temporary:\n temporary.write_text('half'); os.kill(os.getpid(), 9)"
@@ -195,6 +195,9 @@ def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
         assert temporary.exists() and not dead.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "e.json"])
     tidy(tmp_path / "not there")
+    dead.touch()
+    save_model(tmp_path / "dit.safetensors", dit)  # a run publishes again and again
+    assert not dead.exists()
 
 
 def test_a_folder_in_the_way(dit: nn.Module, tmp_path: Path) -> None:

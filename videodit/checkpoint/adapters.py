@@ -25,7 +25,7 @@ from torch import Tensor
 from videodit.checkpoint.families import wan
 from videodit.checkpoint.keymap import SHOWN, Form, names_of, single
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.store import save_tensors
+from videodit.checkpoint.store import save_tensors, tidy
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 
@@ -156,6 +156,7 @@ def save_adapter(
         for ours, change in changes.items()
         for which, tensor in change.items()
     }
+    tidy(path.parent)
     save_tensors(path, tensors, header)
 
 

@@ -155,6 +155,7 @@ def spec_of(header: str | None, path: Path) -> dict[str, Any]:
 
 def save_model(path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Write a module made by `models.build.build`, or other values of its parameters (such as an EMA)."""
+    tidy(path.parent)
     save_tensors(path, module.state_dict() if state is None else state, module.spec)
 
 
