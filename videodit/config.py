@@ -6,6 +6,7 @@ A leaf, so that anything which needs a shipped file may ask it; and the one modu
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +32,15 @@ def launch() -> Launch:
     for names in LAUNCHERS:
         if all(name in os.environ for name in names):
             rank, ranks, local = (int(os.environ[name]) for name in names)
-            where = Launch()
-            address, port = os.environ.get("MASTER_ADDR", where.address), os.environ.get("MASTER_PORT", where.port)
-            return Launch(rank, ranks, local, address, int(port))
+            return Launch(rank, ranks, local, *_meeting())
     return Launch()
+
+
+def _meeting() -> tuple[str, int]:
+    """MASTER_ADDR and MASTER_PORT; else the first node of Slurm's step (`a[01-04,7],b`), a port by its job."""
+    first = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")).split(",")[0]
+    own = 20000 + int(os.environ.get("SLURM_JOB_ID", 9500)) % 10000
+    return os.environ.get("MASTER_ADDR", first), int(os.environ.get("MASTER_PORT", own))
 
 
 SHARED = ("VIDEODIT_", "XDG_CACHE_HOME", "HF_")

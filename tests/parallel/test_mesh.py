@@ -57,6 +57,22 @@ def test_launchers_say_who_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
             assert launch() == Launch(5, 8, 1, "node7", 1234)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu7", "gpu7"), ("gpu[01-04,07],b2", "gpu01"), ("a,b[1-2]", "a"), ("r[3,5]n[10-11]", "r3n10"), ("x[9]", "x9")],
+)
+def test_processes_of_slurm_meet_without_being_told_where(
+    monkeypatch: pytest.MonkeyPatch, nodes: str, first: str
+) -> None:
+    """At the first node of the step, as `scontrol show hostnames` has it, and a port that another job does not have."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"PROCID": "5", "STEP_NUM_TASKS": "8", "LOCALID": "1", "STEP_NODELIST": nodes, "JOB_ID": "1234567"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launch() == Launch(5, 8, 1, first, 24567)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_runs_cover_the_pack(count: int) -> None:
     lengths = (5, 1, 7, 20, 3)
