@@ -154,7 +154,7 @@ def test_time_in_context_is_one_more_token_that_no_position_turns() -> None:
     seen = {}
 
     def look(block: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        seen.update(x=args[0], rope=kwargs["rope"], lengths=kwargs["lengths"].q)
+        seen.update(x=args[0], rope=kwargs["rope"], lengths=kwargs["lengths"][0].q)
 
     model.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
     pack, t, text = together(inputs())

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from tests.compare import noise, shaken
-from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
+from videodit.nn.modulation import Modulation, gated, modulate, per_token
 
 DIM = 4
 
 
 @pytest.mark.parametrize("lengths", [(3,), (2, 2), (3, 1, 2), (1, 1, 1), (1,)], ids=str)
-@pytest.mark.parametrize("per_token", [False, True])
-def test_rows(lengths: tuple[int, ...], per_token: bool) -> None:
+@pytest.mark.parametrize("each", [False, True])
+def test_rows(lengths: tuple[int, ...], each: bool) -> None:
     total = sum(lengths)
-    values = noise(total if per_token else len(lengths), 2, DIM)
-    owner = range(total) if per_token else [clip for clip, n in enumerate(lengths) for _ in range(n)]
-    rows = TimePerToken(values, values, lengths).rows(values)
+    values = noise(total if each else len(lengths), 2, DIM)
+    owner = range(total) if each else [clip for clip, n in enumerate(lengths) for _ in range(n)]
+    rows = per_token(values, values, lengths).rows(values)
     assert len(rows) == 2
     for i, row in enumerate(rows):
         assert torch.equal(row.expand(total, DIM), values[list(owner), i])
@@ -28,7 +28,7 @@ def test_rows(lengths: tuple[int, ...], per_token: bool) -> None:
 )
 def test_what_each_mode_has(mode: str, parts: int) -> None:
     modulation = shaken(Modulation(dim=DIM, mode=mode))
-    time = TimePerToken(noise(2, DIM), noise(2, 6, DIM), (3, 1))
+    time = per_token(noise(2, DIM), noise(2, 6, DIM), (3, 1))
     rows = modulation(time)
     assert len(rows) == 6
     assert sum(row is not None for row in rows) == parts
@@ -40,7 +40,7 @@ def test_what_each_mode_has(mode: str, parts: int) -> None:
 def test_it_starts_as_nothing(mode: str) -> None:
     modulation = shaken(Modulation(dim=DIM, mode=mode))
     modulation.initialise()
-    rows = modulation(TimePerToken(noise(2, DIM), torch.zeros(2, 6, DIM), (3, 1)))
+    rows = modulation(per_token(noise(2, DIM), torch.zeros(2, 6, DIM), (3, 1)))
     assert all(row is None or not row.any() for row in rows)
 
 

@@ -21,7 +21,8 @@ from videodit.models.pack import Pack, Text
 from videodit.nn.embed import TimeEmbed
 from videodit.nn.kernels import attend
 from videodit.nn.linear import FeedForward, Linear
-from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate
+from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate, per_token
+from videodit.nn.norm import LayerNorm, RMSNorm
 from videodit.nn.rope import axial_rope, fractional_rope, rotate
 from videodit.nn.stepcache import StepCache
 
@@ -35,7 +36,7 @@ DIGITS = 9  # to which times are told apart; the last bits depend on how they we
 Keys = tuple[Tensor, Tensor]  # keys and values, each (M,H,K)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # a compiler looks into what is frozen, and every pack would have a graph of its own
 class Lengths:
     """How many queries and keys each clip has, and how many equal keys each key (M,) stands for; None: one each."""
 
@@ -56,6 +57,11 @@ class Prepared:
     shared: Tensor
 
 
+def attend_to(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, *, kernel: str) -> Tensor:
+    """`nn.kernels.attend`, for what a compiled block hands on unopened."""
+    return attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (L,N) to `source` (M,N), with RMS-normalised queries and keys.
 
@@ -64,15 +70,15 @@ class Attention(nn.Module):
 
     def __init__(self, *, dim: int, heads: int, qk_norm: str, qk_eps: float) -> None:
         super().__init__()
-        self.heads, self.attend = heads, attend
+        self.heads, self.attend = heads, attend_to
         self.q = Linear(dim, dim)
         self.k = Linear(dim, dim)
         self.v = Linear(dim, dim)
         self.out = Linear(dim, dim)
         self.per_head = qk_norm == "head"
         norm_dim = dim // heads if self.per_head else dim
-        self.norm_q = nn.RMSNorm(norm_dim, eps=qk_eps)
-        self.norm_k = nn.RMSNorm(norm_dim, eps=qk_eps)
+        self.norm_q = RMSNorm(norm_dim, eps=qk_eps)
+        self.norm_k = RMSNorm(norm_dim, eps=qk_eps)
 
     def keys(self, source: Tensor) -> Keys:
         """What the queries will look at, from source (M,N)."""
@@ -85,26 +91,22 @@ class Attention(nn.Module):
         k, v = self.keys(source) if isinstance(source, Tensor) else source
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        h = self.attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
+        h = self.attend(q, k, v, lengths, kernel=kernel)
         return self.out(h.flatten(1))
 
-    def _normed(self, norm: nn.RMSNorm, x: Tensor) -> Tensor:
-        if self.per_head:
-            x = x.unflatten(-1, (self.heads, -1))
-        # The weight follows x, whose type autocast chooses: torch's fused kernel wants one type.
-        x = F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
-        return x if self.per_head else x.unflatten(-1, (self.heads, -1))
+    def _normed(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        return norm(x.unflatten(-1, (self.heads, -1))) if self.per_head else norm(x).unflatten(-1, (self.heads, -1))
 
 
 class Block(nn.Module):
-    """(L,N) -> (L,N)."""
+    """(L,N) -> (L,N). `lengths`: of self-attention and of cross-attention."""
 
     def __init__(
         self, *, dim: int, heads: int, ffn: int, norm: str, qk_norm: str, qk_eps: float, cross_norm: bool, time: str
     ) -> None:
         super().__init__()
         self.modulation = Modulation(dim=dim, mode=time)
-        make = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[norm]
+        make = {"layer": LayerNorm, "rms": RMSNorm}[norm]
         affine = not self.modulation.active
         self.norm1 = make(dim, eps=1e-6, elementwise_affine=affine)
         self.attention = Attention(dim=dim, heads=heads, qk_norm=qk_norm, qk_eps=qk_eps)
@@ -114,12 +116,19 @@ class Block(nn.Module):
         self.ffn = FeedForward(dim=dim, hidden=ffn)
 
     def forward(
-        self, x: Tensor, time: TimePerToken, text: Tensor | Keys, *, lengths: Lengths, rope: Tensor, kernel: str
+        self,
+        x: Tensor,
+        time: TimePerToken,
+        text: Tensor | Keys,
+        *,
+        lengths: tuple[Lengths, Lengths],
+        rope: Tensor,
+        kernel: str,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
         h = modulate(self.norm1(x), shift1, scale1)
-        x = gated(x, self.attention(h, h, Lengths(lengths.q, lengths.q), rope=rope, kernel=kernel), gate1)
-        x = x + self.cross(self.norm2(x), text, lengths, rope=None, kernel=kernel)
+        x = gated(x, self.attention(h, h, lengths[0], rope=rope, kernel=kernel), gate1)
+        x = x + self.cross(self.norm2(x), text, lengths[1], rope=None, kernel=kernel)
         return gated(x, self.ffn(modulate(self.norm3(x), shift2, scale2)), gate2)
 
 
@@ -176,7 +185,7 @@ class DiT(nn.Module):
         self.time_proj = nn.Linear(dim, 6 * dim) if time == "adaln_single" else None
         norms = {"norm": norm, "qk_norm": qk_norm, "qk_eps": qk_eps, "cross_norm": cross_norm}
         self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, ffn=ffn, time=time, **norms) for _ in range(layers))
-        self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.norm_out = LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.table_out = nn.Parameter(torch.zeros(2, dim))
         self.head = Linear(dim, out_channels * volume)
         self.initialise()
@@ -200,15 +209,16 @@ class DiT(nn.Module):
             embedded = self.time_embed(t)
             shared, rope = self._shared(embedded), self._rope(pack.positions)
             states, lengths = self._text(text, pack.lengths)
-        time = TimePerToken(embedded, shared, pack.lengths)
+        time = per_token(embedded, shared, pack.lengths)
         if self.time_mode == "cross":
             states, lengths = self._time_as_state(embedded, states, lengths)
         elif self.time_mode == "in_context":
             x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
+        both = Lengths(lengths.q, lengths.q), lengths
         start = None if cache is None else x
         for number, block in enumerate(self.blocks):
             source = states if isinstance(states, Tensor) else states[number]
-            x = block(x, time, source, lengths=lengths, rope=rope, kernel=kernel)
+            x = block(x, time, source, lengths=both, rope=rope, kernel=kernel)
             if number == 0 and cache is not None and (near := cache.after_first(start, x)) is not None:
                 x = near
                 break

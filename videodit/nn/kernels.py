@@ -124,12 +124,12 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths
 
 def block_mask(q_lengths: Lengths, k_lengths: Lengths) -> Tensor:
     """(Lq,Lk) bool on the CPU, true where query and key belong to the same clip."""
-    return _clip_of(q_lengths)[:, None] == _clip_of(k_lengths)
+    return clip_of(q_lengths)[:, None] == clip_of(k_lengths)
 
 
-def _clip_of(lengths: Lengths) -> Tensor:
+def clip_of(lengths: Lengths) -> Tensor:
     """(L,): the number of the clip that each token belongs to."""
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths), output_size=sum(lengths))
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
@@ -176,7 +176,7 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths, scale: float) -> Tens
     most, mask = max(keys), None
     if min(keys) < most:
         k, v = _pad(k, keys, most), _pad(v, keys, most)
-        mask = torch.arange(most, device=q.device) < _upload(keys, q.device)[:, None]  # (n, m)
+        mask = torch.arange(most, device=q.device) < upload(torch.tensor(keys), q.device)[:, None]  # (n, m)
     q, k, v = (rearrange(x, "(n l) h c -> n h l c", n=len(keys)) for x in (q, k, v))
     exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
     short = most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16) and q[..., 0].numel() * most <= SHORT_SCORES
@@ -207,9 +207,8 @@ def _pad(x: Tensor, lengths: Lengths, most: int) -> Tensor:
     return torch.cat([part for clip in x.split(lengths) for part in (clip, blank[len(clip) :])])
 
 
-def _upload(values: Lengths, device: torch.device) -> Tensor:
-    """int32 on the device, without making the host wait for a GPU."""
-    host = torch.tensor(values, dtype=torch.int32)
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU's on the device, without making the host wait for a GPU."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
@@ -217,8 +216,8 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengt
     """Torch's flash attention over offsets."""
     from torch.nn.attention.varlen import varlen_attn
 
-    q_ends, k_ends = (_upload((0, *accumulate(lengths)), q.device) for lengths in (q_lengths, k_lengths))
-    return varlen_attn(q, k, v, q_ends, k_ends, max(q_lengths), max(k_lengths), scale=scale)
+    ends = (torch.tensor((0, *accumulate(lengths)), dtype=torch.int32) for lengths in (q_lengths, k_lengths))
+    return varlen_attn(q, k, v, *(upload(one, q.device) for one in ends), max(q_lengths), max(k_lengths), scale=scale)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, scale: float) -> Tensor:
@@ -244,7 +243,7 @@ def flex_mask(q_lengths: Lengths, k_lengths: Lengths, device: torch.device) -> B
     """The block mask of a pack, from its lengths: memory grows with (L/128)², not with L² as create_block_mask's."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    block, rows, columns = 128, _clip_of(q_lengths), _clip_of(k_lengths)
+    block, rows, columns = 128, clip_of(q_lengths), clip_of(k_lengths)
 
     def span(clips):  # the first and last clip of each block
         blocks = F.pad(clips, (0, -len(clips) % block), value=len(q_lengths) - 1).view(-1, block)

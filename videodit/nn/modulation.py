@@ -12,24 +12,31 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.nn.kernels import clip_of, upload
+
 Rows = Tensor | None  # (L,N), or (B,N) when the clips' tokens are equally many, or nothing to do
 
 
 @dataclass(frozen=True)
 class TimePerToken:
-    """The embedded time (R,N), R = B or L, what the blocks take of it, and the clips' lengths."""
+    """The embedded time (R,N), R = B or L, what the blocks take of it, and the row that each token (L,) takes.
+
+    `row`: None where there is one for all tokens, or one for each.
+    """
 
     embedded: Tensor
     shared: Tensor
-    lengths: tuple[int, ...]
+    row: Tensor | None
 
     def rows(self, values: Tensor) -> list[Tensor]:
         """Values (R,n,N) -> n tensors (1,N) or (L,N) that broadcast against tokens (L,N)."""
-        count, total = values.shape[0], sum(self.lengths)
-        if count == len(self.lengths) and count not in (1, total):
-            repeats = torch.tensor(self.lengths, device=values.device)
-            values = values.repeat_interleave(repeats, dim=0, output_size=total)
-        return list(values.unbind(1))
+        return list((values if self.row is None else values.index_select(0, self.row)).unbind(1))
+
+
+def per_token(embedded: Tensor, shared: Tensor, lengths: tuple[int, ...]) -> TimePerToken:
+    """Times of clips with so many tokens, or of their tokens, for all blocks."""
+    spread = len(embedded) == len(lengths) and len(lengths) not in (1, sum(lengths))
+    return TimePerToken(embedded, shared, upload(clip_of(lengths), embedded.device) if spread else None)
 
 
 class Modulation(nn.Module):

@@ -86,13 +86,13 @@ class Runs:
     def attention(self, attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Attention among all tokens of the pack, of these heads."""
 
-        def shared(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths, **how: Any) -> Tensor:
+        def shared(q: Tensor, k: Tensor, v: Tensor, lengths: Any, **how: Any) -> Tensor:
             heads, channels = q.shape[1:]
             mine, each = self.sizes[self.rank], heads // self.count
             x = torch.stack((q, k, v), dim=2).view(mine, self.count, each, 3, channels)
             x = x.transpose(0, 1).reshape(self.count * mine, each, 3, channels)
             x = _AllToAll.apply(x, [mine] * self.count, self.sizes, self.group)  # (L, H/P, 3, K)
-            out = attend(*x.unbind(2), self.lengths, self.lengths, **how)
+            out = attend(*x.unbind(2), type(lengths)(self.lengths, self.lengths), **how)
             out = _AllToAll.apply(out, self.sizes, [mine] * self.count, self.group)  # (P*l, H/P, K)
             return out.view(self.count, mine, each, channels).transpose(0, 1).reshape(mine, heads, channels)
 
