@@ -168,6 +168,7 @@ def objective(folder: Path, model: str) -> FlowObjective:
     return FlowObjective(
         dit=make(config.model), text=make(config.text), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
+        device=torch.device("cpu"),
         times=TrainingTimes(mean=0.0, std=1.0, shift=1.0),
     )  # fmt: skip
 

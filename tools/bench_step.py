@@ -66,7 +66,7 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
     objective = FlowObjective(
         dit=make(config.model).to(device), text=make(config.text).to(device), tokenizer=tokenizer,
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
-        times=TrainingTimes(mean=0.0, std=1.0, shift=1.0),
+        times=TrainingTimes(mean=0.0, std=1.0, shift=1.0), device=device,
     )  # fmt: skip
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
     parallelize(objective.module, mesh, recompute=given["recompute"], compile=given["compile"] == "true", offload=False,

@@ -125,6 +125,20 @@ def test_a_clip_does_not_depend_on_its_batch(vae: VideoVAE) -> None:
     assert_equal(vae.decode(together), torch.cat([vae.decode(latents[None]) for latents in together]))
 
 
+@pytest.mark.parametrize("pixels", [1, 2, 3, 100])
+def test_clips_are_encoded_in_parts(vae: VideoVAE, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    """One clip at a time, some together or all: the same latents, and no more frames at once than are allowed."""
+    clips = clip_for(vae, 3, batch=5)
+    whole, volume, seen = vae.encode(clips), clips[0, 0].numel(), []
+    monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume * pixels)
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda part, *stream: seen.append(len(part)) or encode(part, *stream))
+    assert_equal(vae.encode_all(clips), whole)
+    assert max(seen) == min(pixels, 5)
+    monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume - 1)
+    assert_equal(vae.encode_all(clips), whole)
+
+
 def test_statistics_normalise_and_cancel(vae: VideoVAE) -> None:
     clip = clip_for(vae, 2)
     mean, std = vae.mean.clone(), vae.std.clone()

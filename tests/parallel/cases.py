@@ -127,6 +127,7 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
         pipeline={"base": {"model": "tiny", "weights": {}}} if case.adapter else {},
         frozen={},
         adapter=lora,
+        device=mesh.device,
     )
     parallelize(objective.module, mesh, recompute=case.recompute, compile=False, offload=False,
                 precision=torch.float32)  # fmt: skip

@@ -69,6 +69,7 @@ def _objective(
         "seed": 0,
         "pipeline": {},
         "frozen": {},
+        "device": torch.device("cpu"),
     }
     return FlowObjective(
         dit=dit, text=tiny.text(), tokenizer=tokenizer, path=PATHS[path](prediction=prediction), **arguments | changes

@@ -315,15 +315,26 @@ def test_a_plan_knows_what_trains(place: Path, capsys: pytest.CaptureFixture[str
     specs = {"dit": {"architecture": "dit", "arguments": DIT | {"dim": 96, "ffn": 384}}}
     adapter = LoRA(rank=2, alpha=2.0, targets=["attention.q"], dora=False, rslora=False)
     shapes, words = [LatentShape(2, 4, 4)], (3,)
+
+    def inject(networks: torch.nn.ModuleDict) -> None:
+        adapter.inject(networks["dit"])
+
     whole, small = (
         dit_step(specs, shapes, words, Training(torch.float32, (), False, change=change))
-        for change in (None, lambda networks: adapter.inject(networks["dit"]))
+        for change in (None, inject)
     )
     count = sum(p.numel() for p in build("dit", **specs["dit"]["arguments"]).parameters())
     trained = DIT["layers"] * 2 * 2 * 96
     assert (whole.state, whole.checkpoint) == (16 * count, 16 * count)
     assert (small.state, small.checkpoint) == (4 * count + 16 * trained, 16 * trained)
     assert small.peak < whole.peak
+    # Weights that stay in half precision take half, and autocast need not keep a copy of them.
+    kept, half = (
+        dit_step(specs, shapes, words, Training(torch.bfloat16, (), False, change=inject, kept=kind))
+        for kind in (torch.float32, torch.bfloat16)
+    )
+    assert (half.state, half.checkpoint) == (2 * count + 16 * trained, small.checkpoint)
+    assert half.peak < kept.peak - 1.05 * (2 * count) * 0.5
 
 
 def test_weights_that_stay_may_be_in_half_precision(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

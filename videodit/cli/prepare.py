@@ -28,6 +28,7 @@ from videodit.cli.start import (
     find_vae,
     has_adapter,
     inherits,
+    kept_in,
     networks,
     open_vae,
     pipeline_of,
@@ -162,6 +163,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             pipeline=pipeline,
             frozen=beside,
             adapter=adapter,
+            device=device,
         )
         freeze(objective.module, cfg.freeze)
         parts = Components(
@@ -264,7 +266,8 @@ def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) ->
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
     muon, shards = "muon_lr" in cfg.optim.make, mesh.shard * mesh.context
-    return Training(precision, frozen, muon, parts, shards, mesh.context, change)
+    kept = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
+    return Training(precision, frozen, muon, parts, shards, mesh.context, change, kept=kept)
 
 
 def teaching(cfg: DictConfig, mesh: Mesh, shapes: Sequence[LatentShape], words: Sequence[int]) -> Cost | None:

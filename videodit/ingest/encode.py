@@ -108,7 +108,7 @@ class Encode:
             for _, reason in skipped:
                 faults[index] = reason
             for _, sample in samples:
-                yield index, self.network.encode(sample.clip[None].to(self.device))[0].cpu(), ""
+                yield index, self.network.encode_all(sample.clip[None].to(self.device))[0].cpu(), ""
 
 
 @contextmanager

@@ -31,7 +31,8 @@ class RMSNorm(nn.RMSNorm):
 
 def _no_autocast(x: Tensor) -> AbstractContextManager:
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # the meta device has none
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def _like(weight: Tensor | None, x: Tensor) -> Tensor | None:

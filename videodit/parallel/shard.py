@@ -96,8 +96,8 @@ def like(part: Tensor, tensor: Tensor) -> Tensor:
     """This process's part of something that is sharded as `tensor` is."""
     if not isinstance(tensor, DTensor):
         return part
-    where = tensor.device_mesh, tensor.placements
-    return DTensor.from_local(part, *where, run_check=False, shape=tensor.shape, stride=tensor.stride())
+    # Not `from_local`, which would bring what is offloaded to the GPU: another tensor than the one to save or fill.
+    return DTensor(part, tensor._spec, requires_grad=False)
 
 
 def named(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -139,7 +139,10 @@ def square_norms(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor | 
     """The squared norm of something like each parameter, of which `tensors` are this process's parts: (n,) fp64."""
     nothing = torch.zeros((), device=mesh.device)
     norms = torch._foreach_norm([nothing if tensor is None else tensor for tensor in tensors])
-    squares = torch.stack([norm.double().cpu() for norm in norms]).square()
+    squares = torch.empty(len(norms), dtype=torch.float64)
+    for device in {norm.device for norm in norms}:  # one wait for each, not one for each parameter
+        places = [place for place, norm in enumerate(norms) if norm.device == device]
+        squares[places] = torch.stack([norms[place] for place in places]).double().square().cpu()
     if mesh.ranks > 1:
         copies = [mesh.replicate if isinstance(p, DTensor) else mesh.ranks for p in parameters]
         squares /= torch.tensor(copies, dtype=torch.float64)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
@@ -60,7 +61,9 @@ class Checkpoints:
             raise InputError(f"keep={keep}: how many checkpoints are kept, at least 1")
         self.folder, self.keep, self.mesh, self.stamp = Path(folder), keep, mesh, stamp or {}
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        # A thread's GPU is the first until it is told, and torch's writer waits for that of its thread.
+        own = {"initializer": torch.cuda.set_device, "initargs": (mesh.device,)} if mesh.device.type == "cuda" else {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", **own)
         self._pending: Future | None = None
         self._group = dist.new_group(backend="gloo") if mesh.ranks > 1 else None  # the thread's own
 

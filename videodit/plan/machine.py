@@ -34,6 +34,7 @@ class Limit:
 def limits(device: torch.device) -> list[Limit]:
     """The limits on the memory of a device, the tightest first."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for itself is free as well
         free, _ = torch.cuda.mem_get_info(device)
         return [Limit(torch.cuda.get_device_name(device), free)]
     found = [Limit("the machine's memory", _proc("/proc/meminfo", "MemAvailable"))]

@@ -46,10 +46,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a network is and how its weights are kept: `int8` is of the matrices of its blocks."""
+    """Where a network is and how its weights are kept: in their own types if none is given; `int8` is of the matrices
+    of its blocks.
+    """
 
     device: str
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     int8: bool = False
 
 
@@ -149,7 +151,7 @@ def measured(model: nn.Module, run: Run, storage: Storage, *, grad: bool = False
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     with tracing(storage.device, grad=grad) as (trace, at):
         state = {
-            name: torch.empty(shape, dtype=storage.dtype if floating else kind, device=at)
+            name: torch.empty(shape, dtype=(storage.dtype if floating else None) or kind, device=at)
             for name, (shape, floating, kind) in sizes.items()
         }
         model.load_state_dict(state, assign=True)

@@ -30,6 +30,7 @@ class Training:
     shards: processes that hold a part of the DiT's weights each. context: processes that share a batch's tokens.
     change: what is done to the networks before they train: an adapter, blocks that compute again what they forgot.
     teacher: weights and work for each batch of a model whose steps are taught.
+    kept: type of the weights that do not train.
     """
 
     precision: torch.dtype
@@ -40,6 +41,7 @@ class Training:
     context: int = 1
     change: Callable[[nn.ModuleDict], None] | None = None
     teacher: Cost | None = None
+    kept: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
     # Muon keeps one value, and takes the matrices of the DiT's blocks.
     single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and ".blocks." in f".{n}"}
     momenta = sum((1 if name in single else 2) * here[name] for name in trained)
-    return 4 * sum(here.values()), 4 * sum(here[name] for name in trained), 4 * momenta
+    weights = sum(here[name] * p.element_size() for name, p in named.items())
+    return weights, 4 * sum(here[name] for name in trained), 4 * momenta
 
 
 def _part(name: str, parameter: nn.Parameter, shards: int) -> int:
@@ -178,6 +181,9 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
         parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
     if how.change is not None:
         how.change(networks)
+    for parameter in networks.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(how.kept)
     return networks
 
 
@@ -188,4 +194,4 @@ def _traced(specs: Mapping[str, Any], run: Callable[[nn.ModuleDict], None], how:
         with nullcontext() if how.precision == torch.float32 else torch.autocast("cpu", how.precision):
             run(networks)
 
-    return measured(_module(specs, how), inside, Storage("cpu", torch.float32), grad=True)
+    return measured(_module(specs, how), inside, Storage("cpu", None), grad=True)

@@ -66,6 +66,7 @@ class FlowObjective:
         frozen: networks that lie beside them (the VAE). If `pipeline` names a base, that has the rest.
         adapter: what trains of the DiT instead of its weights, if it does.
         teacher: gives the velocities to predict and their times, if the DiT learns from another (a straight path).
+        device: where the DiT computes, which need not be where its weights lie.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class FlowObjective:
         frozen: dict[str, Part],
         adapter: LoRA | None = None,
         teacher: Teacher | None = None,
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, teacher or times
         self.teacher = teacher
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
@@ -100,7 +103,7 @@ class FlowObjective:
 
     def errors(self, batch: LatentBatch, step: int) -> tuple[Tensor, Tensor]:
         """The squared error of every token (L,), and the clips' times (B,)."""
-        device = self.dit.head.weight.device
+        device = self.device
         noise, draws = self.draw(batch, step)
         captions = [
             "" if drop < self.drop else caption for caption, drop in zip(batch.captions, draws[:, 2], strict=True)

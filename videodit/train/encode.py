@@ -68,7 +68,7 @@ class _Encoder:
             for _, part in groupby(samples, key=lambda pair: pair[1].clip.shape):
                 alike = list(part)
                 clips = torch.stack([sample.clip for _, sample in alike]).to(self.vae.mean.device)
-                for (index, sample), latents in zip(alike, self.vae.encode(clips).cpu(), strict=True):
+                for (index, sample), latents in zip(alike, self.vae.encode_all(clips).cpu(), strict=True):
                     yield index, latents, sample.caption
             self.done += len(samples) + len(skipped)
             self.progress.update(self.done)
