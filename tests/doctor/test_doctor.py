@@ -96,8 +96,8 @@ def test_a_parameter_frozen_by_mistake(
     """One of them, which what is learnt hardly shows."""
     initial = start.initial
 
-    def careless(cfg: Any, base: Any, part: str, *dtype: torch.dtype) -> nn.Module:
-        network = initial(cfg, base, part, *dtype)
+    def careless(cfg: Any, base: Any, part: str, *rest: Any) -> nn.Module:
+        network = initial(cfg, base, part, *rest)
         if part == "dit":
             network.blocks[1].ffn[0].weight.requires_grad_(False)
         return network

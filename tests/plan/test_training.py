@@ -55,6 +55,12 @@ def test_a_step_of_the_dit_is_what_really_happens() -> None:
     assert plan.work["matmul"] == pytest.approx(products, rel=0.01)
 
 
+def test_before_weights_are_shared_out_they_are_whole() -> None:
+    """However many processes there are, each has had them all."""
+    plan = dit_step(SPECS, [LatentShape(1, 2, 2)], (1,), replace(ADAMW, shards=64))
+    assert plan.state < WEIGHTS == plan.state + plan.peak
+
+
 @pytest.mark.parametrize("recompute", ["cheap", "blocks"])
 def test_blocks_that_forget(recompute: str) -> None:
     """Less memory for more work, as it really is; the trace computes attention again, which "cheap" really keeps."""

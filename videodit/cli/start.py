@@ -128,9 +128,9 @@ def networks(
         text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
-    dit = initial(cfg, base, "dit", dtype).to(mesh.device)
+    dit = initial(cfg, base, "dit", mesh.device, dtype)
     if text is None:
-        text = initial(cfg, base, "text").to(mesh.device)
+        text = initial(cfg, base, "text", mesh.device)
     if adapter is not None:
         adapter.inject(dit)
     return dit, text
@@ -144,9 +144,13 @@ def kept_in(cfg: DictConfig, device: torch.device) -> torch.dtype:
     return PRECISIONS[pick_precision(cfg.precision, device)] if device.type == "cuda" else torch.float32
 
 
-def initial(cfg: DictConfig, base: Base | None, part: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A network as the config describes it, or the one of `init`."""
-    return make(cfg[_GROUPS[part]]) if base is None else base.parts[part].load(dtype=dtype).train()
+def initial(
+    cfg: DictConfig, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Any:
+    """A network as the config describes it, or the one of `init`, which comes from its files tensor by tensor."""
+    if base is None:
+        return make(cfg[_GROUPS[part]]).to(device)
+    return base.parts[part].load(device=device, dtype=dtype).train()
 
 
 _GROUPS = {"dit": "model", "text": "text", "vae": "vae"}

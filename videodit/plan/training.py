@@ -130,6 +130,7 @@ def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
     gradients = trained * (2 if how.accumulate > 1 else 1)
     blocks = 0 if how.shards == 1 else 3 * _block(specs, how)
     peak = round(MARGIN * (activations + gradients + blocks))
+    peak = max(peak, _state(specs, replace(how, shards=1))[0] - state)  # at the start all weights are here, and no more
     work, calls = Counter(cost.times(how.accumulate / how.context).work), cost.calls * how.accumulate / how.context
     if (taught := how.teacher) is not None:
         state, peak = state + taught.weights, max(peak, round(MARGIN * taught.peak))
