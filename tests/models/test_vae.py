@@ -130,13 +130,16 @@ def test_clips_are_encoded_in_parts(vae: VideoVAE, monkeypatch: pytest.MonkeyPat
     """One clip at a time, some together or all: the same latents, and no more frames at once than are allowed."""
     clips = clip_for(vae, 3, batch=5)
     whole, volume, seen = vae.encode(clips), clips[0, 0].numel(), []
+    restored = vae.decode(whole)
     monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume * pixels)
     encode = vae.encode
     monkeypatch.setattr(vae, "encode", lambda part, *stream: seen.append(len(part)) or encode(part, *stream))
     assert_equal(vae.encode_all(clips), whole)
+    assert_equal(vae.decode_all(whole), restored)
     assert max(seen) == min(pixels, 5)
     monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume - 1)
     assert_equal(vae.encode_all(clips), whole)
+    assert_equal(vae.decode_all(whole), restored)
 
 
 def test_statistics_normalise_and_cancel(vae: VideoVAE) -> None:

@@ -41,7 +41,7 @@ class Clips:
 
 
 def _encode(folder: Path, *datasets: Clips, vae: VideoVAE | None = None) -> LatentCache:
-    return encode_datasets(datasets, vae or tiny.vae(), folder=folder, batch=4, workers=0, mesh=alone())
+    return encode_datasets(datasets, vae or tiny.vae(), folder=folder, workers=0, mesh=alone())
 
 
 def test_every_clip_has_its_latents_and_its_caption_in_order(tmp_path: Path) -> None:

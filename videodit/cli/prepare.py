@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 STATES = 16  # of a caption, for the balance of work
+ENOUGH = 2**26  # pixels, 0.8 GB
 CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
 
 
@@ -296,20 +297,25 @@ def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCach
         datasets_of(cfg, split),
         vae,
         folder=Path(cfg.cache),
-        batch=32,
         workers=cfg.workers,
         mesh=mesh,
     )
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
-    """The first clips of a data set, less what cannot be read."""
-    samples, skipped = fetch(dataset, range(min(count, len(dataset))))
-    for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    if not samples:
+    """The first clips of a data set, less what cannot be read, as far as they have no more than ENOUGH pixels or so."""
+    clips, pixels = [], 0
+    for start in range(0, min(count, len(dataset)), 8):
+        samples, skipped = fetch(dataset, range(start, min(start + 8, count, len(dataset))))
+        for path, reason in skipped:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+        clips += [sample.clip for _, sample in samples]
+        pixels += sum(sample.clip[0].numel() for _, sample in samples)
+        if pixels > ENOUGH:
+            break
+    if not clips:
         raise InputError("data: none of its clips can be read")
-    return [sample.clip for _, sample in samples]
+    return clips
 
 
 def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
 from videodit.shapes import Triple
 
-AT_ONCE = 2**22  # pixels of clips that are encoded in one go: 1.6 GB a layer of 96 channels, of which some are alive
+AT_ONCE = 2**22  # pixels of clips that pass in one go: 1.6 GB a layer of 96 channels, of which some are alive
 TOGETHER = 4  # frames that pass a level of the encoder together: even, so that halving time never divides a pair
 
 
@@ -298,11 +298,18 @@ class VideoVAE(nn.Module):
         return self.normalise(self.posterior(clip, stream)[0])
 
     def encode_all(self, clips: Tensor) -> Tensor:
-        """Any number of clips of any size: the same, as many clips together as memory is sure to have room for."""
-        count = max(1, AT_ONCE // clips[0, 0].numel())
-        if clips[0, 0].numel() > AT_ONCE:
+        """`encode` for any clips: as many of them, or as much of one, in one go as AT_ONCE says."""
+        volume = clips[0, 0].numel()
+        if volume > AT_ONCE:
             return torch.cat([_joined([*self.encode_chunks([clip])]) for clip in clips.split(1)])
-        return torch.cat([self.encode(part) for part in clips.split(count)])
+        return torch.cat([self.encode(part) for part in clips.split(AT_ONCE // volume)])
+
+    def decode_all(self, latents: Tensor) -> Tensor:
+        """`decode`, likewise."""
+        volume = latents[0, 0].numel() * prod(self.stride)
+        if volume > AT_ONCE:
+            return torch.cat([_joined([*self.decode_chunks(one, 1)]) for one in latents.split(1)])
+        return torch.cat([self.decode(part) for part in latents.split(AT_ONCE // volume)])
 
     def decode(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
         """Latents (B,C,t,h,w) -> clip (B,3,T,H,W), not clamped."""

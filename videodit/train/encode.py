@@ -21,12 +21,13 @@ from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.track.progress import Progress
 
+MADE_TOGETHER = 32
 SHARD = 2048  # clips a file: what a kill in the middle can cost
 
 
 @torch.no_grad()
 def encode_datasets(
-    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, batch: int, workers: int, mesh: Mesh
+    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, workers: int, mesh: Mesh
 ) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
@@ -41,7 +42,7 @@ def encode_datasets(
         missing = [pair for pair in pairs if pair[0] not in known][mesh.rank :: mesh.ranks]
         if missing:
             with Progress(total=len(missing), label=f"encode{f' {mesh.rank}' * (mesh.ranks > 1)}") as progress:
-                encode = _Encoder(dataset, vae, batch, workers, progress)
+                encode = _Encoder(dataset, vae, workers, progress)
                 fill(folder, missing, encode, shard=SHARD)
                 skipped += encode.skipped
     skipped = [(path, reason) for part in mesh.exchange(skipped) for path, reason in part]
@@ -55,12 +56,14 @@ def encode_datasets(
 class _Encoder:
     """Dataset indices -> (index, latents, caption), with progress."""
 
-    def __init__(self, dataset: Clips, vae: VideoVAE, batch: int, workers: int, progress: Progress) -> None:
-        self.dataset, self.vae, self.batch, self.workers, self.progress = dataset, vae, batch, workers, progress
+    def __init__(self, dataset: Clips, vae: VideoVAE, workers: int, progress: Progress) -> None:
+        self.dataset, self.vae, self.workers, self.progress = dataset, vae, workers, progress
         self.done, self.skipped = 0, []
 
     def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
-        groups = _Groups(self.dataset, [indices[i : i + self.batch] for i in range(0, len(indices), self.batch)])
+        # Clips that are made together are small. Those from files are read ahead one by one, whatever their size.
+        count = MADE_TOGETHER if hasattr(self.dataset, "__getitems__") else 1
+        groups = _Groups(self.dataset, [indices[i : i + count] for i in range(0, len(indices), count)])
         for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
             self.skipped += skipped
             for path, reason in skipped:
@@ -91,7 +94,8 @@ def calibrate(vae: VideoVAE, clips: Sequence[Tensor], *, shared: bool) -> None:
     A shared deviation keeps the channels' proportions: what carries more of the picture stays larger, is denoised
     earlier, and fine detail weighs less in the DiT's loss.
     """
-    means = torch.cat([vae.posterior(clip[None].to(vae.mean.device))[0].flatten(2)[0] for clip in clips], dim=1)
+    latents = [vae.encode_all(clip[None].to(vae.mean.device)).flatten(2)[0] for clip in clips]
+    means = torch.cat(latents, dim=1) * vae.std[:, None] + vae.mean[:, None]
     centre, spread = means.mean(dim=1), means.var(dim=1)
     vae.mean.copy_(centre)
     vae.std.copy_((spread.mean().expand_as(spread) if shared else spread).sqrt())

@@ -31,7 +31,7 @@ def vae_samples(
         return math.nan
     rows, labels, errors, similar = [], [], [], []
     for number, clip in enumerate(clips):
-        restored = vae.reconstruct(vae.posterior(clip[None].to(vae.mean.device))[0])[0].float().cpu().clamp(-1, 1)
+        restored = vae.decode_all(vae.encode_all(clip[None].to(vae.mean.device)))[0].float().cpu().clamp(-1, 1)
         errors.append((restored - clip).square().mean())
         similar.append(ssim(restored[None], clip[None]).mean())
         if number < 4:
