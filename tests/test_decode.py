@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.compare import assert_equal, distance, shaken
-from videodit.decode import OVERLAP, Way, decode, decode_stepping_down, is_out_of_memory, starts, ways
-from videodit.errors import InputError
+from videodit.decode import OVERLAP, Way, decode, decode_stepping_down, starts, ways
+from videodit.errors import InputError, is_out_of_memory
 from videodit.models.vae import VideoVAE
 
 LATENTS = 4
@@ -113,6 +113,8 @@ def test_other_errors_are_not_about_memory(vae: VideoVAE, latents: Tensor) -> No
     with pytest.raises(RuntimeError, match="shapes"):
         decode_stepping_down(broken, latents, [Way(0), Way(1)])
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("FIND was unable to find an engine to execute this computation"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"))
 
 
 def test_the_cpu_comes_last() -> None:

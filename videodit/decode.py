@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from videodit.errors import InputError
+from videodit.errors import InputError, is_out_of_memory
 from videodit.models.vae import VideoVAE
 
 OVERLAP = 4  # latents that neighbouring tiles share at least: further away the decoder's convolutions hardly reach
@@ -88,12 +88,6 @@ def decode_stepping_down(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     raise AssertionError("no way given")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory", "bad_alloc")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def tiles(size: int, tile: int) -> int:

@@ -1,4 +1,6 @@
-"""The exceptions that a user should read one line of: the input is wrong, or the work was interrupted."""
+"""The exceptions that a user should read one line of: the input is wrong, or the work was interrupted. And one that
+libraries have many words for: memory ran out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,13 @@ class InputError(ValueError):
 
     The command line prints it and exits with code 2, without a traceback.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU. cuDNN, whose tries all failed, may not say why."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory", "bad_alloc",
+             "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine")  # fmt: skip
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 class Interrupted(Exception):

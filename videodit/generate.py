@@ -209,7 +209,9 @@ class Pipe:
             pack = patchify([one.to(dit.embed.weight.dtype) for one in x], self.patch)
             if not ready:  # where blocks come and go, so would the keys that are made of their weights
                 ready.append(texts if self.parts.offload == "block" else dit.prepare(pack, times, texts))
-            tokens = dit(pack, t.to(self.parts.device), ready[0], **skipping)
+            # Times that are known beforehand are looked up on the CPU: to ask a GPU for them would be to wait for it.
+            known = isinstance(ready[0], Prepared)
+            tokens = dit(pack, t if known else t.to(self.parts.device), ready[0], **skipping)
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 
         return predict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videodit.cli.evaluate import load_judge
+from videodit.cli.evaluate import held_out_losses, load_judge
 from videodit.config import assets_dir
 from videodit.eval.attributes import Judge
 from videodit.eval.report import PROMPTS_SEED, Ask, follow, reconstruction
@@ -39,6 +39,19 @@ def test_the_vae_restores_clips_that_it_never_saw(pipe: Pipe) -> None:
     row = reconstruction(pipe.parts.vae, [CLIP], count=8, seed=PROMPTS_SEED + 5000, batch=8, device="cpu")[str(CLIP)]
     assert row["psnr"] >= 30
     assert row["ssim"] >= 0.9
+
+
+def test_half_precision_is_measured_too(pipe: Pipe) -> None:
+    """It is what GPUs compute in."""
+    half = load(dtype=torch.bfloat16)
+    wide, narrow = (
+        reconstruction(one.parts.vae, [CLIP], count=2, seed=PROMPTS_SEED + 5000, batch=2, device="cpu")[str(CLIP)]
+        for one in (pipe, half)
+    )
+    assert narrow["psnr"] == pytest.approx(wide["psnr"], abs=0.5)
+    (times, losses), (_, others) = held_out_losses(half, 4, 2), held_out_losses(pipe, 4, 2)
+    assert len(times) == 4
+    torch.testing.assert_close(losses, others, rtol=0.1, atol=0.01)
 
 
 def test_a_known_prompt_has_no_unknown_words(pipe: Pipe) -> None:

@@ -100,7 +100,8 @@ def test_an_unknown_kind_of_prompt_is_refused(judge: Judge) -> None:
 
 
 def test_reconstruction_of_a_known_loss() -> None:
-    vae = SimpleNamespace(encode=lambda clip: clip * 0.5, decode=lambda latents: latents * 2 + 0.02)
+    vae = SimpleNamespace(encode=lambda clip: clip * 0.5, decode=lambda latents: latents * 2 + 0.02,
+                          mean=torch.zeros(1))  # fmt: skip
     shapes = (VideoShape(1, 16, 16), VideoShape(2, 16, 24))
     table = reconstruction(vae, shapes, count=3, seed=1, batch=2, device="cpu")
     assert list(table) == ["16x16, 1 frames", "24x16, 2 frames"]

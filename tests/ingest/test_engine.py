@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ def gone(pid: int) -> bool:
 
 
 def test_every_record_has_its_outcome() -> None:
-    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "stop", *["fine"] * 5]
+    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", *["fine"] * 5]
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -37,6 +38,7 @@ def test_every_record_has_its_outcome() -> None:
     assert said["exit"]["detail"] == "exit code 3"
     assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
     assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]
+    assert said["memory"]["again"] and said["lost"]["again"], "a GPU's failure is no fault of the file"
     assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))
@@ -50,6 +52,28 @@ def test_a_guard_keeps_its_process_between_calls() -> None:
     assert len(pids) == 1
     guard.close()
     assert gone(pids.pop())
+
+
+def test_a_process_that_lost_its_gpu_is_followed_by_another() -> None:
+    guard = Guard(Naughty())
+    first = guard({"do": "fine", "value": 0}, 60)["records"][0]["pid"]
+    assert guard({"do": "lost", "value": 0}, 60)["dropped"] == "the machine failed"
+    assert guard({"do": "fine", "value": 0}, 60)["records"][0]["pid"] != first and gone(first)
+    guard.close()
+
+
+def test_a_gpu_is_shared_by_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in a stage the model is that wants one."""
+    seen = []
+    monkeypatch.setattr("videodit.ingest.engine.Guard", lambda stage: seen.append(stage) or Guard(Naughty()))
+    model, plain = SimpleNamespace(device="cuda"), SimpleNamespace(device="cpu")
+    stages = [{"embedder": model, "scorers": ()}, {"embedder": plain, "scorers": (plain, model)}, {"cutter": model},
+              {"device": "cuda:1"}, {"embedder": plain, "scorers": (plain,)}]  # fmt: skip
+    for stage in stages:
+        seen.clear()
+        records = [{"do": "fine", "value": i} for i in range(6)]
+        assert len(list(Local(workers=6).run(SimpleNamespace(**stage), records, [60.0] * 6, None))) == 6
+        assert len(seen) == (6 if stage is stages[-1] else 4)
 
 
 def test_leaving_early_ends_all_workers() -> None:

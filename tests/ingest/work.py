@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from videodit.errors import InputError
 from videodit.ingest.engine import Local
 from videodit.ingest.guard import outcome
@@ -38,6 +40,10 @@ class Naughty:
                 raise Dropped("too dark", "0.1")
             case "bug":
                 raise KeyError("oops")
+            case "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            case "lost":
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             case "disk":
                 raise OSError(28, "No space left on device")
             case "kill actor" if not os.path.exists(record["mark"]):

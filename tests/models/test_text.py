@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.compare import assert_equal, distance, shaken
 from videodit.errors import InputError
@@ -152,10 +154,20 @@ def test_dropout_is_off_in_training(encoder: SmallT5) -> None:
     encoder.eval()
 
 
-def test_bf16_weights(encoder: SmallT5) -> None:
-    """The mask's large numbers stay finite and shut in any type."""
-    ids = torch.arange(3, 20)
+def test_bf16_weights(encoder: SmallT5, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask's large numbers stay finite and shut in any type, and it has that of the queries, as GPUs need it."""
+    ids, seen, attention = torch.arange(3, 20), [], F.scaled_dot_product_attention
+
+    def watched(q: torch.Tensor, *args: Any, attn_mask: torch.Tensor, **how: Any) -> torch.Tensor:
+        seen.append((q.dtype, attn_mask.dtype))
+        return attention(q, *args, attn_mask=attn_mask, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     truth = encoder(ids, (9, 8)).states
+    assert seen and set(seen) == {(torch.float32, torch.float32)}
+    seen.clear()
     encoder.to(torch.bfloat16)
+    encoder(ids, (9, 8))
+    assert seen and set(seen) == {(torch.bfloat16, torch.bfloat16)}
     assert_equal(encoder(ids, (9, 8)).states.float(), truth, tolerance=0.1)
     encoder.to(torch.float32)

@@ -29,8 +29,8 @@ def up(*, spatial: bool = True, temporal: bool = True) -> CausalUp:
     return shaken(CausalUp(channels=CHANNELS, out_channels=5, spatial=spatial, temporal=temporal)).double()
 
 
-def clip(frames: int, height: int = 6, width: int = 4) -> Tensor:
-    return noise(2, CHANNELS, frames, height, width).double()
+def clip(frames: int, height: int = 6, width: int = 4, batch: int = 2) -> Tensor:
+    return noise(batch, CHANNELS, frames, height, width).double()
 
 
 def in_chunks(layer: nn.Module, x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -134,6 +134,18 @@ def test_down_keeps_the_first_frame_from_the_temporal_convolution_but_shows_it_t
     assert_equal(one_shot(layer, x[:, :, :1]), first, tolerance=1e-9)
     other = torch.cat([x[:, :, :1] + 1, x[:, :, 1:]], dim=2)
     assert not torch.allclose(one_shot(layer, other)[:, :, 1], whole[:, :, 1])
+
+
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+def test_frames_keep_their_channels_together(batch: int, frames: int) -> None:
+    """A lone frame too: attention's fast kernels want the last stride to be 1, and convolutions keep the order."""
+    x = clip(frames, batch=batch).contiguous(memory_format=torch.channels_last_3d)
+    seen = []
+    out = per_frame(lambda part: seen.append(part) or 2 * part, x)
+    assert torch.equal(out, 2 * x)
+    (part,) = seen
+    _, channels, height, width = part.shape
+    assert part.stride() == (channels * height * width, 1, width * channels, channels)
 
 
 def test_up_shows_the_first_frame_to_no_other() -> None:

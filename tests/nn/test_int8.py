@@ -32,10 +32,10 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
     return Part.own(path)
 
 
-def run(dit: nn.Module) -> torch.Tensor:
-    pack = patchify([noise(4, 2, 4, 4), noise(4, 1, 4, 6, seed=2)], dit.patch)
+def run(dit: nn.Module, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    pack = patchify([noise(4, 2, 4, 4).to(kind), noise(4, 1, 4, 6, seed=2).to(kind)], dit.patch)
     with torch.no_grad():
-        return dit(pack, torch.tensor([0.7, 0.7]), Text(noise(5, 16, seed=1), (3, 2)))
+        return dit(pack, torch.tensor([0.7, 0.7]), Text(noise(5, 16, seed=1).to(kind), (3, 2)))
 
 
 def test_close_and_small(part: Part) -> None:
@@ -52,6 +52,12 @@ def test_block_by_block_nothing_is_gained(part: Part) -> None:
     assert torch.equal(run(part.load(int8=True, streamed=True)), run(part.load()))
     with pytest.raises(InputError, match="it would save nothing"):
         check_choices("block", "int8")
+
+
+def test_block_by_block_the_same_weights_are_exact(part: Part) -> None:
+    """Those that are in float32 beside half precision."""
+    kind = torch.bfloat16
+    assert torch.equal(run(part.load(dtype=kind, streamed=True), kind), run(part.load(dtype=kind), kind))
 
 
 def test_a_text_encoder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ parts as they are asked for.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -143,7 +144,7 @@ class Part:
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)
         if streamed:
-            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32)
+            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32, exact)
         return module.eval()
 
     @cached_property
@@ -208,17 +209,21 @@ class Components:
         if name in self._given:
             return self._given[name]
         if device and device != self.device.type:
-            self._open.clear()
+            self._close()
             return self.parts[name].load(device=device, dtype=torch.float32).requires_grad_(False)
         if name not in self._open:
             if self.offload != "none":
-                self._open.clear()
+                self._close()
             how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
             network = self.parts[name].load(device=self.device, dtype=self.dtype, **how)
             if self.compiled and isinstance(network, DiT):
                 compile_blocks(network.blocks)
             self._open[name] = network.requires_grad_(False)
         return self._open[name]
+
+    def _close(self) -> None:
+        self._open.clear()
+        gc.collect()  # compiled blocks refer to themselves
 
     def sizes(self, name: str) -> Any:
         """The network of that name to ask for its sizes: perhaps without weights."""

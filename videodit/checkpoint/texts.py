@@ -71,6 +71,8 @@ def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int
     states = {part: state for part, path in paths.items() if (state := _read(path)) is not None}
     if missing := [part for part in paths if part not in states]:
         text = encode(torch.tensor([i for part in missing for i in part]), tuple(len(part) for part in missing))
+        if not text.states.isfinite().all():
+            raise InputError(f"the text encoder's states are not finite in {text.states.dtype}: say dtype=float32")
         for part, state in zip(missing, text.states.split(text.lengths), strict=True):
             states[part] = state.cpu()
             save_tensors(paths[part], {"states": state.clone()}, {"made_by": made_by})

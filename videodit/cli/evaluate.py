@@ -89,7 +89,7 @@ def held_out_losses(pipe: Pipe, count: int, batch: int) -> tuple[torch.Tensor, t
     pairs, losses = evaluation_prompts("ordinary", count, PROMPTS_SEED), []
     for part in torch.arange(count).split(batch):
         clips = render_all([pairs[i][1] for i in part], ORDINARY).to(pipe.parts.device)
-        latents = list(pipe.parts.vae.encode(clips))
+        latents = list(pipe.parts.vae.encode(clips.to(pipe.parts.vae.mean.dtype)).float())
         shapes = [LatentShape(*x.shape[1:]) for x in latents]
         noise = [pipe.noise(int(i), shape).to(x) for i, shape, x in zip(part, shapes, latents, strict=True)]
         points = list(zip(latents, noise, times[part], strict=True))

@@ -143,7 +143,7 @@ def reconstruction(
         for start in range(0, count, batch):
             scenes = [scene(seed, index, split="any") for index in range(start, min(start + batch, count))]
             clips = render_all(scenes, shape).to(device)
-            back = vae.decode(vae.encode(clips)).clamp(-1, 1)
+            back = vae.decode(vae.encode(clips.to(vae.mean.dtype))).float().clamp(-1, 1)
             decibels.append(psnr(back, clips))
             similarity.append(ssim(back.double(), clips.double()).mean(1))
         scores = {"psnr": torch.cat(decibels), "ssim": torch.cat(similarity)}

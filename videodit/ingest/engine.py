@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+import torch
 
 from videodit.config import ray_environment, share_environment, shared_environment
 from videodit.errors import InputError
@@ -23,6 +25,7 @@ from videodit.ingest.record import Record, Stage
 Results = Iterator[tuple[int, Result]]
 
 BLOCKS = 10_000  # that Ray Data is given at most
+ON_A_GPU = 4  # processes that share one: each has its own copy of a model, and reads clips for it
 RETRIES = 3  # of a record whose Ray actor died
 CONNECT = 30.0  # seconds for a cluster to answer
 FREE = 120.0  # seconds for a machine of it to have room
@@ -64,7 +67,8 @@ class Local:
         """See Engine."""
         todo, done = iter(enumerate(zip(records, limits, strict=True))), queue.Queue()
         lock, stop = threading.Lock(), threading.Event()
-        count = min(self.workers, most or self.workers, len(records))
+        most = most or (ON_A_GPU if _wants_gpu(stage, torch.cuda.is_available) else self.workers)
+        count = min(self.workers, most, len(records))
         guards = [Guard(stage) for _ in range(count)]
 
         def work(guard: Guard) -> None:
@@ -183,7 +187,7 @@ class Ray:
         """What an actor of a stage needs of a machine; InputError if none has it free, or lacks the package."""
         exceptions, largest = self.ray.exceptions, [node["Resources"].get("CPU", 0) for node in self.ray.nodes()]
         options = {"num_cpus": max(1, min(getattr(stage, "threads", 1), max(largest, default=1)))}
-        options |= {"num_gpus": 1} if _wants_gpu(stage, "GPU" in self.ray.cluster_resources()) else {}
+        options |= {"num_gpus": 1} if _wants_gpu(stage, lambda: "GPU" in self.ray.cluster_resources()) else {}
         trial = self.ray.remote(_nothing).options(**options).remote()
         try:
             self.ray.get(trial, timeout=FREE)
@@ -244,11 +248,11 @@ def _nothing() -> None:
     """Shows that a machine has room, and the package."""
 
 
-def _wants_gpu(stage: Stage, there: bool) -> bool:
+def _wants_gpu(stage: Stage, there: Callable[[], bool]) -> bool:
     """Whether a stage, or what it calls, computes on CUDA; an empty device takes it where it is there."""
-    parts = [stage, *(getattr(stage, name, None) for name in ("captioner", "cutter"))]
-    devices = [str(part.device) for part in parts if hasattr(part, "device")]
-    return any(device.startswith("cuda") or (not device and there) for device in devices)
+    parts = [stage, *(getattr(stage, name, None) for name in ("captioner", "cutter", "embedder"))]
+    devices = [str(part.device) for part in [*parts, *getattr(stage, "scorers", ())] if hasattr(part, "device")]
+    return any(device.startswith("cuda") or (not device and there()) for device in devices)
 
 
 def _check_workers(workers: int | None) -> None:

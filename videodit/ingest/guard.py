@@ -12,13 +12,14 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from videodit.errors import InputError
+from videodit.errors import InputError, is_out_of_memory
 from videodit.ingest.record import Dropped, Record, Stage
 
 START = 120.0  # seconds for a process to begin; a model may have to be loaded
 MOST = 1e6  # seconds for a call; poll() counts in milliseconds that must fit 32 bits
 ENDED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by somebody else, or for want of memory
-# {"records": […]}, {"dropped": reason, "detail": …, "again": …}, the latter with the "limit" it broke, or {"stop": why}
+# {"records": […]}, {"dropped": reason, "detail": …, "again": …}, the latter with the "limit" it broke, or whether its
+# process has "lost" the GPU; or {"stop": why}
 Result = dict[str, Any]
 
 
@@ -33,7 +34,10 @@ def outcome(stage: Stage, record: Record) -> Result:
     except (MemoryError, OSError) as error:
         return dropped("the machine failed", f"{type(error).__name__}: {error}", again=True)
     except Exception as error:  # a bad file may bring out a bug; it must not stop the others
-        return dropped("a stage failed", f"{type(error).__name__}: {error}")
+        what, lost = f"{type(error).__name__}: {error}", type(error).__name__ == "AcceleratorError"  # torch's
+        if lost or is_out_of_memory(error):
+            return dropped("the machine failed", what, again=True) | ({"lost": True} if lost else {})
+        return dropped("a stage failed", what)
 
 
 def dropped(reason: str, detail: str = "", *, again: bool = False) -> Result:
@@ -57,7 +61,10 @@ class Guard:
         try:
             self.pipe.send(record)
             if self.pipe.poll(min(limit, MOST)):
-                return self.pipe.recv()
+                result = self.pipe.recv()
+                if result.get("lost"):
+                    self.close()
+                return result
             result = dropped("took too long", f"more than {limit:.0f} seconds") | {"limit": limit}
         except (EOFError, OSError):
             self.process.join(1.0)

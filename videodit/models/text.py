@@ -80,7 +80,8 @@ class SmallT5(nn.Module):
         """Token ids (S,) -> states (S,E), in one sequence."""
         owner = torch.repeat_interleave(torch.tensor(lengths, device=ids.device), output_size=len(ids))
         same = owner[:, None] == owner[None, :]
-        mask = torch.zeros(same.shape, device=ids.device).masked_fill_(~same, torch.finfo(torch.float32).min)
+        kind = self.encoder.embed_tokens.weight.dtype  # the queries': GPUs' kernels take no other
+        mask = torch.zeros(same.shape, device=ids.device, dtype=kind).masked_fill_(~same, torch.finfo(kind).min)
         return self.encoder(input_ids=ids[None], attention_mask=mask[None, None]).last_hidden_state[0]
 
 

@@ -8,7 +8,7 @@ stream with one chunk, so streaming and one-shot share every line of code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +168,7 @@ class CausalUp(nn.Module):
         weight = self.space.weight[:, :, None]
         if winograd.suits(x, weight, self.up):
             return winograd.conv(x, None, weight, self.space.bias, up=self.up)
-        return per_frame(self.space, F.interpolate(x, scale_factor=(1, self.up, self.up), mode="nearest"))
+        return per_frame(lambda frames: self.space(F.interpolate(frames, scale_factor=self.up, mode="nearest")), x)
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
@@ -196,7 +196,8 @@ def over_time(layer: nn.Conv3d, x: Tensor) -> Tensor:
     return out.movedim(-1, 1)
 
 
-def per_frame(layer: nn.Module, x: Tensor) -> Tensor:
+def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a layer of images to every frame of (B,C,T,H,W)."""
-    frames = rearrange(x, "b c t h w -> (b t) c h w")
+    # A lone frame would lose the strides that say that its channels come first, and with them attention's fast kernels.
+    frames = x[0].transpose(0, 1) if len(x) == 1 else rearrange(x, "b c t h w -> (b t) c h w")
     return rearrange(layer(frames), "(b t) c h w -> b c t h w", b=x.shape[0])
