@@ -160,7 +160,18 @@ class Planner:
         dit = self.parts.sizes("dit")
         tokens = sum(shape.grid(dit.patch).count for shape in shapes)
         states = STATES * tokens * dit.dim * setup.dtype.itemsize if job.cached else 0
-        return replace(cost, peak=cost.peak + states * (1 + (job.guided and setup.passes == 2)))
+        states *= 1 + (job.guided and setup.passes == 2)
+        return replace(cost, peak=cost.peak + states + self._keys(job, setup))
+
+    def _keys(self, job: Job, setup: Setup) -> int:
+        """Bytes of what cross-attention looks at, which every DiT keeps from step to step unless its blocks go."""
+        dit = self.parts.sizes("dit")
+        if setup.offload == "block" or dit.time_mode == "cross":
+            return 0
+        lengths = job.lengths if job.guided else job.lengths[: len(job.lengths) // 2]
+        states = sum(_attended(length, dit.text_length) for length in lengths)
+        values = 2 * states * dit.dim * self.parts.parts["dit"].spec["arguments"]["layers"]
+        return values * setup.dtype.itemsize * len(self.parts.experts)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
         vae, way = self.parts.parts["vae"], setup.way
