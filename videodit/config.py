@@ -38,8 +38,9 @@ def launch() -> Launch:
 
 def _meeting() -> tuple[str, int]:
     """MASTER_ADDR and MASTER_PORT; else the first node of Slurm's step (`a[01-04,7],b`), a port by its job."""
-    first = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")).split(",")[0]
-    own = 20000 + int(os.environ.get("SLURM_JOB_ID", 9500)) % 10000
+    nodes, job = os.environ.get("SLURM_STEP_NODELIST", ""), os.environ.get("SLURM_JOB_ID", "")
+    first = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes).split(",")[0] or Launch().address
+    own = 20000 + int(job) % 10000 if job.isdigit() else Launch().port
     return os.environ.get("MASTER_ADDR", first), int(os.environ.get("MASTER_PORT", own))
 
 

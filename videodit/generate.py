@@ -21,7 +21,7 @@ import videodit
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import Components
-from videodit.checkpoint.texts import encode_cached
+from videodit.checkpoint.texts import encode_cached, finite
 from videodit.config import cache_dir
 from videodit.data.resize import PRESETS, parse_size, resize, retime
 from videodit.data.sample import to_frames
@@ -158,7 +158,7 @@ class Pipe:
         """B prompts -> text states, in one pass, no padding. Where networks come and go, states are kept on disk."""
         ids, lengths = self.parts.tokenizer(prompts)
         if self.parts.offload == "none":
-            return self.parts.text(ids.to(self.parts.device), lengths)
+            return finite(self.parts.text(ids.to(self.parts.device), lengths))
         made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}/{self.parts.quantize}"
         text = encode_cached(
             cache_dir() / "text", made_by, ids, lengths, lambda ids, n: self.parts.text(ids.to(self.parts.device), n)

@@ -65,6 +65,7 @@ def test_a_process_that_lost_its_gpu_is_followed_by_another() -> None:
 def test_a_gpu_is_shared_by_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever in a stage the model is that wants one."""
     seen = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6))
     monkeypatch.setattr("videodit.ingest.engine.Guard", lambda stage: seen.append(stage) or Guard(Naughty()))
     model, plain = SimpleNamespace(device="cuda"), SimpleNamespace(device="cpu")
     stages = [{"embedder": model, "scorers": ()}, {"embedder": plain, "scorers": (plain, model)}, {"cutter": model},
@@ -72,8 +73,11 @@ def test_a_gpu_is_shared_by_few_processes(monkeypatch: pytest.MonkeyPatch) -> No
     for stage in stages:
         seen.clear()
         records = [{"do": "fine", "value": i} for i in range(6)]
-        assert len(list(Local(workers=6).run(SimpleNamespace(**stage), records, [60.0] * 6, None))) == 6
+        assert len(list(Local(workers=None).run(SimpleNamespace(**stage), records, [60.0] * 6, None))) == 6
         assert len(seen) == (6 if stage is stages[-1] else 4)
+    seen.clear()
+    list(Local(workers=5).run(SimpleNamespace(**stages[0]), records, [60.0] * 6, None))
+    assert len(seen) == 5, "who says how many has them"
 
 
 def test_leaving_early_ends_all_workers() -> None:

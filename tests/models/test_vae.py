@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.compare import assert_equal, distance, noise, shaken
-from videodit.models.vae import VideoVAE, fold, unfold
+from videodit.models.vae import TOGETHER, VideoVAE, fold, unfold
 
 SHARED = {"latent_channels": 4, "base": 4, "decoder_base": 6, "multipliers": (1, 2, 2), "blocks": 1}
 KINDS = {
@@ -133,12 +133,14 @@ def test_clips_are_encoded_in_parts(vae: VideoVAE, monkeypatch: pytest.MonkeyPat
     restored = vae.decode(whole)
     monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume * pixels)
     encode = vae.encode
-    monkeypatch.setattr(vae, "encode", lambda part, *stream: seen.append(len(part)) or encode(part, *stream))
+    monkeypatch.setattr(vae, "encode", lambda part, *stream: seen.append(part.shape) or encode(part, *stream))
     assert_equal(vae.encode_all(clips), whole)
     assert_equal(vae.decode_all(whole), restored)
-    assert max(seen) == min(pixels, 5)
+    assert max(shape[0] for shape in seen) == min(pixels, 5)
+    seen.clear()
     monkeypatch.setattr("videodit.models.vae.AT_ONCE", volume - 1)
     assert_equal(vae.encode_all(clips), whole)
+    assert {shape[0] for shape in seen} == {1} and max(shape[2] for shape in seen) <= TOGETHER + 1
     assert_equal(vae.decode_all(whole), restored)
 
 

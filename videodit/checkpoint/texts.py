@@ -70,13 +70,19 @@ def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int
     paths = {part: folder / f"{_key(made_by, part)}.safetensors" for part in parts}
     states = {part: state for part, path in paths.items() if (state := _read(path)) is not None}
     if missing := [part for part in paths if part not in states]:
-        text = encode(torch.tensor([i for part in missing for i in part]), tuple(len(part) for part in missing))
-        if not text.states.isfinite().all():
-            raise InputError(f"the text encoder's states are not finite in {text.states.dtype}: say dtype=float32")
+        text = finite(encode(torch.tensor([i for part in missing for i in part]), tuple(len(part) for part in missing)))
         for part, state in zip(missing, text.states.split(text.lengths), strict=True):
             states[part] = state.cpu()
             save_tensors(paths[part], {"states": state.clone()}, {"made_by": made_by})
     return Text(torch.cat([states[part] for part in parts]), tuple(lengths))
+
+
+def finite(text: Text) -> Text:
+    """The same; InputError where it holds values that are not finite, of which nothing could come."""
+    if not text.states.isfinite().all():
+        kind = str(text.states.dtype).removeprefix("torch.")
+        raise InputError(f"the text encoder's states are not finite in {kind}: dtype=float32 or precision=fp32 helps")
+    return text
 
 
 def _key(made_by: str, ids: Sequence[int]) -> str:

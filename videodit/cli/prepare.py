@@ -304,9 +304,10 @@ def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCach
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     """The first clips of a data set, less what cannot be read, as far as they have no more than ENOUGH pixels or so."""
-    clips, pixels = [], 0
-    for start in range(0, min(count, len(dataset)), 8):
-        samples, skipped = fetch(dataset, range(start, min(start + 8, count, len(dataset))))
+    clips, pixels, count = [], 0, min(count, len(dataset))
+    few = 8 if hasattr(dataset, "__getitems__") else 1
+    for start in range(0, count, few):
+        samples, skipped = fetch(dataset, range(start, min(start + few, count)))
         for path, reason in skipped:
             print(f"skipped {path}: {reason}", file=sys.stderr)
         clips += [sample.clip for _, sample in samples]

@@ -162,9 +162,8 @@ def remembered(
     """The text encoder of `init`, frozen, after it has seen all prompts; `folder` keeps their states."""
     text = Remembered(part=base.parts["text"], folder=folder, device=mesh.device, dtype=dtype)
     mine = list(dict.fromkeys(prompts))[mesh.rank :: mesh.ranks]
-    with Progress(total=len(mine), label="captions") as progress:
+    with mesh.together(), Progress(total=len(mine), label="captions") as progress:
         text.learn(tokenizer, mine, progress.update)
-    mesh.wait()
     return text
 
 

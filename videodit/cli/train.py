@@ -22,7 +22,7 @@ from videodit.data.batches import load
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
-from videodit.plan.machine import Limit, limits, rates, resident
+from videodit.plan.machine import limits, rates, resident
 from videodit.plan.training import StepPlan
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
@@ -88,9 +88,8 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
     elif mesh.main:
         print(plan.line(base, None), file=sys.stderr)
     if cfg.memory != "off":
-        limit = room(limits(device)[0], base)
-        name, free = min(mesh.exchange((limit.name, limit.free)), key=lambda one: one[1])  # all stop, or none
-        plan.check(base, Limit(name, free))
+        with mesh.together():
+            plan.check(base, room(limits(device)[0], base))
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:

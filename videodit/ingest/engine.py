@@ -50,12 +50,12 @@ class Local:
     """Processes of this machine.
 
     Args:
-        workers: how many; None: as many as there are cores.
+        workers: how many; None: as many as there are cores, and ON_A_GPU of a stage that computes there.
     """
 
     def __init__(self, *, workers: int | None) -> None:
         _check_workers(workers)
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.asked, self.workers = workers, workers or len(os.sched_getaffinity(0))
 
     def __enter__(self) -> Local:
         return self
@@ -67,7 +67,8 @@ class Local:
         """See Engine."""
         todo, done = iter(enumerate(zip(records, limits, strict=True))), queue.Queue()
         lock, stop = threading.Lock(), threading.Event()
-        most = most or (ON_A_GPU if _wants_gpu(stage, torch.cuda.is_available) else self.workers)
+        shared = self.asked is None and _wants_gpu(stage, torch.cuda.is_available)
+        most = most or (ON_A_GPU if shared else self.workers)
         count = min(self.workers, most, len(records))
         guards = [Guard(stage) for _ in range(count)]
 

@@ -18,6 +18,7 @@ from videodit.ingest.record import Dropped, Record, Stage
 START = 120.0  # seconds for a process to begin; a model may have to be loaded
 MOST = 1e6  # seconds for a call; poll() counts in milliseconds that must fit 32 bits
 ENDED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by somebody else, or for want of memory
+FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")  # words of what a GPU that has failed says
 # {"records": […]}, {"dropped": reason, "detail": …, "again": …}, the latter with the "limit" it broke, or whether its
 # process has "lost" the GPU; or {"stop": why}
 Result = dict[str, Any]
@@ -34,7 +35,8 @@ def outcome(stage: Stage, record: Record) -> Result:
     except (MemoryError, OSError) as error:
         return dropped("the machine failed", f"{type(error).__name__}: {error}", again=True)
     except Exception as error:  # a bad file may bring out a bug; it must not stop the others
-        what, lost = f"{type(error).__name__}: {error}", type(error).__name__ == "AcceleratorError"  # torch's
+        what = f"{type(error).__name__}: {error}"
+        lost = type(error).__name__ == "AcceleratorError" or any(word in str(error) for word in FAILED)  # torch's
         if lost or is_out_of_memory(error):
             return dropped("the machine failed", what, again=True) | ({"lost": True} if lost else {})
         return dropped("a stage failed", what)

@@ -298,10 +298,10 @@ class VideoVAE(nn.Module):
         return self.normalise(self.posterior(clip, stream)[0])
 
     def encode_all(self, clips: Tensor) -> Tensor:
-        """`encode` for any clips: as many of them, or as much of one, in one go as AT_ONCE says."""
+        """`encode` for any clips: as many of them together as AT_ONCE says, and one that is larger frame by frame."""
         volume = clips[0, 0].numel()
         if volume > AT_ONCE:
-            return torch.cat([_joined([*self.encode_chunks([clip])]) for clip in clips.split(1)])
+            return torch.cat([_joined([*self.encode_chunks(clip.split(TOGETHER, dim=2))]) for clip in clips.split(1)])
         return torch.cat([self.encode(part) for part in clips.split(AT_ONCE // volume)])
 
     def decode_all(self, latents: Tensor) -> Tensor:

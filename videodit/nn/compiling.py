@@ -23,6 +23,9 @@ def compile_blocks(blocks: Iterable[nn.Module], *, backend: str = "inductor") ->
     Attention stays outside: which clips it computes together depends on their lengths, so every pack would have a graph
     of its own.
     """
+    # A block's own: training or not, one time for all tokens or several, attention to itself or to text. Past 8, torch
+    # would go on without compiling.
+    torch._dynamo.config.recompile_limit = 64
     for block in blocks:
         for part in block.modules():
             if hasattr(part, "attend"):

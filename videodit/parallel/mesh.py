@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -72,6 +74,17 @@ class Mesh:
         all_of_them = [torch.empty(most, dtype=torch.uint8) for _ in range(self.ranks)]
         dist.all_gather(all_of_them, padded)
         return [json.loads(bytes(x[: int(n)].tolist())) for x, n in zip(all_of_them, sizes, strict=True)]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what every rank does: an InputError of one of them is raised by all, lest the others wait for it."""
+        told = ""
+        try:
+            yield
+        except InputError as error:
+            told = str(error)
+        if told := next(filter(None, self.exchange(told)), ""):
+            raise InputError(told)
 
     def wait(self) -> None:
         """Go on when all ranks have come here."""

@@ -62,7 +62,8 @@ class Checkpoints:
         self.folder, self.keep, self.mesh, self.stamp = Path(folder), keep, mesh, stamp or {}
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
         # A thread's GPU is the first until it is told, and torch's writer waits for that of its thread.
-        own = {"initializer": torch.cuda.set_device, "initargs": (mesh.device,)} if mesh.device.type == "cuda" else {}
+        cuda = mesh.device.type == "cuda"
+        own = {"initializer": torch.cuda.set_device, "initargs": (mesh.device.index or 0,)} if cuda else {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", **own)
         self._pending: Future | None = None
         self._group = dist.new_group(backend="gloo") if mesh.ranks > 1 else None  # the thread's own

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,11 +16,11 @@ from torch.utils.data import Dataset
 from videodit.checkpoint.latents import LatentCache, encoder_fingerprint, fill, latent_key
 from videodit.data.batches import Clips, fetch, load
 from videodit.data.sample import Sample
-from videodit.models.vae import VideoVAE
+from videodit.models.vae import AT_ONCE, VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.track.progress import Progress
 
-MADE_TOGETHER = 32
+TOGETHER = 32  # clips, where they are small
 SHARD = 2048  # clips a file: what a kill in the middle can cost
 
 
@@ -62,19 +61,33 @@ class _Encoder:
 
     def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
         # Clips that are made together are small. Those from files are read ahead one by one, whatever their size.
-        count = MADE_TOGETHER if hasattr(self.dataset, "__getitems__") else 1
+        count = TOGETHER if hasattr(self.dataset, "__getitems__") else 1
         groups = _Groups(self.dataset, [indices[i : i + count] for i in range(0, len(indices), count)])
+        alike: list[tuple[int, Sample]] = []
         for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
             self.skipped += skipped
             for path, reason in skipped:
                 print(f"skipped {path}: {reason}", file=sys.stderr)
-            for _, part in groupby(samples, key=lambda pair: pair[1].clip.shape):
-                alike = list(part)
-                clips = torch.stack([sample.clip for _, sample in alike]).to(self.vae.mean.device)
-                for (index, sample), latents in zip(alike, self.vae.encode_all(clips).cpu(), strict=True):
-                    yield index, latents, sample.caption
+            for one in samples:
+                if alike and not _fits(one[1].clip, [sample.clip for _, sample in alike]):
+                    yield from self._encoded(alike)
+                    alike = []
+                alike.append(one)
             self.done += len(samples) + len(skipped)
             self.progress.update(self.done)
+        yield from self._encoded(alike)
+
+    def _encoded(self, alike: list[tuple[int, Sample]]) -> Iterator[tuple[int, Tensor, str]]:
+        if alike:
+            clips = torch.stack([sample.clip for _, sample in alike]).to(self.vae.mean.device)
+            for (index, sample), latents in zip(alike, self.vae.encode_all(clips).cpu(), strict=True):
+                yield index, latents, sample.caption
+
+
+def _fits(clip: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether a clip may be encoded together with others, which are alike."""
+    count = len(others) + 1
+    return clip.shape == others[0].shape and count <= TOGETHER and count * clip[0].numel() <= AT_ONCE
 
 
 class _Groups(Dataset):
@@ -94,8 +107,9 @@ def calibrate(vae: VideoVAE, clips: Sequence[Tensor], *, shared: bool) -> None:
     A shared deviation keeps the channels' proportions: what carries more of the picture stays larger, is denoised
     earlier, and fine detail weighs less in the DiT's loss.
     """
-    latents = [vae.encode_all(clip[None].to(vae.mean.device)).flatten(2)[0] for clip in clips]
-    means = torch.cat(latents, dim=1) * vae.std[:, None] + vae.mean[:, None]
+    vae.mean.zero_()
+    vae.std.fill_(1.0)
+    means = torch.cat([vae.encode_all(clip[None].to(vae.mean.device)).flatten(2)[0] for clip in clips], dim=1)
     centre, spread = means.mean(dim=1), means.var(dim=1)
     vae.mean.copy_(centre)
     vae.std.copy_((spread.mean().expand_as(spread) if shared else spread).sqrt())
