@@ -39,7 +39,7 @@ class FakePipe:
     """Renders what is asked for; its VAE loses nothing."""
 
     def __init__(self) -> None:
-        vae = SimpleNamespace(encode=lambda clip: clip, decode=lambda latents: latents + 0.01)
+        vae = SimpleNamespace(encode=lambda clip: clip, decode=lambda latents: latents + 0.01, mean=torch.zeros(1))
         self.parts = SimpleNamespace(name="fake", fingerprints={"dit": "0"}, vae=vae, device="cpu")
         self.defaults = {"steps": 30, "guidance": 3.0}
         self.path = RectifiedFlow(prediction="velocity")

@@ -25,7 +25,7 @@ def gone(pid: int) -> bool:
 
 
 def test_every_record_has_its_outcome() -> None:
-    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", *["fine"] * 5]
+    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", *["fine"] * 5]
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -39,11 +39,17 @@ def test_every_record_has_its_outcome() -> None:
     assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
     assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]
     assert said["memory"]["again"] and said["lost"]["again"], "a GPU's failure is no fault of the file"
-    assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
+    assert said["disk"]["again"]
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))
     scratch = {found[i]["records"][0]["scratch"] for i, do in enumerate(does) if do == "fine"}
     assert len(scratch) >= 2 and not any(map(os.path.exists, scratch)), "what a killed worker left is cleared up"
+
+
+def test_after_a_stop_nothing_is_begun() -> None:
+    does = ["fine", "stop", *["fine"] * 20]
+    found = list(Local(workers=1).run(Naughty(), [{"do": do, "value": 0} for do in does], [60.0] * len(does), None))
+    assert len(found) == 2 and found[1] == (1, {"stop": "key=x: is wrong"})
 
 
 def test_a_guard_keeps_its_process_between_calls() -> None:

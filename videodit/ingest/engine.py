@@ -40,7 +40,7 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
-        """(place of the record, what became of it) as they are done.
+        """(place of the record, what became of it) as they are done. After one that says stop, others may be missing.
 
         limits: seconds for each; most: workers (None: all).
         """
@@ -79,7 +79,10 @@ class Local:
                         place, given = next(todo, (None, None))
                     if place is None:
                         return
-                    done.put((place, guard(*given)))
+                    result = guard(*given)
+                    if "stop" in result:  # now, not when it has been read: the next call may cost
+                        stop.set()
+                    done.put((place, result))
             except BaseException as error:
                 done.put((None, error))
             finally:
@@ -94,6 +97,8 @@ class Local:
                 if place is None:
                     raise result
                 yield place, result
+                if "stop" in result:
+                    return
         finally:
             stop.set()
             for guard in guards:
