@@ -113,6 +113,8 @@ def test_other_errors_are_not_about_memory(vae: VideoVAE, latents: Tensor) -> No
     with pytest.raises(RuntimeError, match="shapes"):
         decode_stepping_down(broken, latents, [Way(0), Way(1)])
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert is_out_of_memory(RuntimeError("FIND was unable to find an engine to execute this computation"))
     assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"))
 

@@ -4,6 +4,8 @@ libraries have many words for: memory ran out.
 
 from __future__ import annotations
 
+import re
+
 
 class InputError(ValueError):
     """Bad input. The message is one line that names the file or key and says what would be right.
@@ -12,11 +14,16 @@ class InputError(ValueError):
     """
 
 
+# How libraries say it; cuDNN, whose tries all failed, may not say why, nor oneDNN, which could not even begin.
+MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|ALLOCATION_FAILED"
+    "|unable to find an engine|could not create a (memory|primitive$)"
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU. cuDNN, whose tries all failed, may not say why."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory", "bad_alloc",
-             "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine")  # fmt: skip
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, MemoryError) or MEMORY.search(str(error)) is not None
 
 
 class Interrupted(Exception):
