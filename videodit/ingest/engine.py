@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import torch
-
 from videodit.config import ray_environment, share_environment, shared_environment
 from videodit.errors import InputError
 from videodit.ingest.guard import Guard, Result, dropped
@@ -67,7 +65,7 @@ class Local:
         """See Engine."""
         todo, done = iter(enumerate(zip(records, limits, strict=True))), queue.Queue()
         lock, stop = threading.Lock(), threading.Event()
-        shared = self.asked is None and _wants_gpu(stage, torch.cuda.is_available)
+        shared = self.asked is None and _wants_gpu(stage, _has_cuda)
         most = most or (ON_A_GPU if shared else self.workers)
         count = min(self.workers, most, len(records))
         guards = [Guard(stage) for _ in range(count)]
@@ -252,6 +250,12 @@ def _hushed() -> Iterator[None]:
 
 def _nothing() -> None:
     """Shows that a machine has room, and the package."""
+
+
+def _has_cuda() -> bool:
+    import torch  # seconds, which few stages need
+
+    return torch.cuda.is_available()
 
 
 def _wants_gpu(stage: Stage, there: Callable[[], bool]) -> bool:
