@@ -68,11 +68,23 @@ def test_a_process_that_lost_its_gpu_is_followed_by_another() -> None:
     guard.close()
 
 
+class Idle:
+    """A guard without a process."""
+
+    def __call__(self, record: dict, limit: float) -> dict:
+        return {"records": []}
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    end = close
+
+
 def test_a_gpu_is_shared_by_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever in a stage the model is that wants one."""
     seen = []
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6))
-    monkeypatch.setattr("videodit.ingest.engine.Guard", lambda stage: seen.append(stage) or Guard(Naughty()))
+    monkeypatch.setattr("videodit.ingest.engine.Guard", lambda stage: seen.append(stage) or Idle())
     model, plain = SimpleNamespace(device="cuda"), SimpleNamespace(device="cpu")
     stages = [{"embedder": model, "scorers": ()}, {"embedder": plain, "scorers": (plain, model)}, {"cutter": model},
               {"device": "cuda:1"}, {"embedder": plain, "scorers": (plain,)}]  # fmt: skip

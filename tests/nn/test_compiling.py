@@ -29,12 +29,12 @@ def test_compiled_is_the_same(backend: str) -> None:
         pytest.skip(f"no {lacking_compiler(CPU)}")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    dit = shaken(build("dit", **{**DIT, "layers": 3}), std=0.1).eval()
-    compiled = build("dit", **{**DIT, "layers": 3}).eval()
+    dit = shaken(build("dit", **{**DIT, "layers": 2}), std=0.1).eval()
+    compiled = build("dit", **{**DIT, "layers": 2}).eval()
     compiled.load_state_dict(dit.state_dict())
     compile_blocks(compiled.blocks, backend=backend)
     graphs = []
-    for clips in 2 * (2, 2, 3, 1, 5, 7, 2, 12):
+    for clips in 2 * (2, 3, 1, 5, 7):
         sizes = [(1 + (3 * clips + i) % 4, 4, 4 + 2 * (i % 2)) for i in range(clips)]
         pack = patchify([noise(4, *size, seed=i) for i, size in enumerate(sizes)], dit.patch)
         texts = tuple(1 + (clips + i) % 4 for i in range(clips))
