@@ -25,7 +25,7 @@ def gone(pid: int) -> bool:
 
 
 def test_every_record_has_its_outcome() -> None:
-    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", *["fine"] * 5]
+    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", *["fine"] * 5]
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -39,17 +39,23 @@ def test_every_record_has_its_outcome() -> None:
     assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
     assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]
     assert said["memory"]["again"] and said["lost"]["again"], "a GPU's failure is no fault of the file"
-    assert said["disk"]["again"]
+    assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))
     scratch = {found[i]["records"][0]["scratch"] for i, do in enumerate(does) if do == "fine"}
     assert len(scratch) >= 2 and not any(map(os.path.exists, scratch)), "what a killed worker left is cleared up"
 
 
-def test_after_a_stop_nothing_is_begun() -> None:
-    does = ["fine", "stop", *["fine"] * 20]
-    found = list(Local(workers=1).run(Naughty(), [{"do": do, "value": 0} for do in does], [60.0] * len(does), None))
-    assert len(found) == 2 and found[1] == (1, {"stop": "key=x: is wrong"})
+def test_after_a_stop_nothing_is_begun_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call may cost."""
+    monkeypatch.setattr("videodit.ingest.engine.Guard", lambda stage: Idle())
+    records = [{"do": do, "value": 0} for do in ("fine", "stop", "fine", "fine")]
+    Idle.calls = 0
+    running = Local(workers=1).run(Naughty(), records, [60.0] * 4, None)
+    assert [next(running)[1], next(running)[1]] == [{"records": []}, {"stop": "key=x: is wrong"}]
+    time.sleep(0.3)
+    assert Idle.calls == 2
+    assert len(list(running)) == 2 and Idle.calls == 4
 
 
 def test_a_guard_keeps_its_process_between_calls() -> None:
@@ -71,8 +77,11 @@ def test_a_process_that_lost_its_gpu_is_followed_by_another() -> None:
 class Idle:
     """A guard without a process."""
 
+    calls = 0
+
     def __call__(self, record: dict, limit: float) -> dict:
-        return {"records": []}
+        Idle.calls += 1
+        return {"stop": "key=x: is wrong"} if record["do"] == "stop" else {"records": []}
 
     def close(self) -> None:
         """There is nothing to end."""

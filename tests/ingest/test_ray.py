@@ -141,10 +141,10 @@ def test_a_cluster_gives_the_same_set(cluster: Any, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_what_goes_wrong_is_told_as_by_one_machine(on: Callable[..., dict[int, Any]]) -> None:
-    does = ["fine", "sleep", "die", "exit", "drop", "bug", "disk", "fine", "stop"]
+    does = ["fine", "sleep", "die", "exit", "drop", "bug", "disk", "stop", "fine"]
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     limits = [2.0 if do == "sleep" else 60.0 for do in does]
-    here, there = dict(Local(workers=1).run(Naughty(), records, limits, None)), on(records, limits)
+    here, there = dict(Local(workers=2).run(Naughty(), records, limits, None)), on(records, limits)
     for i, do in enumerate(does):
         if do == "fine":
             assert there[i]["records"][0]["twice"] == 2 * i

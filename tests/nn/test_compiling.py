@@ -29,17 +29,37 @@ def test_compiled_is_the_same(backend: str) -> None:
         pytest.skip(f"no {lacking_compiler(CPU)}")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    dit = shaken(build("dit", **{**DIT, "layers": 2}), std=0.1).eval()
-    compiled = build("dit", **{**DIT, "layers": 2}).eval()
+    dit = shaken(build("dit", **{**DIT, "layers": 3}), std=0.1).eval()
+    compiled = build("dit", **{**DIT, "layers": 3}).eval()
     compiled.load_state_dict(dit.state_dict())
     compile_blocks(compiled.blocks, backend=backend)
+    text = Text(noise(5, 16, seed=1), (3, 2))
+    graphs = []
+    with torch.no_grad():
+        for frames in (1, 2, 3, 4):
+            pack = patchify([noise(4, frames, 4, 4), noise(4, 1, 4, 6, seed=2)], dit.patch)
+            t = torch.tensor([0.7, 0.3])
+            assert_equal(compiled(pack, t, text), dit(pack, t, text))
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert 1 <= graphs[0] <= 6, "pieces of one block, between its two attentions: every block has graphs of its own"
+    assert graphs[1] <= 2 * graphs[0] and len(set(graphs[1:])) == 1, f"{graphs}: every size has graphs of its own"
+
+
+def test_any_number_of_clips_shares_graphs() -> None:
+    """In training, held out, and sampled: after a few packs there are no new ones."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    dit = shaken(build("dit", **DIT), std=0.1).eval()
+    compiled = build("dit", **DIT).eval()
+    compiled.load_state_dict(dit.state_dict())
+    compile_blocks(compiled.blocks, backend="eager")
     graphs = []
     for clips in 2 * (2, 3, 1, 5, 7):
         sizes = [(1 + (3 * clips + i) % 4, 4, 4 + 2 * (i % 2)) for i in range(clips)]
         pack = patchify([noise(4, *size, seed=i) for i, size in enumerate(sizes)], dit.patch)
         texts = tuple(1 + (clips + i) % 4 for i in range(clips))
         text, t = Text(noise(sum(texts), 16, seed=1), texts), torch.linspace(0.1, 0.9, clips)
-        assert_equal(compiled(pack, t, text), dit(pack, t, text))  # in training, held out, and sampled
+        assert_equal(compiled(pack, t, text), dit(pack, t, text))
         with torch.no_grad():
             assert_equal(compiled(pack, t, text), dit(pack, t, text))
             assert_equal(compiled(pack, t, compiled.prepare(pack, t, text)), dit(pack, t, text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,7 +80,7 @@ def test_a_dit_is_the_same(monkeypatch: pytest.MonkeyPatch, time: str, norm: str
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def test_a_vae_and_a_text_encoder_work(tmp_path: Path) -> None:
+def test_a_vae_and_a_text_encoder_work() -> None:
     """And give what they do, within bfloat16's rounding."""
     clips = [noise(3, 5, 32, 32, seed=i).clamp(-1, 1) for i in range(2)]
     objective = OBJECTIVE(vae=tiny.vae(), clips=clips, absolute=0.2, structure=0.2)

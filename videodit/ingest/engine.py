@@ -38,7 +38,7 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
-        """(place of the record, what became of it) as they are done. After one that says stop, others may be missing.
+        """(place of the record, what became of it) as they are done.
 
         limits: seconds for each; most: workers (None: all).
         """
@@ -64,7 +64,7 @@ class Local:
     def run(self, stage: Stage, records: Sequence[Record], limits: Sequence[float], most: int | None) -> Results:
         """See Engine."""
         todo, done = iter(enumerate(zip(records, limits, strict=True))), queue.Queue()
-        lock, stop = threading.Lock(), threading.Event()
+        lock, stop, go_on = threading.Lock(), threading.Event(), threading.Semaphore(0)
         shared = self.asked is None and _wants_gpu(stage, _has_cuda)
         most = most or (ON_A_GPU if shared else self.workers)
         count = min(self.workers, most, len(records))
@@ -78,9 +78,9 @@ class Local:
                     if place is None:
                         return
                     result = guard(*given)
-                    if "stop" in result:  # now, not when it has been read: the next call may cost
-                        stop.set()
                     done.put((place, result))
+                    if "stop" in result:  # the next call may cost: not before whoever reads this wants to go on
+                        go_on.acquire()
             except BaseException as error:
                 done.put((None, error))
             finally:
@@ -96,11 +96,12 @@ class Local:
                     raise result
                 yield place, result
                 if "stop" in result:
-                    return
+                    go_on.release()
         finally:
             stop.set()
             for guard in guards:
                 guard.end()
+                go_on.release()
             for thread in threads:
                 thread.join()
 
