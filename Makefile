@@ -22,10 +22,11 @@ export PROMPT
 generate: $(VENV)/.installed
 	@$(BIN)/videodit generate $${PROMPT:+"$$PROMPT"} $(ARGS)
 
+# A file's tests stay in one process, which makes what they share once.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# Also what takes minutes: processes that are killed, four of them, a browser.
+# Also what takes minutes, one after the other: processes that are killed, four of them, a browser.
 test-all: test
 	$(BIN)/python -m pytest -q -m slow
 

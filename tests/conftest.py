@@ -15,6 +15,8 @@ from tests.browser import Browser, find
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of workers that share cores wait for each other: twice the time
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class SkippedFiles:

@@ -59,7 +59,6 @@ def test_a_second_name_is_enough() -> None:
         (THEIRS.keys() - {"layers.11.to_q.bias"}, "missing: layers.11.to_q.bias"),
         (THEIRS.keys() - {"words.weight", "shared.weight"}, "missing: words.weight"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_named(names: set[str], said: str) -> None:
     with pytest.raises(InputError, match=f"^here: .*{said}"):
@@ -79,7 +78,6 @@ def test_doubts_are_errors() -> None:
     ("form", "shape"),
     [(kernel((2, 1, 3)), (4, 5, 2, 1, 3)), (trailing_ones(2), (7, 1, 1)), (channels_last(3), (12, 5))]
     + [(FIRST_OF_ONE, (1, 6, 4))],
-    ids=str,
 )
 def test_forms_undo_themselves(form: Form, shape: tuple[int, ...]) -> None:
     theirs = torch.randn(shape)
