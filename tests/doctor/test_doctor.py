@@ -166,6 +166,20 @@ def test_a_learning_rate_a_hundred_times_too_high(tmp_path: Path, capsys: pytest
     assert "the first steps do no harm" in found  # whether one clip can still be learnt is the machine's arithmetic
 
 
+@pytest.mark.parametrize(
+    ("after", "losses", "said"),
+    [
+        (0.018, [0.008, 0.041, 0.031], "ok"),  # the first step's clips are easy ones
+        (0.040, [0.008, 0.041, 0.031], "FAULT"),
+        (0.012, [0.008, 0.541, 0.011], "FAULT"),
+        (float("nan"), [0.008, 0.041, 0.031], "FAULT"),
+        (0.012, [0.008, float("nan"), 0.011], "FAULT"),
+    ],
+)
+def test_first_steps_may_do_a_little_harm(after: float, losses: list[float], said: str) -> None:
+    assert checks.harmless(0.012, after, losses).verdict == said
+
+
 BRIEF = "doctor={steps: 20, first_steps: 4, ranks: false}"
 
 

@@ -95,10 +95,10 @@ class Visit:
             Path(short.run_dir).mkdir()
             made = prepare(short, Path(short.run_dir), self.mesh).make()
             yield from self.latents(made)
+            before = self.loss(made)
             fit(short, Path(short.run_dir), made, self.mesh)
             yield self.in_time(short)
-            after = checks.mean_loss(made.objective, made.batches[0], self.mesh, self.precision)
-            yield checks.harmless(column(Path(short.run_dir), "loss"), after)
+            yield checks.harmless(before, self.loss(made), column(Path(short.run_dir), "loss"))
             if self.cfg.doctor.ranks:
                 yield self.ranks(short)
             yield from self.learning(made)
@@ -133,6 +133,12 @@ class Visit:
             yield captions_tell([x.float() for x in latents], captions)
             if isinstance(made.objective.text, nn.Module):  # a frozen one that comes with its model knows its words
                 yield order_counts(made.pipe.encode, captions)
+
+    def loss(self, made: Made) -> float:
+        """Of the first steps' clips, as the networks are now."""
+        steps = min(checks.SEVERAL, self.cfg.doctor.first_steps)
+        batches = (batch for step in range(steps) for batch in made.batches[step])
+        return checks.mean_loss(made.objective, batches, self.mesh, self.precision)
 
     def in_time(self, short: DictConfig) -> Finding:
         """Whether the first steps had to wait for their clips."""
