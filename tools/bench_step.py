@@ -2,7 +2,7 @@
 [shape=5x16x16] [steps=5] [device=cpu] [precision=fp32,bf16] [compile=false] [recompute=nothing]`.
 
 Steps of a DiT (50 million parameters as it stands) with its optimizer and averages, on packs of mixed shapes about as
-large as `shape`, beside square matmuls of 1024 (4096 on a GPU) of the same precision, taking turns. Told: the flops of
+large as `shape`, beside square matmuls of 1024 (8192 on a GPU) of the same precision, taking turns. Told: the flops of
 the matmuls of forward and backward (three times those of forward, nothing for what is computed again) a second, as a
 share of the matmuls' own rate and, on an H100 or H200, of 989 TFLOP/s.
 """
@@ -99,7 +99,7 @@ def main() -> None:
     given = DEFAULTS | dict(argument.split("=", 1) for argument in sys.argv[1:])
     device = torch.device(given["device"])
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    size = 4096 if device.type == "cuda" else 1024
+    size = 8192 if device.type == "cuda" else 1024  # as train.machine measures
     for kind in given["precision"].split(","):
         precision = PRECISIONS[kind]
         with tempfile.TemporaryDirectory() as folder:
