@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -167,17 +168,18 @@ def test_a_learning_rate_a_hundred_times_too_high(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("after", "losses", "said"),
+    ("before", "after", "losses", "said"),
     [
-        (0.018, [0.008, 0.041, 0.031], "ok"),  # the first step's clips are easy ones
-        (0.040, [0.008, 0.041, 0.031], "FAULT"),
-        (0.012, [0.008, 0.541, 0.011], "FAULT"),
-        (float("nan"), [0.008, 0.041, 0.031], "FAULT"),
-        (0.012, [0.008, float("nan"), 0.011], "FAULT"),
+        (0.012, 0.017, [0.008, 0.041, 0.031], "ok"),  # the first step's clips are easy ones
+        (0.012, 0.019, [0.008, 0.041, 0.031], "FAULT"),
+        (0.012, 0.012, [0.008, 0.541, 0.011], "FAULT"),
+        (0.012, math.nan, [0.008, 0.041, 0.031], "FAULT"),
+        (0.012, 0.012, [0.008, math.nan, 0.011], "FAULT"),
+        (math.inf, math.inf, [math.inf, math.inf], "FAULT"),
     ],
 )
-def test_first_steps_may_do_a_little_harm(after: float, losses: list[float], said: str) -> None:
-    assert checks.harmless(0.012, after, losses).verdict == said
+def test_first_steps_may_do_a_little_harm(before: float, after: float, losses: list[float], said: str) -> None:
+    assert checks.harmless(before, after, losses, 1.5).verdict == said
 
 
 BRIEF = "doctor={steps: 20, first_steps: 4, ranks: false}"

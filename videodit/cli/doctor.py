@@ -98,7 +98,8 @@ class Visit:
             before = self.loss(made)
             fit(short, Path(short.run_dir), made, self.mesh)
             yield self.in_time(short)
-            yield checks.harmless(before, self.loss(made), column(Path(short.run_dir), "loss"))
+            rise = checks.VAE_RISE if made.pipe is None else checks.RISE
+            yield checks.harmless(before, self.loss(made), column(Path(short.run_dir), "loss"), rise)
             if self.cfg.doctor.ranks:
                 yield self.ranks(short)
             yield from self.learning(made)
