@@ -2,9 +2,9 @@
 [shape=5x16x16] [steps=5] [device=cpu] [precision=fp32,bf16] [compile=false] [recompute=nothing]`.
 
 Steps of a DiT (50 million parameters as it stands) with its optimizer and averages, on packs of mixed shapes about as
-large as `shape`, beside square matmuls of 1024 (8192 on a GPU) of the same precision, taking turns. Told: the flops of
-the matmuls of forward and backward (three times those of forward, nothing for what is computed again) a second, as a
-share of the matmuls' own rate and, on an H100 or H200, of 989 TFLOP/s.
+large as `shape`, and square matmuls of 1024 (8192 on a GPU) of the same precision, taking turns of equal length. Told:
+the flops of the matmuls of forward and backward (three times those of forward, nothing for what is computed again) a
+second, as a share of the matmuls' own rate and, on an H100 or H200, of 989 TFLOP/s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.machine import PRECISIONS, peak_memory
+from videodit.train.machine import PRECISIONS, keep_freed_memory, peak_memory
 from videodit.train.optim import adamw
 
 DEFAULTS = {"tokens": "4096", "dim": "512", "layers": "12", "shape": "5x16x16", "steps": "5", "device": "cpu",
@@ -83,21 +83,22 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
 
 
 def matmuls(a: Tensor, b: Tensor, seconds: float) -> float:
-    """Flops a second, the best of several runs of ten."""
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
+    """Flops a second, over all of these seconds as a step's are."""
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() < began + seconds:
         for _ in range(10):
             out = a @ b
         out[0, 0].item()
-        best = max(best, 20 * len(a) ** 3 / (time.perf_counter() - began))
-    return best
+        count += 10
+    return 2 * count * len(a) ** 3 / (time.perf_counter() - began)
 
 
 def main() -> None:
     """Print a line for each precision."""
     given = DEFAULTS | dict(argument.split("=", 1) for argument in sys.argv[1:])
     device = torch.device(given["device"])
+    if device.type == "cpu":
+        keep_freed_memory()  # as `videodit train` does
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     size = 8192 if device.type == "cuda" else 1024  # as train.machine measures
     for kind in given["precision"].split(","):
@@ -109,10 +110,10 @@ def main() -> None:
             run.advance([batch])
             rates, seconds, work = [], [], {}
             for _ in range(int(given["steps"])):
-                rates.append(matmuls(a, b, 0.3))
                 began = time.perf_counter()
                 work, _ = run.advance([batch])
                 seconds.append(time.perf_counter() - began)
+                rates.append(matmuls(a, b, seconds[-1]))
         count = sum(p.numel() for p in run.objective.dit.parameters()) / 1e6
         rate, mine = median(rates), work["flops"] / median(seconds)
         speed = work["tokens"] / median(seconds)

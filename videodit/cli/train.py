@@ -27,7 +27,7 @@ from videodit.plan.training import StepPlan
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.machine import PRECISIONS, matmul_rate, pick_device, pick_precision
+from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_device, pick_precision
 from videodit.train.optim import warmup_decay
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
     """Run the loop."""
+    if mesh.device.type == "cpu":
+        keep_freed_memory()
     objective, tracker = made.objective, make_tracker(cfg, mesh)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
     config = settle(plain(cfg), folder, mesh, resuming=any((folder / "checkpoints").glob(f"*/{STATE}")))

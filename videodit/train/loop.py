@@ -30,7 +30,7 @@ from videodit.parallel.store import Checkpoints
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
-from videodit.train.machine import autocast, peak_memory
+from videodit.train.machine import autocast, peak_memory, release
 from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
 
@@ -217,10 +217,12 @@ class Run:
         if done or self.step % self.settings.sample_every == 0:
             self.ema.swap()
             self.objective.module.eval()
+            release(self.mesh.device)
             # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
             exact = self.mesh.ranks == 1 and self.objective.complete
             with torch.no_grad(), nullcontext() if exact else self.autocast():
                 self.measure = self.sample(self.step)
+            release(self.mesh.device)
             self.objective.module.train()
             self.ema.swap()
 
