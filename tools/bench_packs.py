@@ -49,6 +49,7 @@ from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
+from videodit.train.machine import keep_freed_memory
 from videodit.train.optim import adamw
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
@@ -242,6 +243,7 @@ def main() -> None:
     given = DEFAULTS | dict(argument.split("=", 1) for argument in sys.argv[1:])
     if "folder" in given:  # one of several processes
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // launch().ranks))
+        keep_freed_memory()  # as `videodit train` does
         rates = measure(Path(given["folder"]), given, launch())
         if launch().rank == 0:
             (Path(given["folder"]) / "rates.json").write_text(json.dumps(rates))
