@@ -27,7 +27,7 @@ from videodit.plan.training import StepPlan
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_device, pick_precision
+from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_device, pick_precision, release
 from videodit.train.optim import warmup_decay
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def plan(cfg: DictConfig, mesh: Mesh) -> None:
 def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
     """Say what a step will need, and refuse one that cannot fit."""
     device = mesh.device
+    release(device)  # what an earlier run in this process kept is free as well
     base = resident() if device.type == "cpu" else 0
     if mesh.main and cfg.plan:
         print(plan.line(base, rates(device, plan.precision)))
