@@ -1,9 +1,12 @@
 """Useful tokens a second of packs, of buckets and of one clip at a time: `python tools/bench_packs.py [ranks=2]
-[clips=../shared/clips] [sides=128,192] [budget=4096] [most=2048] [model=toy] [rounds=3] [kinds=packs,buckets]`.
+[clips=../shared/clips] [sides=128,192] [budget=4096] [most=0] [model=toy] [optim=muon] [rounds=3]
+[kinds=packs,buckets]`.
 
-The same clips, the same number of tokens a step at most, the same training step (`Run.advance`, AdamW), taking turns:
+The same clips, the same number of tokens a step at most, the same training step (`Run.advance`; Muon is what a DiT is
+trained with unless told otherwise). All steps of all kinds take turns in a random order, anew each round, because a
+machine's speed changes from minute to minute:
 
-    packs     clips of any shapes, at most `most` tokens at once; processes get shares of equal work
+    packs     clips of any shapes, at most `most` tokens at once (0: all); processes get shares of equal work
     buckets   clips of one shape a batch, as many as the budget holds; each process its own batch
     gathered  one clip a batch, as many of them as make up the budget of a step, dealt to the processes in turn
     single    one clip a batch and process, and a step for each
@@ -27,6 +30,7 @@ from socket import socket
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
@@ -50,13 +54,12 @@ from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
 from videodit.train.machine import keep_freed_memory
-from videodit.train.optim import adamw
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
-DEFAULTS = {"ranks": "1", "clips": "", "sides": "128,192", "budget": "4096", "model": "toy", "rounds": "3",
-            "most": "2048", "kinds": "packs,buckets,gathered,single"}  # fmt: skip
+DEFAULTS = {"ranks": "1", "clips": "", "sides": "128,192", "budget": "4096", "model": "toy", "optim": "muon",
+            "rounds": "3", "most": "0", "kinds": "packs,buckets,gathered,single"}  # fmt: skip
 WARM = 3  # steps of each kind, before any is timed
 
 
@@ -162,9 +165,13 @@ def real(root: Path, areas: list[int]) -> list[Tensor]:
     return found
 
 
-def objective(folder: Path, model: str) -> FlowObjective:
+def composed(given: dict[str, str]) -> DictConfig:
+    """The configuration of `videodit train`."""
+    return compose.config(conf_dir(), "train", compose.Line([f"{key}={given[key]}" for key in ("model", "optim")], {}))
+
+
+def objective(folder: Path, config: DictConfig) -> FlowObjective:
     """What is trained."""
-    config = compose.config(conf_dir(), "train", compose.Line([f"model={model}"], {}))
     torch.manual_seed(0)
     return FlowObjective(
         dit=make(config.model), text=make(config.text), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
@@ -174,45 +181,52 @@ def objective(folder: Path, model: str) -> FlowObjective:
     )  # fmt: skip
 
 
-def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, list[float]]:
-    """Useful tokens a second of each kind, by round, as this process sees them."""
+def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, float]:
+    """Useful tokens a second of each kind, as this process sees them: of each step the median over the rounds."""
     mesh = Mesh(launch=here, device=torch.device("cpu"), sizes=(1, -1, 1))
-    trained = objective(folder, given["model"])
+    config = composed(given)
+    trained = objective(folder, config)
     parallelize(trained.module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
-        optimizer=adamw(trained.module, lr=1e-4, text_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
-                        curve=lambda step: 1.0),
+        optimizer=make(config.optim.make)(trained.module, curve=lambda step: 0.1),
         ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), precision=torch.float32, config={}, mesh=mesh,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
         settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
                           matmul_rate=0.0),
     )  # fmt: skip
     kinds = batches_of(folder, given, Share(mesh.rank, mesh.ranks))
-    rates: dict[str, list[float]] = {kind: [] for kind in given["kinds"].split(",")}
-    order = list(rates)
-    for number in range(int(given["rounds"]) + 1):
-        for kind in order[number % len(order) :] + order[: number % len(order)]:
-            batches, tokens = kinds[kind], 0.0
-            micro = [[batches._read(*pack) for pack in step[mesh.rank]] for step in epoch(batches)]
+    steps = {
+        (kind, place): [kinds[kind]._read(*pack) for pack in step[mesh.rank]]
+        for kind in given["kinds"].split(",")
+        for place, step in enumerate(epoch(kinds[kind]))
+    }
+    tokens, seconds = {}, defaultdict(list)
+    for key in [key for key in steps if key[1] < WARM]:
+        run.advance(steps[key])
+    for number in range(int(given["rounds"])):
+        order = [list(steps)[i] for i in np.random.default_rng(number).permutation(len(steps))]
+        for key in order:
             mesh.wait()
             began = time.perf_counter()
-            for step in micro if number else micro[:WARM]:
-                tokens += run.advance(step)[0]["tokens"]
+            tokens[key] = run.advance(steps[key])[0]["tokens"]
             mesh.wait()
-            if number:
-                rates[kind].append(tokens / (time.perf_counter() - began))
-    return rates
+            seconds[key].append(time.perf_counter() - began)
+    kind_of = {kind: [key for key in steps if key[0] == kind] for kind, _ in steps}
+    return {
+        kind: sum(tokens[key] for key in keys) / sum(np.median(seconds[key]) for key in keys)
+        for kind, keys in kind_of.items()
+    }
 
 
 def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, PackBatches]:
-    """The three ways, over the stored latents."""
+    """The four ways, over the stored latents."""
     tensors, _ = load_tensors(folder / "latents.safetensors")
     cache = Stored([tensors[name] for name in sorted(tensors)])
     how = {
         "cache": cache, "tokens": int(given["budget"]), "most": int(given["most"]) or None,
         "patch": (1, 2, 2), "image": 0.0, "whole": 1.0,
-        "work": work_of(objective(folder, given["model"]).dit.spec), "share": share, "seed": 0,
+        "work": work_of(objective(folder, composed(given)).dit.spec), "share": share, "seed": 0,
     }  # fmt: skip
     return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}
 
@@ -272,9 +286,8 @@ def main() -> None:
         print(f"{len(latents)} clips of {shapes} shapes, {given['budget']} tokens a step, {ranks} processes\n")
         print(f"{'':9}{'steps':>6}{'tokens/s':>10}{'packs are':>11}{'worst step':>12}{'epoch':>8}")
         for kind in rates:
-            ratio = np.median(np.array(rates["packs"]) / np.array(rates[kind]))
-            step, whole = balance(kinds[kind])
-            print(f"{kind:9}{len(epoch(kinds[kind])):>6}{np.median(rates[kind]):>10.0f}{ratio:>10.2f}x"
+            ratio, (step, whole) = rates["packs"] / rates[kind], balance(kinds[kind])
+            print(f"{kind:9}{len(epoch(kinds[kind])):>6}{rates[kind]:>10.0f}{ratio:>10.2f}x"
                   f"{step:>12.3f}{whole:>8.3f}")  # fmt: skip
 
 

@@ -60,3 +60,16 @@ def test_too_few_clips_leave_empty_packs_but_as_many() -> None:
     assert sorted(dealt) == [[[]], [[]], [[0]]]
     dealt = deal([7, 7, 7, 2], Work(), place=0, ranks=2, most=7)
     assert {len(packs) for packs in dealt} == {2} and sum(len(pack) for packs in dealt for pack in packs) == 4
+
+
+def test_packs_of_a_share_hold_like_sizes() -> None:
+    """As many sizes in all packs together as in the step, but for one or two where packs meet; about equally full."""
+    dice = random.Random(0)
+    sizes = [dice.choice((16, 24, 36, 48, 72, 108, 144, 216, 324)) for _ in range(200)]
+    for most in (1500, 4000):
+        (packs,) = deal(sizes, Work(), place=0, ranks=1, most=most)
+        assert sorted(i for pack in packs for i in pack) == list(range(200))
+        used = [sum(sizes[i] for i in pack) for pack in packs]
+        assert len(packs) == -(-sum(sizes) // most) and used == sorted(used, reverse=True)
+        assert max(used) <= most and max(used) - min(used) <= 36
+        assert sum(len({sizes[i] for i in pack}) for pack in packs) <= 9 + 3 * (len(packs) - 1)

@@ -146,7 +146,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
     check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
-    step = shapes_and_words(first, cache, tokenizer)
+    step = shapes_and_words(batches, first, cache, tokenizer)
     taught = replace(how(cfg, mesh, len(first), adapter), teacher=teaching(cfg, mesh, *step))
     plan = partial(dit_step, {"dit": specs["dit"]} if inherits(cfg, base) else specs, *step, taught)
 
@@ -249,11 +249,18 @@ def work_of(spec: dict[str, Any]) -> Work:
     return Work(one - none - square, square)
 
 
-def shapes_and_words(packs: list, cache: LatentCache, tokenizer: Tokenizer) -> tuple[list[LatentShape], tuple]:
-    """The shapes in the first, largest, of a step's packs, and the lengths of its captions."""
-    pack, _ = packs[0]
-    shapes = [LatentShape(frames, cache.shape(index).height, cache.shape(index).width) for index, frames in pack]
-    return shapes, tokenizer([cache[index][1] for index, _ in pack])[1]
+def shapes_and_words(
+    batches: PackBatches, packs: list, cache: LatentCache, tokenizer: Tokenizer
+) -> tuple[list[LatentShape], tuple[int, ...]]:
+    """Of that of a step's packs which has most tokens, those of its captions too: its shapes, its captions' lengths."""
+    most, found = -1, ([], ())
+    for clips, _ in packs:
+        words = tokenizer([cache.entries[index].caption for index, _ in clips])[1]
+        tokens = sum(words) + sum(batches.size(*clip) for clip in clips)
+        if tokens > most:
+            shapes = [(frames, cache.shape(index)) for index, frames in clips]
+            most, found = tokens, ([LatentShape(frames, s.height, s.width) for frames, s in shapes], words)
+    return found
 
 
 def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:

@@ -238,8 +238,7 @@ class PackBatches(Dataset):
 
     def _shape(self, cut: tuple[int, int]) -> tuple[int, int, int, int]:
         index, frames = cut
-        shape = self.cache.shape(index)
-        return frames, shape.height, shape.width, index
+        return self.size(index, frames), frames, self.cache.shape(index).height, index
 
 
 class Few(Dataset):

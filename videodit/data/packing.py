@@ -117,6 +117,15 @@ def deal(sizes: Sequence[int], work: Work, *, place: int, ranks: int, most: int 
 
 
 def _cut(share: list[int], sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """A share as so many packs of about equally many tokens."""
-    cut = balanced([sizes[i] for i in share], parts)
-    return [[share[place] for place in pack] for pack in cut]
+    """A share as so many packs of about equally many tokens, like sizes together: attention is one call for all alike.
+
+    From the largest clip down, each goes to the first pack that it does not overfill, or to the emptiest.
+    """
+    room = sum(sizes[i] for i in share) / parts
+    packs: list[list[int]] = [[] for _ in range(parts)]
+    used = [0] * parts
+    for i in sorted(share, key=lambda i: (-sizes[i], i)):
+        place = next((p for p in range(parts) if used[p] + sizes[i] <= room), int(np.argmin(used)))
+        packs[place].append(i)
+        used[place] += sizes[i]
+    return sorted(packs, key=lambda pack: -sum(sizes[i] for i in pack))
