@@ -63,7 +63,7 @@ def test_too_few_clips_leave_empty_packs_but_as_many() -> None:
 
 
 def test_packs_of_a_share_hold_like_sizes() -> None:
-    """As many sizes in all packs together as in the step, but for one or two where packs meet; about equally full."""
+    """As many sizes in all packs together as in the step, but for three where packs meet; about equally full."""
     dice = random.Random(0)
     sizes = [dice.choice((16, 24, 36, 48, 72, 108, 144, 216, 324)) for _ in range(200)]
     for most in (1500, 4000):

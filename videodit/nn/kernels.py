@@ -35,7 +35,7 @@ Lengths = tuple[int, ...]
 
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss. On an AMD
-# it is 1.0 to 1.18x for many queries, and a loss of up to 1.8x for few: each call is some 0.2 ms more of small steps.
+# it is 0.9 to 1.18x for many queries, and a loss of up to 1.8x for few: each call is some 0.2 ms more of small steps.
 SHORT_KEYS = 64
 SHORT_QUERIES = 512  # of all clips of a call, at least
 # In bfloat16 the fused kernel takes 1.6 to 4 times as long, forward and backward, up to 640 keys (1.3 at 1280). Scores
