@@ -171,7 +171,9 @@ def in_pq(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("codec", "format"), [("libx265", "mp4"), ("ffv1", "matroska")])
 def test_hdr_becomes_sdr(tmp_path, codec, format):
     path, convert = tmp_path / "clip", {"dst_colorspace": "BT2020", "dst_color_range": "MPEG"}
-    options = {"x265-params": "log-level=none:frame-threads=1:pools=none"} if codec == "libx265" else {}
+    # x265 leaves the first decoding times of a clip as short as this unset, unless it has no B-frames
+    quiet = "log-level=none:frame-threads=1:pools=none:bframes=0"
+    options = {"x265-params": quiet} if codec == "libx265" else {}
     for index, colour in enumerate([*BARS[:4], BARS[5]]):  # below the knee of the tone curve
         deep = in_pq(flat(colour))
         encode(path, deep, 25, codec, options, format, pixels="yuv420p10le", prepare=hdr(16), convert=convert)
