@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,13 +93,22 @@ def share_environment(variables: Mapping[str, str]) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML file as plain Python, interpolations resolved; InputError names the file if it cannot be read."""
+    try:
+        return deepcopy(_read_yaml(path, path.stat().st_mtime_ns))
+    except OSError as error:
+        raise InputError(f"{path}: not a readable YAML file ({error})") from None
+
+
+@cache
+def _read_yaml(path: Path, changed: int) -> dict[str, Any]:
+    """Kept as long as the file is as it was: reading takes longer than all else that is done with the numbers."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values")

@@ -109,7 +109,9 @@ def words(folder: Path) -> Tokenizer:
     return Tokenizer(path=path)
 
 
-def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of: Path | None = None) -> Run:
+def training(
+    folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, save_every: int = 99, words_of: Path | None = None
+) -> Run:
     """A run of a DiT and its text encoder, ready to `fit`."""
     text, dit, lora = tiny.text(), awake(case.time), None
     if case.adapter:
@@ -144,7 +146,7 @@ def training(folder: Path, mesh: Mesh, case: Case, *, steps: int = 10, words_of:
         ema=EMA(module=objective.module, decay=0.9),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
         tracker=Memory(),
-        settings=Settings(steps=steps, clip_norm=0.5, max_bad=1, log_every=1, save_every=4, sample_every=99,
+        settings=Settings(steps=steps, clip_norm=0.5, max_bad=1, log_every=1, save_every=save_every, sample_every=99,
                           matmul_rate=0.0),
         precision=torch.float32,
         config={},
@@ -206,7 +208,7 @@ def work(rank: int, ranks: int, port: int, folder: Path, names: Sequence[str]) -
     launch = Launch(rank, ranks, rank, "127.0.0.1", port)
     if list(names) == ["long"]:
         mesh = Mesh(launch=launch, device=torch.device("cpu"), sizes=(1, -1, 1))
-        run = training(folder / "run", mesh, CASES["fsdp"], steps=STEPS, words_of=folder)
+        run = training(folder / "run", mesh, CASES["fsdp"], steps=STEPS, save_every=4, words_of=folder)
         run.tracker = Jsonl(path=folder / "run" / "metrics.jsonl") if mesh.main else Tracker()
         run.fit()
         return

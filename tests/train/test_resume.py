@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -84,6 +85,7 @@ def state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}, saved.info
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_never_killed(tmp_path: Path) -> None:
     """Mixed shapes, two loader workers, kill -9 before the first checkpoint and again after it."""
     data = [override for override in tiny.COMMAND if override.startswith("data")]
