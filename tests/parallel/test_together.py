@@ -9,8 +9,9 @@ import torch
 
 from tests.parallel.cases import CASES, together
 
-TWO = [name for name, case in CASES.items() if case.sizes.count(2) == 0]
-FOUR = [name for name in CASES if name not in TWO]
+FOUR = [name for name, case in CASES.items() if 2 in case.sizes]
+MORE = ["fsdp, recompute cheap", "context, recompute", "context, time as a state"]  # of two, in `make test-all` only
+TWO = [name for name in CASES if name not in (*FOUR, *MORE)]
 LOSS = 1e-5
 Outcome = tuple[dict[str, list[float]], dict[str, torch.Tensor]]
 
@@ -32,6 +33,11 @@ def one(folder: Path) -> dict[str, Outcome]:
 @pytest.fixture(scope="module")
 def two(folder: Path, one: dict[str, Outcome]) -> dict[str, Outcome]:
     return _outcomes(folder, 2, TWO)
+
+
+@pytest.fixture(scope="module")
+def more(folder: Path, one: dict[str, Outcome]) -> dict[str, Outcome]:
+    return _outcomes(folder, 2, MORE)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,12 @@ def test_a_wrong_split_is_caught(one: dict[str, Outcome], two: dict[str, Outcome
 def test_sharded_muon_is_muon_to_the_bit(name: str, one: dict[str, Outcome], two: dict[str, Outcome]) -> None:
     """Given the same gradients: its products are in bfloat16, where a last bit of the input decides much."""
     _same_bits(two[name], one["muon"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_two_are_as_one_in_other_ways(name: str, one: dict[str, Outcome], more: dict[str, Outcome]) -> None:
+    _same_as_one(name, more, one)
 
 
 @pytest.mark.slow
