@@ -6,7 +6,7 @@ takes longer than all that a plan computes, so the rules of the commonest operat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import zip_longest
 from math import ceil
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 YES_OR_NO = frozenset("eq ne lt le gt ge isnan isinf logical_not logical_and logical_or".split())
@@ -53,19 +52,32 @@ def on_meta(func: Any, args: tuple, kwargs: dict) -> Any:
 
 def on_cpu(func: Any, args: tuple, kwargs: dict) -> Any:
     """What an operation gives for hollow tensors; tensors with values lose them."""
-    flat, spec = tree_flatten((args, kwargs))
-    bare = [_bare(x) for x in flat]
-    args, kwargs = tree_unflatten(bare, spec)
-    if not any(isinstance(x, Tensor) for x in bare) and any(a.name == "device" for a in func._schema.arguments):
+    given = {id(x.inner): x for x in tensors(args, *kwargs.values()) if isinstance(x, Hollow)}
+    args, kwargs = _each(_bare, args), {name: _each(_bare, value) for name, value in kwargs.items()}
+    if next(tensors(args, *kwargs.values()), None) is None and any(a.name == "device" for a in func._schema.arguments):
         kwargs["device"] = META
-    given = {id(inner): x for inner, x in zip(bare, flat, strict=True) if isinstance(x, Hollow)}
 
     def covered(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
         return given[id(x)] if id(x) in given else Hollow(x)  # what was changed in place is the same tensor as before
 
-    return tree_map(covered, on_meta(func, args, kwargs))
+    return _each(covered, on_meta(func, args, kwargs))
+
+
+def tensors(*values: Any) -> Iterator[Tensor]:
+    """Those in what an operation takes or gives, which is in lists and tuples."""
+    for value in values:  # torch's own functions for this know every kind of container, and take most of a plan's time
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(*value)
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_each(change, x) for x in value])
+    return change(value)
 
 
 def _bare(x: Any) -> Any:

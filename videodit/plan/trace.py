@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from videodit.nn import winograd
-from videodit.plan.hollow import CPU, META, on_cpu, on_meta
+from videodit.plan.hollow import CPU, META, on_cpu, on_meta, tensors
 
 Run = Callable[[Any, tuple, dict], Any]
 aten = torch.ops.aten
@@ -52,8 +51,7 @@ class Trace(TorchDispatchMode):
             return args[0].device
         kwargs = kwargs or {}
         out = self.run(func, args, kwargs) if self.run else func(*args, **kwargs)
-        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        inputs, outputs = list(tensors(args, *kwargs.values())), list(tensors(out))
         fresh = [x for x in outputs if self._is_new(x)]
         self._count(func, args, kwargs, out, inputs, outputs, fresh)
         return out
