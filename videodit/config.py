@@ -101,7 +101,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @cache
 def _read_yaml(path: Path, changed: int) -> dict[str, Any]:
-    """Kept as long as the file is as it was: all of conf/pretrained takes a tenth of a second."""
+    """Kept as long as the file is as it was: opening public weights asks for all of conf/pretrained, several times."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError

@@ -13,7 +13,7 @@ from videodit.generate import Pipe, load
 from videodit.shapes import VideoShape
 
 CLIP = VideoShape(17, 64, 64)
-SMALL = VideoShape(5, 48, 48)  # some CPUs are fifty times as slow in half precision
+SMALL = VideoShape(5, 48, 48)  # some CPUs are many times as slow in half precision
 
 
 @pytest.fixture(scope="module")

@@ -84,12 +84,13 @@ def finished(process: subprocess.Popen) -> None:
     assert told.startswith(b"list ")
 
 
-def compare(place: Path, count: int, moments: Sequence[Moment]) -> int:
+def compare(place: Path, count: int, moments: Sequence[Moment], *overrides: str) -> int:
     """Run to the end through kills at these moments, and once without; how many kills came in time."""
     videos = folder(place / "videos", count)
     (videos / "text.mp4").write_text("no video")
     tarred(videos / "shard.tar", (videos / "0.mp4").read_bytes()[:-1] + b"\x01")
     options = [f"vae={tiny.saved_vae(place)}", f"encode.bundle={BUNDLE}", "shape.areas=[1024]", "heldout_share=0.3"]
+    options += overrides
     whole, broken = place / "whole", place / "broken"
     scratch = place / "tmp"
     scratch.mkdir()
@@ -106,6 +107,11 @@ def compare(place: Path, count: int, moments: Sequence[Moment]) -> int:
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert not [path for path in scratch.rglob("*") if path.is_file()], "no copies of a tar's members are left"
     return hits
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_is_never_killed(tmp_path: Path) -> None:
+    assert compare(tmp_path, 3, [shards(1)], "engine.workers=1", "report=false") == 1
 
 
 @pytest.mark.slow

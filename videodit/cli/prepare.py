@@ -146,7 +146,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
     check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
-    step = shapes_and_words(batches, first, cache, tokenizer)
+    step = shapes_and_words(batches, first, tokenizer)
     taught = replace(how(cfg, mesh, len(first), adapter), teacher=teaching(cfg, mesh, *step))
     plan = partial(dit_step, {"dit": specs["dit"]} if inherits(cfg, base) else specs, *step, taught)
 
@@ -250,17 +250,13 @@ def work_of(spec: dict[str, Any]) -> Work:
 
 
 def shapes_and_words(
-    batches: PackBatches, packs: list, cache: LatentCache, tokenizer: Tokenizer
+    batches: PackBatches, packs: list, tokenizer: Tokenizer
 ) -> tuple[list[LatentShape], tuple[int, ...]]:
     """Of that of a step's packs which has most tokens, those of its captions too: its shapes, its captions' lengths."""
-    most, found = -1, ([], ())
-    for clips, _ in packs:
-        words = tokenizer([cache.entries[index].caption for index, _ in clips])[1]
-        tokens = sum(words) + sum(batches.size(*clip) for clip in clips)
-        if tokens > most:
-            shapes = [(frames, cache.shape(index)) for index, frames in clips]
-            most, found = tokens, ([LatentShape(frames, s.height, s.width) for frames, s in shapes], words)
-    return found
+    cache = batches.cache
+    found = [(clips, tokenizer([cache.entries[index].caption for index, _ in clips])[1]) for clips, _ in packs]
+    clips, words = max(found, key=lambda pack: sum(batches.size(*clip) for clip in pack[0]) + sum(pack[1]))
+    return [LatentShape(frames, cache.shape(i).height, cache.shape(i).width) for i, frames in clips], words
 
 
 def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:

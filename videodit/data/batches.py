@@ -229,14 +229,14 @@ class PackBatches(Dataset):
     def _read(self, clips: list[tuple[int, int]], idle: bool) -> LatentBatch:
         batch = LatentBatch([], [], [], idle=idle)
         # Equal sizes side by side: kernels serve such a run of clips in one call.
-        for index, frames in sorted(clips, key=self._shape):
+        for index, frames in sorted(clips, key=self._by_size):
             latents, caption = self.cache[index]
             batch.latents.append(latents[:, :frames].float())
             batch.captions.append(caption)
             batch.indices.append(index)
         return batch
 
-    def _shape(self, cut: tuple[int, int]) -> tuple[int, int, int, int]:
+    def _by_size(self, cut: tuple[int, int]) -> tuple[int, int, int, int]:
         index, frames = cut
         return self.size(index, frames), frames, self.cache.shape(index).height, index
 

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 Lengths = tuple[int, ...]
 
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
-# backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss. On an AMD
-# it is 0.9 to 1.18x for many queries, and a loss of up to 1.8x for few: each call is some 0.2 ms more of small steps.
+# backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss. For few
+# queries it is a loss on some CPUs: each call is more small steps.
 SHORT_KEYS = 64
-SHORT_QUERIES = 512  # of all clips of a call, at least
+SHORT_QUERIES = 512  # of all clips of a call, at least; in bfloat16 any number
 # In bfloat16 the fused kernel takes 1.6 to 4 times as long, forward and backward, up to 640 keys (1.3 at 1280). Scores
 # that are laid out take memory: no more than so many of them.
 SHORT_KEYS_BF16 = 640
@@ -181,8 +181,8 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, keys: Lengths, scale: float) -> Tens
         mask = torch.arange(most, device=q.device) < upload(torch.tensor(keys), q.device)[:, None]  # (n, m)
     q, k, v = (rearrange(x, "(n l) h c -> n h l c", n=len(keys)) for x in (q, k, v))
     exact = q.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
-    short = most <= (SHORT_KEYS if exact else SHORT_KEYS_BF16) and q[..., 0].numel() * most <= SHORT_SCORES
-    short = short and (len(keys) * q.shape[2] >= SHORT_QUERIES or not exact)
+    longest, least = (SHORT_KEYS, SHORT_QUERIES) if exact else (SHORT_KEYS_BF16, 0)
+    short = most <= longest and len(keys) * q.shape[2] >= least and q[..., 0].numel() * most <= SHORT_SCORES
     if q.device.type == "cpu" and short:
         out = _short(q, k, v, mask, scale)
     else:

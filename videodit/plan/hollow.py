@@ -67,7 +67,7 @@ def on_cpu(func: Any, args: tuple, kwargs: dict) -> Any:
 
 def tensors(*values: Any) -> Iterator[Tensor]:
     """Those in what an operation takes or gives, which is in lists and tuples."""
-    for value in values:  # torch's own functions for this know every container: a plan took 1.1 times as long
+    for value in values:  # torch's own functions for this know every container, and take longer
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
