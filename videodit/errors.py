@@ -6,12 +6,21 @@ from __future__ import annotations
 
 import re
 
+from videodit.printable import one_line
+
 
 class InputError(ValueError):
     """Bad input. The message is one line that names the file or key and says what would be right.
 
-    The command line prints it and exits with code 2, without a traceback.
+    The command line prints it and exits with code 2, without a traceback. What the message quotes cannot break the
+    line or steer a terminal.
     """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if "Traceback (most recent call last)" in text:  # a data loader's worker adds its own; the error comes last
+            text = text.strip().splitlines()[-1].partition("InputError: ")[2] or text
+        super().__init__(one_line(text))
 
 
 # How libraries say it; cuDNN, whose tries all failed, may not say why, nor oneDNN, which could not even begin.

@@ -88,6 +88,14 @@ def test_no_pickle_and_no_silent_config_default(path: Path) -> None:
         assert not re.fullmatch(r"(self\.)?(cfg|config)(\.\w+)*\.get", call), f"line {line}: {call}: a second default"
 
 
+def test_text_reaches_terminals_and_pages_through_one_module() -> None:
+    """What is printed or put into a page may be a stranger's: `printable` escapes it."""
+    for path in PACKAGE:
+        text = path.read_text(encoding="utf-8")
+        calls = {call for _, call in _calls(path)}
+        assert path.name == "printable.py" or ("print" not in calls and "from html import escape" not in text), path
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=_name)
 def test_public_things_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(tree(path)), "the module has no docstring"

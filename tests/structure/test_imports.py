@@ -19,10 +19,12 @@ class Row(NamedTuple):
     outside: str
 
 
-# `errors` and `shapes` are leaves that all may import, `config` one for whoever needs a shipped file.
+# The leaves of FREE may be imported by all, `config` by whoever needs a shipped file.
 # einops goes wherever torch goes: every rearrangement is written with it.
 TABLE = {
+    "printable": Row("", ""),
     "errors": Row("", ""),
+    "untrusted": Row("", "pydantic"),
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
     "nn": Row("", "torch einops xformers torchao"),
@@ -48,7 +50,7 @@ TABLE = {
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"errors", "shapes"}
+FREE = {"printable", "errors", "untrusted", "shapes"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

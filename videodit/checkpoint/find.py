@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from videodit.errors import InputError
 from videodit.models.text import Tokenizer
 from videodit.nn.compiling import lacking_compiler
 from videodit.nn.int8 import check_int8
+from videodit.printable import say
 
 SAMPLERS = {
     "UniPCMultistepScheduler": "unipc",
@@ -50,7 +50,7 @@ def open_pipeline(
     """
     check_choices(offload, quantize)
     if compiled and (lacking := lacking_compiler(torch.device(device))):
-        print(f"compile=true: there is no {lacking} here, so the DiT runs uncompiled", file=sys.stderr)
+        say(f"compile=true: there is no {lacking} here, so the DiT runs uncompiled")
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model)

@@ -32,6 +32,7 @@ from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
 from videodit.plan.machine import GIB, limits, resident
+from videodit.printable import answer
 from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter
 from videodit.train.dit_step import FlowObjective
@@ -53,20 +54,20 @@ def run(cfg: DictConfig) -> None:
         raise InputError("doctor is one process, and starts two by itself: call it without torchrun")
     began, title = time.perf_counter(), f"videodit doctor: {cfg.name}"
     findings: list[Finding] = []
-    print(title, end="\n\n", flush=True)
+    answer(title, "")
     with TemporaryDirectory(prefix="videodit-doctor-") as scratch:
         visit = Visit(cfg, Path(scratch))
         try:
             for finding in visit.findings():
                 findings.append(finding)
-                print(line(finding), flush=True)
+                answer(line(finding))
         except Interrupted:
             raise Interrupted(f"doctor was stopped after {len(findings)} checks; nothing is kept") from None
         told = verdict(findings, time.perf_counter() - began)
         if cfg.out:
             with replacing(cfg.out) as temporary:
                 temporary.write_text(page(title, findings, told, visit.pictures), encoding="utf-8")
-    print(f"\n{told}")
+    answer("", told)
     if wrong := faults(findings):
         raise InputError(f"{cfg.name} has {len(wrong)} fault{'s' * (len(wrong) > 1)}: {', '.join(wrong)}")
 

@@ -8,6 +8,7 @@ from videodit.cli.prepare import cached
 from videodit.cli.start import find_vae, open_vae
 from videodit.config import launch
 from videodit.parallel.mesh import Mesh
+from videodit.printable import answer
 from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
@@ -22,4 +23,4 @@ def run(cfg: DictConfig) -> None:
     for split in ("train", "heldout"):
         cache = cached(cfg, split, vae, mesh)
         if mesh.main:
-            print(f"{split}: {len(cache)} clips in {cfg.cache}")
+            answer(f"{split}: {len(cache)} clips in {cfg.cache}")

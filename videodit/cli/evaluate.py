@@ -31,6 +31,7 @@ from videodit.eval.report import (
     write_json,
 )
 from videodit.generate import Pipe, load
+from videodit.printable import answer
 from videodit.shapes import LatentShape
 from videodit.track.progress import Progress
 
@@ -55,8 +56,8 @@ def run(cfg: DictConfig) -> None:
     }
     report |= measure(cfg, pipe, judge, out)
     write_json(out / "report.json", report)
-    print("\n".join(summary(report)))
-    print(f"written: {out / 'report.json'} and a page of clips for each kind of prompt")
+    answer(*summary(report))
+    answer(f"written: {out / 'report.json'} and a page of clips for each kind of prompt")
 
 
 def measure(cfg: DictConfig, pipe: Pipe, judge: Judge, out: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import dtype_of
 from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
+from videodit.printable import answer
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +32,7 @@ def run(cfg: DictConfig) -> None:
         raise InputError(f"format={cfg.format}: it is one of {', '.join((*FORMATS, ADAPTER))}")
     out = Path(cfg.out)
     if cfg.format == ADAPTER:
-        print(export_adapter(cfg.model, out, dtype))
+        answer(export_adapter(cfg.model, out, dtype))
         return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> None:
         base = base_named("base", cfg.base)
         same = [name for name, part in parts.items() if equal(part, base.parts.get(name))]
         pipeline, parts = {"base": base.named(same), **pipeline}, {k: v for k, v in parts.items() if k not in same}
-    FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, print)
+    FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, answer)
 
 
 def equal(part: Part, other: Part | None) -> bool:
@@ -66,7 +67,7 @@ def export_adapter(model: str, out: Path, dtype: torch.dtype) -> Path:
     tensors, header = load_tensors(source)
     save_tensors(path, {name: tensor.to(dtype) for name, tensor in tensors.items()}, header)
     if header["adapter"]["dora"]:
-        print("note: ComfyUI does not read DoRA's lengths in diffusers' names; a merged export serves it")
+        answer("note: ComfyUI does not read DoRA's lengths in diffusers' names; a merged export serves it")
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import videodit
 from videodit.checkpoint.store import read_json
 from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
+from videodit.printable import say
 from videodit.train.machine import pick_precision
 
 OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
@@ -48,7 +48,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     for line in differences(before, config):
         key = line.partition(": ")[0]
         kind = "safe" if is_safe(key) else "from here on another training"
-        print(f"resuming with another config: {line} ({kind})", file=sys.stderr)
+        say(f"resuming with another config: {line} ({kind})")
     return config
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.errors import InputError
 from videodit.generate import Pipe, Request, Video, as_guidance, load
+from videodit.printable import answer, say
 from videodit.track.progress import Progress
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def run(cfg: DictConfig) -> None:
         rows += [video.frames for video in videos] if cfg.sheet else []
     if cfg.sheet:
         sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
-        print(cfg.sheet)
+        answer(cfg.sheet)
 
 
 def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
     """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
     with Progress(total=requests[0].steps, label="denoise") as progress:
-        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), _say)
+        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say)
     waiting = paths[0].with_suffix(LATENTS)
     header = {
         **{"model": pipe.parts.name, "weights": pipe.parts.fingerprints, "paths": [str(path) for path in paths]},
@@ -75,12 +75,12 @@ def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
     try:
         save_tensors(waiting, {str(number): x for number, x in enumerate(latents)}, header)
     except InputError as error:  # no reason to give up: perhaps there is room for the video
-        _say(f"the latents are not kept: {error}")
+        say(f"the latents are not kept: {error}")
     try:
         videos = finish(pipe, latents, requests, paths)
     except BaseException:
         if waiting.exists():
-            _say(f"denoising is done; to go on from there: videodit decode {shlex.quote(str(waiting))}")
+            say(f"denoising is done; to go on from there: videodit decode {shlex.quote(str(waiting))}")
         raise
     waiting.unlink(missing_ok=True)
     return videos
@@ -88,9 +88,9 @@ def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
 
 def finish(pipe: Pipe, latents: list[Tensor], requests: list[Request], paths: list[Path]) -> list[Video]:
     """Decode and write."""
-    videos = pipe.decode(latents, requests, _say)
+    videos = pipe.decode(latents, requests, say)
     for path, video in zip(paths, videos, strict=True):
-        print(video.save(path))
+        answer(video.save(path))
     return videos
 
 
@@ -126,9 +126,9 @@ def from_recipe(cfg: DictConfig) -> dict[str, Any]:
     """The request that a video was made from."""
     record = read_record(Path(cfg.recipe))
     if record["model"] != cfg.model:
-        print(f"recipe: made with model={record['model']}, now {cfg.model}", file=sys.stderr)
+        say(f"recipe: made with model={record['model']}, now {cfg.model}")
     if record.get("lora", {}) != parse(cfg.lora):
-        print(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}", file=sys.stderr)
+        say(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}")
     return {key: record[key] for key in Request.__dataclass_fields__ if key in record}  # older records have fewer
 
 
@@ -201,21 +201,17 @@ def tell_differences(pipe: Pipe, recipe: Path) -> None:
     now = {"dtype": str(pipe.parts.dtype).removeprefix("torch."), "quantize": pipe.parts.quantize}
     for key, value in now.items():
         if before.get(key, value) != value:
-            _say(f"recipe: made with {key}={before[key]}, now {value}")
+            say(f"recipe: made with {key}={before[key]}, now {value}")
 
 
 def tell(pipe: Pipe, requests: list[Request]) -> None:
     """Say what the model will do differently from what the words or numbers suggest."""
     words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
     if words:
-        print(f"words the model does not know: {', '.join(sorted(words))}", file=sys.stderr)
+        say(f"words the model does not know: {', '.join(sorted(words))}")
     for request in requests:
         if rest := pipe.parts.tokenizer.unread(request.prompt):
-            _say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
+            say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
         native = pipe.native(request)
         if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
-            print(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+            answer(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.origin import versions
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
+from videodit.printable import answer
 from videodit.track.progress import duration
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(cfg: DictConfig) -> None:
     """Print what `cfg.path` is: an mp4's record, weights, a training set, or, when it is empty, the installation."""
-    print("\n".join(describe(Path(cfg.path)) if cfg.path else installation()))
+    answer(*(describe(Path(cfg.path)) if cfg.path else installation()))
 
 
 def describe(path: Path) -> list[str]:
@@ -32,7 +33,7 @@ def describe(path: Path) -> list[str]:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":
         return _weights(path)
-    return [record(path)]
+    return record(path).splitlines()
 
 
 def installation() -> list[str]:

@@ -21,6 +21,7 @@ from videodit.ingest.writing import alone, write_files, write_set
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
+from videodit.printable import answer
 from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def run(cfg: DictConfig) -> None:
             write_files(out, report)
         else:
             write_set(out, found, plan.measure.names, about, report)
-    print(verdict(found))
+    answer(*verdict(found))
     if cfg.report:
-        print(out / next(iter(report)))
+        answer(out / next(iter(report)))
     if not found.clips:
         raise InputError(f"videos={cfg.videos}: no clip is left of it; the lines above say where they went")
 
@@ -122,7 +123,7 @@ def named_vae(name: str) -> VideoVAE:
     return open_vae(find_vae(name))
 
 
-def verdict(found: Outcome) -> str:
+def verdict(found: Outcome) -> list[str]:
     """What was kept and dropped, in a few lines."""
     lines = []
     for stage, seen in found.seen.items():
@@ -145,4 +146,4 @@ def verdict(found: Outcome) -> str:
         lines.append(f"{silent} of {len(found.clips)} clips have no caption: {told}")
     held = sum(clip["split"] == "heldout" for clip in found.clips)
     lines.append(f"{len(found.clips)} clips, {held} of them held out")
-    return "\n".join(lines)
+    return lines

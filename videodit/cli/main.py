@@ -20,6 +20,7 @@ from videodit.cli import compose
 from videodit.cli.keys import command_help
 from videodit.config import conf_dir
 from videodit.errors import InputError, Interrupted
+from videodit.printable import answer, one_line, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -61,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print("videodit: interrupted", file=sys.stderr)
+        say("videodit: interrupted")
         return INTERRUPTED
     except Interrupted as stop:
-        print(f"videodit: {stop}", file=sys.stderr)
+        say(f"videodit: {stop}")
         return TRY_AGAIN
     except BrokenPipeError:  # such as by `| head`; what is left to print goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             traceback.print_exc()
             return 1
-        print(f"videodit: error: {message}", file=sys.stderr)
+        say(f"videodit: error: {message}")
         return USAGE_ERROR
     return 0
 
@@ -81,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dispatch(args: list[str]) -> None:
     """Carry out one command line; every error is raised."""
     if not args or args[0] in ("-h", "--help"):
-        print(overview())
+        answer(*overview().splitlines())
     elif args[0] in ("-V", "--version"):
-        print(f"videodit {videodit.__version__}")
+        answer(f"videodit {videodit.__version__}")
     elif args[0] not in COMMANDS:
         raise InputError(f"unknown command {args[0]!r}{compose.did_you_mean(args[0], COMMANDS)}")
     elif "-h" in args or "--help" in args:
-        print(command_help(args[0], COMMANDS[args[0]].help, COMMANDS[args[0]].positional))
+        answer(*command_help(args[0], COMMANDS[args[0]].help, COMMANDS[args[0]].positional).splitlines())
     else:
         _run(args[0], args[1:])
 
@@ -103,7 +104,7 @@ def _run(name: str, args: list[str]) -> None:
         return import_module(f"videodit.cli.{name}").run(cfg)
 
     if line.show:
-        print(compose.text(compose.config(conf, name, line)))
+        answer(*compose.text(compose.config(conf, name, line)).splitlines())
     elif command.launched:
         compose.launch(conf, name, line, run)
     else:
@@ -123,12 +124,11 @@ def user_message(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:  # hydra's instantiate wraps what a constructor raised
         if isinstance(cause, InputError):
-            # A data loader's worker puts its traceback into the message; the error's own line comes last.
-            return str(cause).strip().splitlines()[-1].removeprefix("videodit.errors.InputError: ")
+            return str(cause)
         if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             where = f": {cause.filename}" if cause.filename else ""
-            return f"{(cause.strerror or str(cause)).lower()}{where}"
+            return one_line(f"{(cause.strerror or str(cause)).lower()}{where}")
         if "No space left on device" in str(cause):  # safetensors raises its own kind
-            return f"no space left on device ({str(cause).splitlines()[0]})"
+            return one_line(f"no space left on device ({str(cause).splitlines()[0]})")
         cause = cause.__cause__
     return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from videodit.decode import Way
@@ -11,6 +9,7 @@ from videodit.errors import InputError
 from videodit.generate import Pipe, Request
 from videodit.plan.generation import Job, Planner, Setup, base_memory
 from videodit.plan.machine import Limit, limits, resident
+from videodit.printable import say
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -67,7 +66,7 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
     if how == "auto":
         planned = planner.choose(job, setup)
         if planned.setup != setup:
-            print(f"memory=auto: {planner.words(job, setup, job, planned.setup)}", file=sys.stderr)
+            say(f"memory=auto: {planner.words(job, setup, job, planned.setup)}")
             chosen = planned.setup
             pipe.parts.offload, pipe.way, pipe.passes = chosen.offload, chosen.way, chosen.passes
             pipe.parts.compiled = pipe.parts.compiled and chosen.offload != "block"  # blocks that come and go are not

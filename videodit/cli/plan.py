@@ -16,6 +16,7 @@ from videodit.errors import InputError
 from videodit.generate import Pipe, Request, load
 from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
+from videodit.printable import answer
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,9 +44,9 @@ def run(cfg: DictConfig) -> None:
     kind = str(setup.dtype).removeprefix("torch.")
     told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
     told += f", quantize={setup.quantize}" if setup.quantize else ""
-    print(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
-    print("\n".join(planned.lines()))
-    print(disk(pipe, request))
+    answer(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
+    answer(*planned.lines())
+    answer(disk(pipe, request))
     if not planned.fits:
         raise InputError(planner.refusal(job, planned))
 

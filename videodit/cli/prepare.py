@@ -5,7 +5,6 @@ Nothing large is made before the plan of a step is known.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -46,6 +45,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import forget
 from videodit.plan.stages import Cost, Storage, step_cost
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
+from videodit.printable import say
 from videodit.shapes import LatentShape, VideoShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
@@ -312,7 +312,7 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     for start in range(0, count, few):
         samples, skipped = fetch(dataset, range(start, min(start + few, count)))
         for path, reason in skipped:
-            print(f"skipped {path}: {reason}", file=sys.stderr)
+            say(f"skipped {path}: {reason}")
         clips += [sample.clip for _, sample in samples]
         pixels += sum(sample.clip[0].numel() for _, sample in samples)
         if pixels > ENOUGH:

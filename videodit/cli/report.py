@@ -9,6 +9,7 @@ from videodit.checkpoint.store import read_json
 from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
+from videodit.printable import answer
 from videodit.track.curves import read, unpack
 from videodit.track.page import Beside, page
 from videodit.track.story import tell
@@ -32,7 +33,7 @@ def run(cfg: DictConfig) -> None:
         # Half a surrogate pair, which JSON may hold, becomes a reference that shows as a question mark.
         text = page(story, beside, out.parent, log=cfg.log)
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-    print(out)
+    answer(out)
 
 
 def references(name: str, run: str) -> list[Beside]:

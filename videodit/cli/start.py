@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
+from videodit.printable import say
 from videodit.track.progress import Progress
 from videodit.train.adapter import LoRA
 from videodit.train.machine import PRECISIONS, pick_precision
@@ -194,10 +194,9 @@ def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
     if unknown:
         total = sum(len(caption.split()) for caption in captions)
         some = ", ".join(word for word, _ in unknown.most_common(5))
-        print(f"{unknown.total()} of the captions' {total} words are unknown to the text encoder, such as {some}",
-              file=sys.stderr)  # fmt: skip
+        say(f"{unknown.total()} of the captions' {total} words are unknown to the text encoder, such as {some}")
     if long := sum(bool(tokenizer.unread(caption)) for caption in captions):
-        print(f"{long} of {len(captions)} captions are too long, and are read in part", file=sys.stderr)
+        say(f"{long} of {len(captions)} captions are too long, and are read in part")
 
 
 def find_vae(model: str) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.machine import limits, rates, resident
 from videodit.plan.training import StepPlan
+from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
@@ -71,7 +71,7 @@ def plan(cfg: DictConfig, mesh: Mesh) -> None:
         scratch, cfg = Path(mesh.exchange(own)[0]), resolved(cfg)
         absent = stand_ins(cfg, scratch / f"{mesh.rank}", mesh)
         if absent and mesh.main:
-            print(f"{', '.join(absent)}: not there yet, untrained ones serve", file=sys.stderr)
+            say(f"{', '.join(absent)}: not there yet, untrained ones serve")
         (scratch / "run").mkdir(exist_ok=True)
         check(cfg, prepare(cfg, scratch / "run", mesh).plan(), mesh)
         mesh.wait()
@@ -85,9 +85,9 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
     release(device)  # what an earlier run in this process kept is free as well
     base = resident() if device.type == "cpu" else 0
     if mesh.main and cfg.plan:
-        print(plan.line(base, rates(device, plan.precision)))
+        answer(plan.line(base, rates(device, plan.precision)))
     elif mesh.main:
-        print(plan.line(base, None), file=sys.stderr)
+        say(plan.line(base, None))
     if cfg.memory != "off":
         with mesh.together():
             plan.check(base, room(limits(device)[0], base))
@@ -108,10 +108,9 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
                 precision=precision)  # fmt: skip
     rate = matmul_rate(mesh.device, precision)
     if mesh.main:
-        print(
+        say(
             f"{folder}: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} trained, {config['precision']}, "
-            f"{rate / 1e9:.0f} GFLOP/s matmul{f', {mesh.ranks} processes' * (mesh.ranks > 1)}",
-            file=sys.stderr,
+            f"{rate / 1e9:.0f} GFLOP/s matmul{f', {mesh.ranks} processes' * (mesh.ranks > 1)}"
         )
 
     def stream(start: int, stop: int) -> Generator:
@@ -132,7 +131,7 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
         sample=lambda step: made.at_interval(step, tracker),
     ).fit(made.unread)
     if mesh.main:
-        print(f"{folder}: videodit report {folder}, model={folder}", file=sys.stderr)
+        say(f"{folder}: videodit report {folder}, model={folder}")
     return found
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,6 +17,7 @@ from videodit.data.resize import Fit, resize
 from videodit.data.sample import BadSample, Sample, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.shapes import Triple, VideoShape, longest
 
 Part = Literal["train", "heldout", "all"]
@@ -195,5 +195,5 @@ def _only(part: Part, share: float | None, root: Path, entries: list[Entry]) -> 
     if held:
         return [entry for entry in entries if (entry.source in held) == (part == "heldout")]
     if part == "heldout":  # once for the two parts
-        print(f"{root}: one source, {entries[0].source}: held-out clips are those trained on", file=sys.stderr)
+        say(f"{root}: one source, {entries[0].source}: held-out clips are those trained on")
     return entries

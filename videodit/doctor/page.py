@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from videodit.data.sample import to_frames
 from videodit.data.sheet import sheet
 from videodit.doctor.finding import Finding
+from videodit.printable import markup
 from videodit.track.charts import Line, chart
 from videodit.track.style import STYLE
 
@@ -46,10 +46,10 @@ class Pictures:
 def page(title: str, findings: Sequence[Finding], told: str, pictures: Pictures) -> str:
     """The page, complete in itself."""
     rows = "".join(
-        f'<tr><td class="{MARKS[f.verdict]}">{f.verdict}</td><td>{escape(f.name)}</td><td>{escape(f.told)}</td></tr>'
+        f'<tr><td class="{MARKS[f.verdict]}">{f.verdict}</td><td>{markup(f.name)}</td><td>{markup(f.told)}</td></tr>'
         for f in findings
     )
-    parts = [f"<h1>{escape(title)}</h1><p>{escape(told)}</p><h2>Findings</h2><table class=\"found\">{rows}</table>"]
+    parts = [f"<h1>{markup(title)}</h1><p>{markup(told)}</p><h2>Findings</h2><table class=\"found\">{rows}</table>"]
     if pictures.losses:
         steps = np.arange(1, len(pictures.losses) + 1)
         curve = chart([Line("loss", steps, np.array(pictures.losses), HUE)], title="loss on one clip", log=True)
@@ -57,7 +57,7 @@ def page(title: str, findings: Sequence[Finding], told: str, pictures: Pictures)
                      "<figcaption>Loss over steps, all on one clip.</figcaption></figure>")  # fmt: skip
     if pictures.clips:
         parts.append(f'<p><img alt="the clip and what came back" src="{_sheet(pictures)}"></p>')
-    head = f"<meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}{OWN}</style>"
+    head = f"<meta charset=utf-8><title>{markup(title)}</title><style>{STYLE}{OWN}</style>"
     return f"<!doctype html>\n<html lang=en><head>{head}</head><body><main>{''.join(parts)}</main></body></html>\n"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 from videodit.ingest.bars import STYLE as BARS
 from videodit.ingest.bars import histogram
 from videodit.ingest.record import Record
 from videodit.ingest.run import Outcome
+from videodit.printable import markup
 from videodit.shapes import Triple, VideoShape
 from videodit.track.progress import duration
 from videodit.track.style import STYLE
@@ -80,7 +80,7 @@ def page(found: Outcome, facts: Facts) -> str:
         ("Settings", _settings(facts)),
     ]
     body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(facts.title)}</title>"
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{markup(facts.title)}</title>"
     style = f"<style>{STYLE}{BARS}{OWN}</style>"
     body = f"<body><main>{_head(found, facts)}{body}</main></body>"
     return f"<!doctype html>\n<html lang=en><head>{head}{style}</head>{body}</html>\n"
@@ -106,7 +106,7 @@ def _head(found: Outcome, facts: Facts) -> str:
         if found.balance()
         else '<p class="bad-text">The counts do not add up: this is a bug of videodit.</p>'
     )
-    return f'<h1>{escape(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}'
+    return f'<h1>{markup(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}'
 
 
 def _funnel(found: Outcome) -> str:
@@ -114,7 +114,7 @@ def _funnel(found: Outcome) -> str:
     for stage, seen in found.seen.items():
         reasons = Counter(record["reason"] for record in found.dropped if record["stage"] == stage)
         kept, wide = found.went_on[stage], 100 / max(1, seen)
-        told = escape(", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
+        told = markup(", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
         rows.append(
             f'<b>{stage}</b><div><div class="bar"><span class="on" style="width:{kept * wide:.2f}%"></span>'
             f'<span class="off" style="width:{(seen - kept) * wide:.2f}%"></span></div>'
@@ -162,8 +162,8 @@ def _measures(found: Outcome, facts: Facts) -> str:
         if any(both):
             bounds = facts.bounds.get(name, ())
             told = " to ".join("any" if x is None else f"{x:g}" for x in bounds)
-            cards.append(f'<figure class="card"><header><h3>{escape(name)}</h3><span>{told}</span></header>'
-                         f"{histogram(*both, bounds)}<figcaption>{escape(meaning)}</figcaption></figure>")  # fmt: skip
+            cards.append(f'<figure class="card"><header><h3>{markup(name)}</h3><span>{told}</span></header>'
+                         f"{histogram(*both, bounds)}<figcaption>{markup(meaning)}</figcaption></figure>")  # fmt: skip
     squares = '<span class="good">■</span> kept <span class="bad-text">■</span> dropped'
     legend = f'<p class="soft">{squares}, a dashed line at each bound</p>'
     return f'{legend}<div class="grid-of">{"".join(cards)}</div>' if cards else ""
@@ -179,7 +179,7 @@ def _figure(record: Record, facts: Facts) -> str:
     if "reason" in record:
         told.append(f"{record['reason']} ({record['detail']})")
     picture = facts.pictures.get(record["shot"], "")
-    return f'<figure><img src="{picture}" alt=""><figcaption>{"<br>".join(map(escape, told))}</figcaption></figure>'
+    return f'<figure><img src="{picture}" alt=""><figcaption>{"<br>".join(map(markup, told))}</figcaption></figure>'
 
 
 def _pairs(found: Outcome, facts: Facts) -> str:
@@ -229,15 +229,15 @@ def _damaged(found: Outcome) -> str:
 
 def _settings(facts: Facts) -> str:
     text = json.dumps(facts.settings, indent=2, ensure_ascii=False)
-    return f"<details><summary>All keys</summary><pre>{escape(text)}</pre></details>"
+    return f"<details><summary>All keys</summary><pre>{markup(text)}</pre></details>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{markup(column)}</th>" for column in columns)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(_cells(rows))}</table></div>'
 
 
 def _cells(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in rows:
-        cells = "".join(f'<td class="texts">{escape(str(cell)).replace(chr(10), "<br>")}</td>' for cell in row)
+        cells = "".join(f'<td class="texts">{markup(str(cell)).replace(chr(10), "<br>")}</td>' for cell in row)
         yield f"<tr>{cells}</tr>"

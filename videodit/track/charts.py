@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
+from videodit.printable import markup
 from videodit.track.curves import smoothed, thinned
 
 WIDTH, HEIGHT = 400, 210  # of the drawing, in its own units
@@ -60,7 +60,7 @@ def chart(lines: Sequence[Line], *, title: str, log: bool) -> str:
     lines = [line._replace(values=np.where(np.abs(line.values) < LARGEST, line.values, np.nan)) for line in lines]
     across = _steps(lines)
     up = _values(lines, log)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{markup(title)}">']
     parts += _grid(across, up)
     raw = sum(line.run == 0 for line in lines) <= RAW
     for line in sorted(lines, key=lambda line: -line.run):  # the run itself on top
@@ -195,7 +195,7 @@ def _stops(lines: Sequence[Line], across: Axis, up: Axis) -> Iterator[str]:
         tip = "\n".join([f"step {step}", *told[:LINES], *more])
         yield (
             f'<g class="stop"><rect x="{start:.1f}" y="0" width="{max(end - start, 1):.1f}" height="{HEIGHT}"/>'
-            f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/><title>{escape(tip)}</title></g>'
+            f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/><title>{markup(tip)}</title></g>'
         )
 
 

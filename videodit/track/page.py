@@ -8,13 +8,13 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
+from videodit.printable import markup
 from videodit.track.charts import Line, chart, latest, short
 from videodit.track.curves import Curve
 from videodit.track.names import GROUPS, METRICS, Metric, find, is_family
@@ -51,7 +51,7 @@ class Shelf:
         """What an HTML attribute takes to show the file."""
         size = path.stat().st_size
         if size > min(EMBED, self.room):
-            return escape(quote(os.path.relpath(path.resolve(), self.folder.resolve())))
+            return markup(quote(os.path.relpath(path.resolve(), self.folder.resolve())))
         self.room -= size
         return f"data:{MEDIA[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
 
@@ -61,16 +61,16 @@ def page(story: Story, beside: Sequence[Beside], folder: Path, *, log: bool) -> 
     curves = list(_curves(story, beside, log=log))
     first = sum(title in BEFORE_SAMPLES for title, _ in curves)
     sections = [*curves[:first], *_samples(story, Shelf(folder)), *curves[first:], *_facts(story)]
-    links = " · ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
+    links = " · ".join(f'<a href="#{_anchor(title)}">{markup(title)}</a>' for title, _ in sections)
     return "\n".join([
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(story.name)} at step {story.step}</title>",
+        f"<title>{markup(story.name)} at step {story.step}</title>",
         f"<style>{STYLE}</style></head><body><main>",
         *_head(story, beside),
         f"<nav>{links}</nav>",
-        *(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>{content}' for title, content in sections),
+        *(f'<h2 id="{_anchor(title)}">{markup(title)}</h2>{content}' for title, content in sections),
         f"<footer>Written by videodit report on {_date(time.time())}.</footer>",
         "</main></body></html>",
         "",
@@ -81,11 +81,11 @@ def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
     steps = story.config["loop"]["steps"] if "loop" in story.config else None
     done = steps is not None and story.step >= steps
     state = "complete" if done else f"at step {story.step}" + (f" of {steps}" if steps else "")
-    yield f'<h1>{escape(story.name)}<span class="state{" done" * done}">{state}</span></h1>'
-    about = [escape(str(story.folder))]
+    yield f'<h1>{markup(story.name)}<span class="state{" done" * done}">{state}</span></h1>'
+    about = [markup(str(story.folder))]
     if story.ended:
         about.append(f"last record {_date(story.ended)}")
-    about += [f"{what} {escape(str(story.config[key]))}" for key, what in (("stage", "stage"), ("precision", "in"))
+    about += [f"{what} {markup(str(story.config[key]))}" for key, what in (("stage", "stage"), ("precision", "in"))
               if key in story.config]  # fmt: skip
     yield f'<p class="soft">{" · ".join(about)}</p>'
     tiles = [("Steps", short(story.step), f"of {short(steps)}" if steps else ""), ("Time", duration(story.seconds), "")]
@@ -144,19 +144,19 @@ def _card(metric: Metric, names: Sequence[str], story: Story, beside: Sequence[B
     if not family and len(lines) > 1:
         keys = [_key(line.hue, line.run, line.label, short(latest(line.values))) for line in lines]
     last = "" if keys else short(latest(lines[0].values))
-    unit = f' <span class="soft">{escape(metric.unit)}</span>' if metric.unit else ""
+    unit = f' <span class="soft">{markup(metric.unit)}</span>' if metric.unit else ""
     return (
-        f'<figure class="card" data-metric="{escape(metric.name)}"><header><h3>{escape(metric.title)}{unit}</h3>'
+        f'<figure class="card" data-metric="{markup(metric.name)}"><header><h3>{markup(metric.title)}{unit}</h3>'
         f"<span>{last}</span></header>{chart(lines, title=metric.title, log=log)}"
         f'{"<ul class=keys>" + "".join(keys) + "</ul>" if keys else ""}'
-        f"<figcaption>{escape(metric.meaning)}</figcaption></figure>"
+        f"<figcaption>{markup(metric.meaning)}</figcaption></figure>"
     )
 
 
 def _key(hue: int, run: int, label: str, value: str = "") -> str:
     """An entry of a legend."""
     line = f'<svg viewBox="0 0 26 8"><path class="line run{min(run, 4)}" style="--hue:{hue}" d="M1 4H25"/></svg>'
-    return f"<li>{line}{escape(label)} <b>{value}</b></li>"
+    return f"<li>{line}{markup(label)} <b>{value}</b></li>"
 
 
 def _hue(run: int) -> int:
@@ -186,7 +186,7 @@ def _samples(story: Story, shelf: Shelf) -> Iterator[Section]:
             f"<figcaption>step {step}</figcaption></figure>"
             for step in steps
         )
-        rows.append(f'<div class="row"><p>{escape(prompt)}</p><div class="strip">{strip}</div></div>')
+        rows.append(f'<div class="row"><p>{markup(prompt)}</p><div class="strip">{strip}</div></div>')
     steps = _spread(sorted(story.sheets))
     for step in reversed(steps):
         opened = " open" * (not story.videos and step == steps[-1])
@@ -221,7 +221,7 @@ def _facts(story: Story) -> Iterator[Section]:
         yield "Code", _table(("", ""), rows)
     if story.config:
         text = json.dumps({k: v for k, v in story.config.items() if k != "origin"}, indent=2, ensure_ascii=False)
-        yield "Config", f"<details><summary>All keys</summary><pre>{escape(text)}</pre></details>"
+        yield "Config", f"<details><summary>All keys</summary><pre>{markup(text)}</pre></details>"
 
 
 def _dataset(node: Any) -> tuple[str, str]:
@@ -233,9 +233,9 @@ def _dataset(node: Any) -> tuple[str, str]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns) if any(columns) else ""
+    head = "".join(f"<th>{markup(column)}</th>" for column in columns) if any(columns) else ""
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell).replace(chr(10), '<br>')}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{markup(cell).replace(chr(10), '<br>')}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table>{f"<tr>{head}</tr>" if head else ""}{body}</table></div>'
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from videodit.printable import one_line, say
+
 WINDOW = 30  # the rate is that of the last WINDOW notes of the time, taken at least a second apart
 
 
@@ -31,7 +33,7 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.step, self.label, self.every = total, start, label, every
+        self.total, self.step, self.label, self.every = total, start, one_line(label), every
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._fields: dict[str, float | str] = {}
@@ -73,7 +75,7 @@ class Progress:
 
     def _line(self) -> None:
         # Not console.print, which would wrap at the 80 columns it assumes of a file.
-        print(f"{self.label}  {self._text()}", file=self._console.file, flush=True)
+        say(f"{self.label}  {self._text()}", to=self._console.file)
         self._shown = self._clock()
         self._pending = False
 

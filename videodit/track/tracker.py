@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from videodit.errors import InputError
+from videodit.printable import say
 
 
 class Tracker:
@@ -99,7 +99,7 @@ class Composite(Tracker):
 
 def _report(tracker: Tracker, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())  # one line
-    print(f"warning: the {type(tracker).__name__} tracker is off, the run goes on ({reason})", file=sys.stderr)
+    say(f"warning: the {type(tracker).__name__} tracker is off, the run goes on ({reason})")
 
 
 def plain(value: Any) -> Any:

@@ -7,12 +7,12 @@ that it starts and that ends with this one (or by `wandb.teardown()`).
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.track.tracker import Tracker, plain
 
 MODES = ("auto", "online", "offline")
@@ -70,7 +70,7 @@ class Wandb(Tracker):
         )
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
-        print(f"wandb: {self._run.url or Path(self._run.dir).parent}", file=sys.stderr)
+        say(f"wandb: {self._run.url or Path(self._run.dir).parent}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._log(step, values)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from videodit.data.batches import Clips, fetch, load
 from videodit.data.sample import Sample
 from videodit.models.vae import AT_ONCE, VideoVAE
 from videodit.parallel.mesh import Mesh
+from videodit.printable import say
 from videodit.track.progress import Progress
 
 TOGETHER = 32  # clips, where they are small
@@ -67,7 +67,7 @@ class _Encoder:
         for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
             self.skipped += skipped
             for path, reason in skipped:
-                print(f"skipped {path}: {reason}", file=sys.stderr)
+                say(f"skipped {path}: {reason}")
             for one in samples:
                 if alike and not _fits(one[1].clip, [sample.clip for _, sample in alike]):
                     yield from self._encoded(alike)

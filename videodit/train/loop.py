@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from videodit.errors import InputError, Interrupted
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
 from videodit.parallel.store import Checkpoints
+from videodit.printable import say
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
@@ -122,7 +122,7 @@ class Run:
         steps, main = self.settings.steps, self.mesh.main
         if self.step >= steps:
             if main:
-                print(f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on", file=sys.stderr)
+                say(f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on")
             return self.measure
         if main:  # only now: a start that is refused, or has nothing to do, leaves the record as it was
             write_json(self.folder / "config.json", self.config)
@@ -267,7 +267,7 @@ class Run:
         """Report a skipped update; stop the run after too many in a row."""
         self.bad, self.bad_total = self.bad + 1, self.bad_total + 1
         if self.mesh.main:
-            print(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped", file=sys.stderr)
+            say(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped")
         if self.bad >= self.settings.max_bad:
             raise InputError(
                 f"{self.bad} updates in a row had a non-finite loss or gradient (step {self.step}); the last "
@@ -282,7 +282,7 @@ class Run:
         if self.mesh.main and path not in self.told:
             self.told.add(path)
             if not known:
-                print(f"skipped {path}: {reason}", file=sys.stderr)
+                say(f"skipped {path}: {reason}")
             with (self.folder / "skipped.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
 

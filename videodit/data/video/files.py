@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from videodit.errors import InputError
+from videodit.printable import one_line
 
 
 def named(path: str | Path) -> str:
     """A path as one line that can be printed: line breaks and bytes that are no text are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+    return one_line(path)
 
 
 @contextmanager
