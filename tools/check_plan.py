@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 import videodit
-from videodit.checkpoint.find import read_family, settings
+from videodit.checkpoint.find import settings
 from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.store import save_model, write_json
 from videodit.cli.memory import job_of, setup_of
 from videodit.decode import Way

@@ -50,6 +50,11 @@ def opened(path: str | Path) -> int:
     return descriptor
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder is, by a link, a file outside of it."""
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
 def read_bytes(path: str | Path, most: int = MOST.settings) -> bytes:
     """The content of a file of at most so many bytes."""
     with open(opened(path), "rb") as file:
@@ -117,7 +122,10 @@ def check(value: Any, kind: Any, where: object) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
-        told = first["msg"][:1].lower() + first["msg"][1:]
+        if first["type"] == "value_error":  # a rule of the type's own, which says it all
+            told, given = first["msg"].removeprefix("Value error, "), ""
+        else:
+            told = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{where}: {place + ': ' if place else ''}{told}{given}") from None
 
 

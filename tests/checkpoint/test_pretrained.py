@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tests.tiny import CAPTIONS, PIPELINE, tiny_pipeline
-from videodit.checkpoint import find
-from videodit.checkpoint.find import find_pipeline, open_pipeline
+from videodit.checkpoint import resolve
+from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.resolve import find_pipeline
 from videodit.checkpoint.store import load_tensors
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
@@ -28,7 +29,7 @@ def assets(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(original, tmp_path / "assets" / "tiny")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(find, "assets_dir", lambda: tmp_path / "assets")
+    monkeypatch.setattr(resolve, "assets_dir", lambda: tmp_path / "assets")
     return tmp_path / "assets"
 
 
@@ -89,7 +90,7 @@ def test_a_file_that_is_missing_or_broken_is_named(original: Path, tmp_path: Pat
 def test_a_broken_description_is_named(original: Path, tmp_path: Path) -> None:
     shutil.copytree(original, tmp_path / "model")
     (tmp_path / "model" / "pipeline.json").write_text("{")
-    with pytest.raises(InputError, match="pipeline.json is not valid JSON"):
+    with pytest.raises(InputError, match="pipeline.json: not valid JSON"):
         open_pipeline(str(tmp_path / "model"), device="cpu", dtype=None)
 
 

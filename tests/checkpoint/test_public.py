@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 import videodit
 from tests import tiny
 from tests.parity import pipelines
-from videodit.checkpoint import find, loose
+from videodit.checkpoint import loose, resolve
 from videodit.checkpoint.find import describe, table
 from videodit.checkpoint.keymap import names_of, reverse, translate
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.store import read_json, save_model, write_json
+from videodit.checkpoint.store import save_model, write_json
 from videodit.cli.main import main
 from videodit.config import conf_dir, read_yaml
 from videodit.models.build import build
+from videodit.untrusted import read_json
 
 NAMES = {"dit": "diffusion_pytorch_model", "vae": "Wan2.1_VAE", "text": "models_t5_umt5-xxl-enc-bf16"}
 Folder = Path
@@ -66,7 +67,7 @@ def layout(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     file = conf / "pretrained" / "parts" / "wan-vae-2.1.yaml"
     numbers = read_yaml(file) | {"arguments": parts["vae"].spec["arguments"], **parts["vae"].constants}
     write_json(file, numbers)  # JSON is YAML
-    for module in (find, loose):
+    for module in (resolve, loose):
         monkeypatch.setattr(module, "conf_dir", lambda: conf)
     return out
 
@@ -100,7 +101,7 @@ def test_two_experts_in_the_vendors_folder(layout: Folder) -> None:
         (layout / name).mkdir()
         shutil.copyfile(layout / "config.json", layout / name / "config.json")
     (layout / f"{NAMES['dit']}.safetensors").rename(layout / "high_noise_model" / "model.safetensors")
-    with pytest.raises(find.InputError, match="no file of a transformer's|the one for high noise is not beside it"):
+    with pytest.raises(InputError, match="no file of a transformer's|the one for high noise is not beside it"):
         shutil.move(layout / "high_noise_model" / "model.safetensors", layout / "low_noise_model" / "model.safetensors")
         describe(str(layout))
     shutil.copyfile(layout / "low_noise_model" / "model.safetensors", layout / "high_noise_model" / "model.safetensors")
@@ -269,6 +270,7 @@ import sys, threading, time, torch
 from pathlib import Path
 from videodit.checkpoint.pretrained import Part
 from videodit.plan.machine import _proc
+from videodit.errors import InputError
 part, dtype = Part.own(Path(sys.argv[1])), getattr(torch, sys.argv[2])
 part.sources
 before, most, done = _proc("/proc/self/status", "RssAnon"), [0], threading.Event()

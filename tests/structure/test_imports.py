@@ -21,6 +21,7 @@ class Row(NamedTuple):
 
 # The leaves of FREE may be imported by all, `config` by whoever needs a shipped file.
 # einops goes wherever torch goes: every rearrangement is written with it.
+TYPES = "pydantic annotated_types typing_extensions"  # what types of foreign values are written with
 TABLE = {
     "printable": Row("", ""),
     "errors": Row("", ""),
@@ -28,12 +29,12 @@ TABLE = {
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
     "nn": Row("", "torch einops xformers torchao"),
-    "models": Row("nn", "torch einops transformers tokenizers"),
+    "models": Row("nn", f"torch einops transformers tokenizers {TYPES}"),
     "flow": Row("", "torch einops diffusers"),
     "data": Row("", "torch einops numpy PIL av decord pyarrow fsspec"),
-    "checkpoint": Row("nn models config", "torch einops safetensors huggingface_hub"),
+    "checkpoint": Row("nn models config", f"torch einops safetensors huggingface_hub {TYPES}"),
     "parallel": Row("nn models checkpoint config", "torch einops safetensors"),
-    "track": Row("", "torch numpy rich wandb tensorboard"),
+    "track": Row("", f"torch numpy rich wandb tensorboard {TYPES}"),
     "eval": Row("data config", "torch einops numpy PIL"),
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),

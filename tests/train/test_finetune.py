@@ -22,7 +22,7 @@ from tests.tiny import DIT, tiny_pipeline
 from tests.train import tiny
 from tests.train.test_resume import state
 from videodit.checkpoint.find import describe
-from videodit.checkpoint.store import read_json, write_json
+from videodit.checkpoint.store import write_json
 from videodit.cli import start
 from videodit.cli.main import main
 from videodit.data.video import read, write
@@ -32,6 +32,7 @@ from videodit.plan.training import Training, dit_step
 from videodit.shapes import LatentShape
 from videodit.track.jsonl import records
 from videodit.train.adapter import LoRA
+from videodit.untrusted import read_json
 
 REQUEST = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 2, "guidance": 3.0, "seed": 1}
 LOOP = "loop={{steps: {steps}, save_every: 2, sample_every: 100, log_every: 1}}"

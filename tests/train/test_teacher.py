@@ -14,7 +14,6 @@ import videodit
 from tests.compare import assert_equal
 from tests.tiny import tiny_pipeline
 from tests.train.test_finetune import command
-from videodit.checkpoint.store import read_json
 from videodit.cli.main import main
 from videodit.data.toy import ToyWorld
 from videodit.data.video import write
@@ -24,6 +23,7 @@ from videodit.flow.schedules import linear
 from videodit.generate import load
 from videodit.track.jsonl import records
 from videodit.train.teacher import Teacher
+from videodit.untrusted import read_json
 
 TEACHER = [
     "teacher={model: MODEL, steps: 6, guidance: 8.0}",

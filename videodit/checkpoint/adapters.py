@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,14 @@ class LowRank:
         stem = matrix.removesuffix(".weight")
         if not {"down", "up"} <= self.names.keys():
             raise InputError(f"{self.weights.source}: {next(iter(self.names.values()))} lacks its partner")
+        for which, name in self.names.items():
+            given = self.weights.shapes[name]
+            wanted = {"alpha": 1, "magnitude": shape[0]}.get(which)
+            if len(given) < 2 if wanted is None else prod(given) != wanted:
+                expected = "a matrix" if wanted is None else f"{wanted} values"
+                raise InputError(f"{self.weights.source}: {name} is {given}, expected {expected}")
+            if which != "alpha":
+                self.weights.check_floats(name)
         rows, columns = _matrix(self.weights.shapes[self.names["up"]])
         rank, inputs = _matrix(self.weights.shapes[self.names["down"]])
         if (rows, inputs) != tuple(shape):
@@ -80,7 +88,7 @@ class LowRank:
             raise InputError(f"{self.weights.source}: {stem} is of rank {rank} in one tensor and {columns} in another")
 
     def _read(self, which: str, like: Tensor) -> Tensor:
-        return self.weights.read(self.names[which]).to(like)
+        return self.weights.read(self.names[which], integers=which == "alpha").to(like)
 
 
 def attach(parts: Mapping[str, Part], lora: Mapping[str, float]) -> dict[str, Part]:

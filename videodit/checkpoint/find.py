@@ -13,14 +13,15 @@ from videodit.checkpoint.families import ltx, t5, wan
 from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.loose import loose_parts
 from videodit.checkpoint.pretrained import FILES, Components, Part, check_kinds
-from videodit.checkpoint.store import read_json
-from videodit.checkpoint.weights import PICKLES, Weights, open_weights
-from videodit.config import assets_dir, conf_dir, read_yaml
+from videodit.checkpoint.resolve import families, from_hub, locate, locate_recorded, read_family
+from videodit.checkpoint.schemas import Base, Pipeline
+from videodit.checkpoint.weights import Weights, open_weights
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer
 from videodit.nn.compiling import lacking_compiler
 from videodit.nn.int8 import check_int8
 from videodit.printable import say
+from videodit.untrusted import read_json
 
 SAMPLERS = {
     "UniPCMultistepScheduler": "unipc",
@@ -40,20 +41,22 @@ def open_pipeline(
     quantize: str = "",
     compiled: bool = False,
     lora: Mapping[str, float] | None = None,
+    base: str = "",
 ) -> Components:
     """The networks of a model, none of them opened yet. float32 unless `dtype` says else.
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
     time), "block" (and one block of it) or "auto": "none" for small models, else "model". `quantize` is "int8" or
-    nothing. `compiled`: run the DiT's blocks through torch.compile. `lora`: adapters and their strengths.
+    nothing. `compiled`: run the DiT's blocks through torch.compile. `lora`: adapters and their strengths. `base`: where
+    the model is that this one is a change of, if not where its pipeline.json says.
     """
     check_choices(offload, quantize)
     if compiled and (lacking := lacking_compiler(torch.device(device))):
         say(f"compile=true: there is no {lacking} here, so the DiT runs uncompiled")
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
-    pipeline, parts, tokenizer = describe(model)
+    pipeline, parts, tokenizer = describe(model, base)
     check_kinds(parts)
     parts = adapters.attach(parts, lora or {})
     if offload == "block" and any(part.added for part in parts.values()):
@@ -63,7 +66,7 @@ def open_pipeline(
     return Components(
         name=model,
         pipeline=pipeline,
-        tokenizer=Tokenizer(path=tokenizer, length=parts["dit"].outline.text_length),
+        tokenizer=tokenizer_of(parts, tokenizer),
         device=torch.device(device),
         dtype=dtype or torch.float32,
         parts=parts,
@@ -117,66 +120,28 @@ def sketch_pipeline(
     )
 
 
-def describe(model: str) -> tuple[dict[str, Any], dict[str, Part], Path]:
-    """What pipeline.json says or would say, the parts, and the tokenizer's file."""
-    path, family = locate(model)
+def describe(model: str, base: str = "") -> tuple[dict[str, Any], dict[str, Part], Path]:
+    """What pipeline.json says or would say, the parts, and the tokenizer's file. `base`: see `open_pipeline`."""
+    found, own = described(*locate(model), base)
+    if base and not own:
+        raise InputError(f"base={base}: model={model} is no change of another model")
+    return found
+
+
+def tokenizer_of(parts: Mapping[str, Part], path: Path) -> Tokenizer:
+    """The tokenizer of these networks."""
+    vocabulary = parts["text"].spec["arguments"]["vocabulary"]
+    return Tokenizer(path=path, length=parts["dit"].outline.text_length, vocabulary=vocabulary)
+
+
+Described = tuple[dict[str, Any], dict[str, Part], Path]
+
+
+def described(path: Path, family: str | None, base: str = "", seen: Sequence[Path] = ()) -> tuple[Described, bool]:
+    """`describe` of a folder or file, and whether it is a change of another model; `seen`: those that led to it."""
     if (path / "pipeline.json").is_file():
-        return _own(path)
-    if (path / "model_index.json").is_file():
-        return _diffusers(path)
-    return _loose(path, family)
-
-
-def lasting(model: str) -> str:
-    """What `model` can be called from any working folder: the same name, or a whole path."""
-    found, path = locate(model)[0].resolve(), Path(model).resolve()
-    return str(path) if found == path or path in found.parents else model
-
-
-def find_pipeline(model: str) -> Path:
-    """The folder in our layout of a bundled name, a run folder or a folder of weights."""
-    path, _ = locate(model)
-    if not (path / "pipeline.json").is_file():
-        raise InputError(f"model={model}: {path} is not in videodit's own layout; `videodit export` writes one that is")
-    return path
-
-
-def locate(model: str) -> tuple[Path, str | None]:
-    """The folder or file that `model` means, and the name in conf/pretrained if it was one."""
-    name = "/" not in model and "\\" not in model
-    candidates = [assets_dir() / model] if name else []
-    candidates += [Path(model), Path(model) / "model"]
-    for folder in candidates:
-        if (folder / "pipeline.json").is_file():
-            return folder, None
-    if name and (conf_dir() / "pretrained" / f"{model}.yaml").is_file():
-        return _from_hub(read_family(model)["hub"], model), model
-    path = Path(model)
-    if path.suffix == ".safetensors" or (path.is_dir() and _is_weights(path)):
-        return path, None
-    if path.suffix in PICKLES:
-        open_weights(path)
-    if not path.exists() and _hub_id(model):
-        return _from_hub(model, model), None
-    bundled = sorted(folder.parent.name for folder in assets_dir().glob("*/pipeline.json"))
-    raise InputError(
-        f"model={model}: neither a bundled model ({', '.join(bundled) or 'there are none'}) nor a folder with a "
-        f"pipeline.json, such as a run folder, nor public weights ({', '.join(families())}, a folder, a file, a hub id)"
-    )
-
-
-def families() -> list[str]:
-    """The names in conf/pretrained."""
-    return sorted(path.stem for path in (conf_dir() / "pretrained").glob("*.yaml"))
-
-
-def read_family(name: str) -> dict[str, Any]:
-    """The numbers of a name in conf/pretrained, its shared parts filled in."""
-    family = read_yaml(conf_dir() / "pretrained" / f"{name}.yaml")
-    for part in ("vae", "text"):
-        if isinstance(family.get(part), str):
-            family[part] = read_yaml(conf_dir() / "pretrained" / "parts" / f"{family[part]}.yaml")
-    return family
+        return _own(path, base, seen)
+    return _diffusers(path) if (path / "model_index.json").is_file() else _loose(path, family), False
 
 
 def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> Table:
@@ -188,9 +153,10 @@ def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> 
     return {"wan": wan, "ltx": ltx}[family].dit_table(layout, arguments)
 
 
-def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:
+def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, bool]:
     """A folder of ours. Where its pipeline.json names a base, that has what the folder lacks."""
-    pipeline = dict(read_json(folder / "pipeline.json"))
+    file = folder / "pipeline.json"
+    pipeline = read_json(file, Pipeline)
     base, missing = pipeline.pop("base", None), [n for n in FILES.values() if not (folder / n).is_file()]
     if missing and base is None:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
@@ -199,65 +165,73 @@ def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:
         parts["dit_low"] = Part.own(folder / "dit_low.safetensors")
     tokenizer = folder / FILES["tokenizer"]
     if base is not None:
-        rest, other = _base(folder, base)
+        if folder.resolve() in seen:
+            raise InputError(f"{file}: its base leads back to it")
+        rest, other = _base(file, base, override, [*seen, folder.resolve()])
         parts, tokenizer = {**rest, **parts}, tokenizer if tokenizer.is_file() else other
+        if lacking := sorted({"dit", "text", "vae"} - parts.keys()):
+            raise InputError(f"{file}: its base has no {', '.join(lacking)} with a fingerprint that it names")
     if (folder / adapters.FILE).is_file():
         parts = adapters.attach(parts, {str(folder): 1.0})
-    return pipeline, parts, tokenizer
+    return (pipeline, parts, tokenizer), base is not None
 
 
-def _base(folder: Path, base: Any) -> tuple[dict[str, Part], Path]:
-    """The parts and the tokenizer of the model that a folder is a change of."""
+def _base(file: Path, base: Base, override: str, seen: Sequence[Path]) -> tuple[dict[str, Part], Path]:
+    """The parts that a pipeline.json says it has of the model that it is a change of, and that one's tokenizer."""
     try:
-        model, digests = base["model"], dict(base["weights"])
-        _, parts, tokenizer = describe(model)
+        place = locate(override) if override else locate_recorded(base["model"], file, "base")
+        _, parts, tokenizer = described(*place, seen=seen)[0]
     except InputError as error:
-        raise InputError(f"{folder} is a change of another model, which cannot be opened: {error}") from None
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{folder / 'pipeline.json'}: its base is no model with its weights' fingerprints") from None
-    if other := [part for part in digests if part not in parts or parts[part].fingerprint != digests[part]]:
-        raise InputError(f"{folder} is a change of {model}, which has other weights now ({', '.join(other)})")
-    return parts, tokenizer
+        raise InputError(f"{file.parent} is a change of another model, which cannot be opened: {error}") from None
+    wanted = base["weights"]
+    if other := [part for part in wanted if part not in parts or parts[part].fingerprint != wanted[part]]:
+        named = override or base["model"]
+        raise InputError(f"{file.parent} is a change of {named}, which has other weights now ({', '.join(other)})")
+    return {part: parts[part] for part in wanted}, tokenizer
 
 
-def _diffusers(folder: Path) -> tuple[dict[str, Any], dict[str, Part], Path]:
+def _diffusers(folder: Path) -> Described:
     """A folder that diffusers' pipelines save."""
-    index = read_json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind != "WanPipeline":
+    file = folder / "model_index.json"
+    index = read_json(file, wan.ModelIndex)
+    if (kind := index["_class_name"]) != "WanPipeline":
         raise InputError(f"{folder}: it holds a {kind}; only WanPipeline, text to video, can be used yet")
     wanted = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}
     held = {theirs: part for theirs, part in wanted.items() if index.get(theirs, [None])[0]}
     if lacking := [name for name in held if not (folder / name).is_dir()]:
         raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
+    if lacking := [name for name, part in wanted.items() if name not in held and part != "dit_low"]:
+        raise InputError(f"{file} names no {', '.join(lacking)}")
     parts = {part: _diffusers_part(folder / theirs, part) for theirs, part in held.items()}
     family = nearest_family(parts)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", wan.Scheduler)
     pipeline = settings(family, exact=_is_exact(family, parts["dit"].spec["arguments"]))
-    pipeline["shift"] = float(scheduler.get("flow_shift", scheduler.get("shift", 1.0)))
-    pipeline["defaults"]["sampler"] = SAMPLERS.get(scheduler.get("_class_name"), "unipc")
+    pipeline["shift"] = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
+    pipeline["defaults"]["sampler"] = SAMPLERS.get(scheduler.get("_class_name", ""), "unipc")
     if "dit_low" in parts:
+        if index.get("boundary_ratio") is None:
+            raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
         pipeline["boundary"] = float(index["boundary_ratio"])
     return pipeline, parts, _tokenizer(folder / "tokenizer")
 
 
 def _diffusers_part(folder: Path, part: str) -> Part:
-    content, constants = read_json(folder / "config.json"), {}
-    try:
-        if part == "text":
-            architecture, arguments = "t5", t5.arguments(content, source=folder)
-        elif part == "vae":
-            architecture, arguments = "video_vae", wan.vae_arguments(content, source=folder)
-            constants = {"mean": content["latents_mean"], "std": content["latents_std"]}
-        else:
-            architecture, arguments = "dit", wan.dit_arguments(content, source=folder)
-    except KeyError as error:
-        raise InputError(f"{folder / 'config.json'} lacks {error}") from None
+    file, constants = folder / "config.json", {}
+    if part == "text":
+        architecture, arguments = "t5", t5.arguments(read_json(file, t5.Config), source=folder)
+    elif part == "vae":
+        content = read_json(file, wan.VAEConfig)
+        architecture, arguments = "video_vae", wan.vae_arguments(content, source=folder)
+        constants = {"mean": content["latents_mean"], "std": content["latents_std"]}
+        if {len(values) for values in constants.values()} != {arguments["latent_channels"]}:
+            raise InputError(f"{file}: latents_mean and latents_std should have {arguments['latent_channels']} values")
+    else:
+        architecture, arguments = "dit", wan.dit_arguments(read_json(file, wan.TransformerConfig), source=folder)
     spec = {"architecture": architecture, "arguments": arguments}
     return Part(spec, open_weights(folder), table("wan", part, "diffusers", arguments), constants)
 
 
-def _loose(path: Path, family: str | None) -> tuple[dict[str, Any], dict[str, Part], Path]:
+def _loose(path: Path, family: str | None) -> Described:
     """Files known by what they hold: the vendor's layout, or a transformer's file with the rest beside it."""
     found, tokenizer = loose_parts(path)
     if "dit" not in found:
@@ -266,7 +240,7 @@ def _loose(path: Path, family: str | None) -> tuple[dict[str, Any], dict[str, Pa
     family = family or nearest_family(found)
     numbers = read_family(family)
     if lacking := [part for part in ("text", "vae") if part not in found] + ["tokenizer"] * (tokenizer is None):
-        whole = _from_hub(numbers["hub"], f"{path}, which lacks {' and '.join(lacking)}")
+        whole = from_hub(numbers["hub"], f"{path}, which lacks {' and '.join(lacking)}")
         _, rest, other = _diffusers(whole)
         found, tokenizer = {**{part: rest[part] for part in rest if part in lacking}, **found}, tokenizer or other
     pipeline = settings(family, exact=_is_exact(family, arguments))
@@ -300,31 +274,3 @@ def _tokenizer(folder: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{folder} lacks tokenizer.json (a spiece.model alone is not read)")
     return path
-
-
-def _is_weights(folder: Path) -> bool:
-    """Whether a folder looks like public weights in any layout."""
-    if (folder / "model_index.json").is_file():
-        return True
-    return any(path.suffix in (".safetensors", *PICKLES) for path in folder.glob("*"))
-
-
-def _hub_id(model: str) -> bool:
-    parts = model.split("/")
-    return len(parts) == 2 and all(parts) and not model.startswith((".", "/", "~"))
-
-
-def _from_hub(hub: str, asked: str) -> Path:
-    """The folder of a hub repository: from the cache, else downloaded, with progress and resumed if it was cut off."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors", "*/*/*.json", "*/spiece.model"]
-    try:
-        return Path(snapshot_download(hub, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model={asked}: needs the files of https://huggingface.co/{hub}, which cannot be had now ({first}); on a "
-            f"machine with a network run `hf download {hub} --local-dir FOLDER`, then give model=FOLDER"
-        ) from None

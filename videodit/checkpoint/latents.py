@@ -10,24 +10,27 @@ not mapped: what has been read does not stay in the process, and no more than OP
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videodit.checkpoint.schemas import CachedClip
+from videodit.checkpoint.schemas import Shard as Header
 from videodit.checkpoint.store import HEADER, save_tensors, tidy
+from videodit.checkpoint.weights import Row, read_table
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 from videodit.shapes import LatentShape
+from videodit.untrusted import parse_json
 
 OPEN = 128  # shards that a process keeps open
 DTYPE = torch.float16  # of latents on disk
@@ -182,21 +185,19 @@ def _read_header(number: int, shard: Path, shapes: Shapes) -> tuple[dict[str, En
     try:
         with safe_open(shard, framework="pt"):  # which raises unless the table is sound and the tensors fill the file
             size = shard.stat().st_size
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            table = json.loads(file.read(length))
-        header = json.loads(table["__metadata__"][HEADER])
+        table = read_table(shard)
+        header = parse_json(table.metadata[HEADER], "its header", Header)
         clips = {clip["key"]: clip for clip in header["clips"]}
-        entries = {key: _entry(number, clip, table[key], 8 + length, shapes) for key, clip in clips.items()}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        entries = {key: _entry(number, clip, table.rows[key], table.start, shapes) for key, clip in clips.items()}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{shard} is not a readable shard of latents ({error}); delete it to encode anew") from None
     return entries, header.get("faults", {}), size  # older shards have no faults
 
 
-def _entry(number: int, clip: dict[str, Any], tensor: dict[str, Any], start: int, shapes: Shapes) -> Entry:
+def _entry(number: int, clip: CachedClip, tensor: Row, start: int, shapes: Shapes) -> Entry:
     """Of a clip in a header, by its row in safetensors' table; `start` is where the tensors begin."""
     sizes = tuple(clip["shape"])
-    channels, *rest = tensor["shape"]
+    channels, *rest = tensor["shape"] or [0]
     if tensor["dtype"] != "F16" or tuple(rest) != sizes:
         raise ValueError(f"{clip['key']} is {tensor['dtype']} {tensor['shape']}, expected F16 (C, {sizes})")
     if sizes not in shapes:

@@ -10,10 +10,10 @@ from videodit.checkpoint.families import ltx, wan
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.store import read_json
 from videodit.checkpoint.weights import PICKLES, Weights, open_weights
 from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
+from videodit.untrusted import read_json
 
 PREFIXES = ("", "model.diffusion_model.", "model.")
 HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
@@ -72,8 +72,8 @@ Description = tuple[dict[str, Any], Table, dict[str, Any]]
 def _head_dim(folder: Path) -> int | None:
     """What a transformer's config.json in this folder says, if there is one."""
     path = folder / "config.json"
-    content = read_json(path) if path.is_file() else {}
-    return content["dim"] // content["num_heads"] if {"dim", "num_heads"} <= content.keys() else None
+    content = read_json(path, wan.VendorConfig) if path.is_file() else {}
+    return max(1, content["dim"] // content["num_heads"]) if {"dim", "num_heads"} <= content.keys() else None
 
 
 def _wan_dit(shapes: Shapes, head_dim: int | None) -> Description:

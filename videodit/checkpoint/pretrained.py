@@ -22,7 +22,7 @@ from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.build import rebuild
+from videodit.models.build import checked, rebuild
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
@@ -55,6 +55,10 @@ class Part:
     added: Mapping[str, Sequence[Delta]] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Complete the architecture's arguments. Raises InputError for what no network of this version has."""
+        object.__setattr__(self, "spec", checked(self.spec, self.weights.source))
+
     @classmethod
     def own(cls, path: Path) -> Part:
         """A file of ours, whose header says what it is."""
@@ -64,11 +68,8 @@ class Part:
     @cached_property
     def skeleton(self) -> nn.Module:
         """The network without weights, on the meta device, for its sizes."""
-        try:
-            with torch.device("meta"):
-                return rebuild(self.spec["architecture"], self.spec["arguments"]).eval().requires_grad_(False)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.weights.source} describes no architecture of this version: {error}") from None
+        with torch.device("meta"):
+            return rebuild(self.spec["architecture"], self.spec["arguments"]).eval().requires_grad_(False)
 
     @cached_property
     def outline(self) -> nn.Module:
@@ -91,10 +92,15 @@ class Part:
         else:
             found = match(names, self.table, wanted.keys() - self.constants.keys(), source=source)
         for ours, (theirs, change) in found.items():
-            shape = change(torch.empty(self.weights.shapes[theirs], device="meta")).shape
+            self.weights.check_floats(theirs)
+            try:
+                shape = change(torch.empty(self.weights.shapes[theirs], device="meta")).shape
+            except (RuntimeError, ValueError):  # what torch and einops say of a shape that cannot be arranged
+                shape = None
             if shape != wanted[ours]:
                 order = "" if self.table is None else " in our order"
-                raise InputError(f"{source}: {theirs} is {tuple(shape)}{order}, expected {tuple(wanted[ours])}")
+                given = self.weights.shapes[theirs] if shape is None else tuple(shape)
+                raise InputError(f"{source}: {theirs} is {given}{order}, expected {tuple(wanted[ours])}")
         return found
 
     def read(

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.untrusted import opened, parse_json
 
 HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
 
@@ -92,16 +93,6 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises InputError naming the file when it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to one safetensors file, atomically. Raises InputError when the disk is full."""
     _save(path, tensors, {HEADER: json.dumps(header)})
@@ -130,27 +121,19 @@ def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
     Raises InputError naming the file when it is missing, truncated or not ours.
     """
     try:
+        os.close(opened(path))  # a plain file, and no FIFO, which would be waited for
         with safe_open(path, framework="pt", device=device) as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            header = spec_of((file.metadata() or {}).get(HEADER), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch has no room for some odd types
         raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
-    if not isinstance(header, dict):
-        raise InputError(f"{path} has no videodit header; `videodit export` writes one that has")
     return tensors, header
 
 
 def spec_of(header: str | None, path: Path) -> dict[str, Any]:
-    """The architecture and arguments that a file's header names."""
-    try:
-        spec = json.loads(header or "null")
-    except ValueError:
-        spec = None
-    if not isinstance(spec, dict):
-        raise InputError(f"{path} has no videodit header; `videodit export` writes one that has")
-    return spec
+    """The JSON object in a file's header: of a network its architecture and arguments."""
+    told = f"{path} has no videodit header; `videodit export` writes one that has"
+    return parse_json(header or "null", told, dict[str, Any])
 
 
 def save_model(path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None) -> None:

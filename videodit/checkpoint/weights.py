@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from hashlib import file_digest, sha256
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
+from annotated_types import Ge, Len
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from videodit.config import cache_dir
 from videodit.errors import InputError
+from videodit.untrusted import MOST, check, opened, parse_json, read_bytes
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
 SAMPLES, SAMPLE = 64, 2**16
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
          "U8": 1, "BOOL": 1}  # fmt: skip  # bytes of a value
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # the types that weights may have
+
+
+class Promised(TypedDict):
+    """What an index of several files says beside the place of each tensor."""
+
+    total_size: NotRequired[int]
+    sha256: NotRequired[dict[str, str]]
+
+
+class Row(TypedDict):
+    """A tensor in a safetensors file's own table; its offsets count from where the tensors begin."""
+
+    dtype: str
+    shape: list[Annotated[int, Ge(0)]]
+    data_offsets: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
+
+
+class Table(NamedTuple):
+    """A safetensors file's header: a row a tensor, text beside them, and where in the file the tensors begin."""
+
+    rows: dict[str, Row]
+    metadata: dict[str, str]
+    start: int
+
+
+class Index(TypedDict):
+    """A *.safetensors.index.json: the file of each tensor."""
+
+    weight_map: dict[str, str]
+    metadata: NotRequired[Promised | None]
 
 
 class Weights:
@@ -63,9 +97,13 @@ class Weights:
             return "no file"
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, *, integers: bool = False) -> Tensor:
         """One tensor, mapped; InputError if it holds a value that is not finite, or its file is not what an index says.
+
+        `integers`: its values may be whole numbers.
         """
+        if not integers:
+            self.check_floats(name)
         path = self._places[name]
         if promised := self._promised.pop(path.name, ""):
             _verify(path, promised)
@@ -78,6 +116,11 @@ class Weights:
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.source}: {name} holds values that are not finite; the file is damaged")
         return tensor
+
+    def check_floats(self, name: str) -> None:
+        """InputError unless the values of this tensor are floating-point numbers."""
+        if (kind := self.dtypes[name]) not in FLOATS:
+            raise InputError(f"{self.source}: {name} is of type {kind}, which no weights are: {', '.join(FLOATS)}")
 
     def close(self) -> None:
         """Unmap the files; a tensor that was read keeps its own mapped for as long as it lives."""
@@ -92,9 +135,7 @@ class Weights:
     def _check(self, index: Path) -> None:
         """Compare with what an index file promises."""
         promised, metadata = _read_index(index)
-        digests = metadata.get("sha256")
-        if isinstance(digests, dict):
-            self._promised = {str(file): str(digest).lower() for file, digest in digests.items()}
+        self._promised = {file: digest.lower() for file, digest in metadata.get("sha256", {}).items()}
         held: dict[str, set[str]] = {path.name: set(_mapped(path).keys()) for path in self.files}
         for name, file in promised.items():
             if name not in held.get(file, ()):
@@ -108,6 +149,21 @@ class Weights:
         size = sum(prod(shape) * SIZES[self.dtypes[name]] for name, shape in self.shapes.items())
         if size != metadata.get("total_size", size):
             raise InputError(f"{index}: it promises {metadata['total_size']} bytes of tensors, the files hold {size}")
+
+
+def read_table(path: Path) -> Table:
+    """The header alone of a safetensors file. InputError if the file is no sound one or is cut off."""
+    with open(opened(path), "rb") as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, MOST.header):
+            raise InputError(f"{path}: truncated, or no safetensors file")
+        content = parse_json(file.read(length), f"{path}: its header", dict[str, Any])
+    metadata = check(content.pop("__metadata__", None) or {}, dict[str, str], f"{path}: its header")
+    rows = check(content, dict[str, Row], f"{path}: its header")
+    end = max((row["data_offsets"][1] for row in rows.values()), default=0)
+    if end != size - 8 - length:
+        raise InputError(f"{path}: truncated: {size} bytes where the header says {8 + length + end}")
+    return Table(rows, metadata, 8 + length)
 
 
 def open_weights(path: Path) -> Weights:
@@ -137,21 +193,16 @@ def _mapped(path: Path) -> safe_open:
     if path.suffix in PICKLES:
         raise InputError(f"{path} is a pickle, which could run code when opened; only safetensors are read")
     try:
+        os.close(opened(path))  # a plain file, and no FIFO, which would be waited for
         return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
 
 
-def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _read_index(index: Path) -> tuple[dict[str, str], Promised]:
     """Tensor name -> file name, and what else the index says of the files."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        names = {str(name): str(file) for name, file in content["weight_map"].items()}
-        return names, dict(content.get("metadata") or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is not an index of safetensors files ({error})") from None
+    content = parse_json(read_bytes(index), f"{index} is not an index of safetensors files", Index)
+    return content["weight_map"], content.get("metadata") or {}
 
 
 def _verify(path: Path, promised: str) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
-from videodit.checkpoint.find import describe, locate
+from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_kinds
+from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import dtype_of
 from videodit.cli.start import base_named, find_vae, open_vae

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 import videodit
-from videodit.checkpoint.store import read_json
 from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
 from videodit.printable import say
 from videodit.train.machine import pick_precision
+from videodit.untrusted import read_json
 
 OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
 # What changes how a run goes, but not what it computes (of `parallel` and `packs.most`: beyond rounding).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -15,6 +14,7 @@ from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
 from videodit.printable import answer
 from videodit.track.progress import duration
+from videodit.untrusted import MOST, parse_json, read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,41 +57,19 @@ def record(path: Path) -> str:
 
     text = probe(path).metadata.get("comment", "")
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except json.JSONDecodeError:
+        return json.dumps(parse_json(text[: MOST.settings], path), indent=2, ensure_ascii=False)
+    except InputError:
         raise InputError(f"{path}: a video, but with no record in it; videodit did not write it") from None
 
 
-def header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header: its tensors' types and shapes by name, and `__metadata__` if it has one.
-
-    Reads no weights. InputError if the file is truncated or no safetensors file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise InputError(f"{path}: truncated, or no safetensors file")
-        try:
-            content = json.loads(file.read(length))
-        except ValueError:
-            raise InputError(f"{path}: its header is corrupt") from None
-    end = max((entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"), default=0)
-    if end != size - 8 - length:
-        raise InputError(f"{path}: truncated: {size} bytes where the header says {8 + length + end}")
-    return content
-
-
 def _folder(folder: Path) -> Iterator[str]:
-    from videodit.checkpoint.store import read_json
     from videodit.data.set import MANIFEST
 
     if (folder / MANIFEST).is_file():
         yield from _set(folder)
         return
     settings = folder / "pipeline.json"
-    if settings.is_file() and (base := read_json(settings).get("base")):
+    if settings.is_file() and (base := read_json(settings, dict[str, Any]).get("base")):
         yield from (_line("a change of", base), "")
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
@@ -120,7 +98,7 @@ def _set(folder: Path) -> Iterator[str]:
     yield _line("captions", _counted(captions))
     yield _line("latents", f"{sum(bool(clip['shards']) for clip in clips)} clips")
     yield ""
-    yield from (_line(key, value) for key, value in read_json(folder / ABOUT).items())
+    yield from (_line(key, value) for key, value in read_json(folder / ABOUT, dict[str, Any]).items())
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -128,14 +106,15 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _weights(path: Path) -> list[str]:
-    content = header(path)
-    written: dict[str, str] = content.pop("__metadata__", {})
-    count = sum(prod(entry["shape"]) for entry in content.values())
-    kinds = Counter(entry["dtype"] for entry in content.values())
+    from videodit.checkpoint.weights import read_table
+
+    table = read_table(path)
+    count = sum(prod(row["shape"]) for row in table.rows.values())
+    kinds = Counter(row["dtype"] for row in table.rows.values())
     return [
         str(path),
-        *(_line(key, value) for key, value in _about(written).items()),
-        _line("parameters", f"{count:,} in {len(content)} tensors"),
+        *(_line(key, value) for key, value in _about(table.metadata).items()),
+        _line("parameters", f"{count:,} in {len(table.rows)} tensors"),
         _line("types", ", ".join(f"{number} {kind}" for kind, number in kinds.items())),
         _line("size", _megabytes(path)),
     ]
@@ -145,10 +124,10 @@ def _about(written: Mapping[str, str]) -> dict[str, Any]:
     """A header's own words, which are strings; ours is JSON: the architecture, its arguments and more."""
     about: dict[str, Any] = dict(written)
     try:
-        ours = json.loads(about.pop("videodit", "{}"))
-    except ValueError:
-        ours = {}
-    return about | ours if isinstance(ours, dict) else about
+        ours = parse_json(about.pop("videodit", "{}"), "its header", dict[str, Any])
+    except InputError as error:
+        ours = {"damaged": str(error)}
+    return about | ours
 
 
 def _line(name: str, value: object) -> str:

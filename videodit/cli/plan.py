@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from videodit.checkpoint.find import families, sketch_pipeline
+from videodit.checkpoint.find import sketch_pipeline
+from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
 from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of, way_of
 from videodit.errors import InputError

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videodit.checkpoint.store import read_json
 from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
@@ -13,6 +12,7 @@ from videodit.printable import answer
 from videodit.track.curves import read, unpack
 from videodit.track.page import Beside, page
 from videodit.track.story import tell
+from videodit.untrusted import read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from videodit.errors import InputError
+from videodit.models.arguments import ARGUMENTS
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5
 from videodit.models.vae import VideoVAE
+from videodit.untrusted import check
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"dit": DiT, "t5": SmallT5, "video_vae": VideoVAE}
 
@@ -18,6 +20,19 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"dit": DiT, "t5": SmallT5, "video_v
 ADDED: dict[str, dict[str, Any]] = {
     "dit": {"text_length": 0, "norm": "layer", "qk_eps": 1e-6, "fractions": None},
 }
+
+
+def checked(spec: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """A checkpoint's architecture and arguments, complete however old it is, with what else its header says.
+
+    InputError, which begins with `where`, for one that no network of this version has: nothing is built before.
+    """
+    architecture, arguments = spec.get("architecture"), spec.get("arguments")
+    told = f"{where} describes no architecture of this version"
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES or not isinstance(arguments, dict):
+        raise InputError(f"{told}; there are {', '.join(ARCHITECTURES)}")
+    complete = ADDED.get(architecture, {}) | arguments
+    return {**spec, "arguments": check(complete, ARGUMENTS[architecture], told)}
 
 
 def rebuild(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from videodit.errors import InputError
 from videodit.models.pack import Text
 from videodit.nn.int8 import quiet_torchao
+from videodit.untrusted import MOST, read_text
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
 LONGEST = 512  # tokens of a prompt, as public models have it: an encoder's work grows with the square
@@ -119,25 +121,30 @@ def together(lengths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 class Tokenizer:
     """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`.
 
-    `length`: prompts are cut to so many tokens; 0: to LONGEST.
+    `length`: prompts are cut to so many tokens; 0: to LONGEST. `vocabulary`: tokens that the text encoder has; 0: any.
     """
 
-    def __init__(self, *, path: Path, length: int = 0) -> None:
+    def __init__(self, *, path: Path, length: int = 0, vocabulary: int = 0) -> None:
         from tokenizers import Tokenizer as Backend
 
-        try:
-            self._backend = Backend.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise InputError(f"{path} is not a tokenizer file: {error}") from None
-        self._backend.no_padding()
-        self._backend.enable_truncation(length or LONGEST)
-        self.path = path
+        text = read_text(path, MOST.tokenizer)
+        with _refusals(path):
+            self._backend = Backend.from_str(text)
+            self._backend.no_padding()
+            self._backend.enable_truncation(length or LONGEST)
+        self.path, self.vocabulary = path, vocabulary
         self.unknown = self._backend.token_to_id("<unk>")
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
-        """B prompts -> ids (S,) and lengths."""
-        encoded = [encoding.ids for encoding in self._backend.encode_batch([clean(prompt) for prompt in prompts])]
-        return torch.tensor([i for ids in encoded for i in ids]), tuple(len(ids) for ids in encoded)
+        """B prompts -> ids (S,) and lengths. Raises InputError for a token that the text encoder does not have."""
+        with _refusals(self.path):
+            encoded = [encoding.ids for encoding in self._backend.encode_batch([clean(prompt) for prompt in prompts])]
+        ids = [i for one in encoded for i in one]
+        if self.vocabulary and (largest := max(ids, default=0)) >= self.vocabulary:
+            raise InputError(f"{self.path}: it has a token {largest}, the text encoder only {self.vocabulary} tokens")
+        if not all(encoded):
+            raise InputError(f"{self.path}: it makes no token of a prompt")
+        return torch.tensor(ids), tuple(len(one) for one in encoded)
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size()
@@ -154,6 +161,17 @@ class Tokenizer:
         prompt = clean(prompt)
         encoding = self._backend.encode(prompt)
         return prompt[max(end for _, end in encoding.offsets) :].strip() if encoding.overflowing else ""
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Word what the library says of a file as an InputError: it raises bare Exception, and panics as no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, InputError) or not (isinstance(error, Exception) or "Panic" in type(error).__name__):
+            raise
+        raise InputError(f"{path} is not a tokenizer file: {error}") from None
 
 
 def clean(prompt: str) -> str:

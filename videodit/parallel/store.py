@@ -28,9 +28,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
-from videodit.checkpoint.store import read_json, write_json
+from videodit.checkpoint.store import write_json
 from videodit.errors import InputError
 from videodit.parallel.mesh import Mesh
+from videodit.untrusted import read_json
 
 STATE = "state.json"
 Parts = Mapping[str, Mapping[str, Tensor]]

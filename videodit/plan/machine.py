@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from videodit.checkpoint.store import read_json, write_json
+from videodit.checkpoint.store import write_json
 from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 from videodit.nn import winograd
 from videodit.nn.linear import Linear
 from videodit.plan.trace import Trace
+from videodit.untrusted import read_json
 
 GIB = 2**30
 UNLIMITED = 2**60

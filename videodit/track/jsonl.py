@@ -9,12 +9,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
 
 from videodit.errors import InputError
 from videodit.track.tracker import Tracker, plain
+from videodit.untrusted import MOST, parse_json
 
 NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no such numbers, so they are written as strings
+
+
+def _bounded(line: Line) -> Line:
+    if any(isinstance(value, int) and abs(value) > 2**63 for value in line.values()):
+        raise ValueError("a number is larger than any that a run records")
+    return line
+
+
+class Line(TypedDict):
+    """A line of a metrics file: numbers, or tables, by their names."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    step: Annotated[int, Ge(0), Le(2**53)]
+    time: NotRequired[Annotated[float, Ge(0), Le(2**40)]]
+
+
+Record = Annotated[Line, AfterValidator(_bounded)]
 
 
 class Jsonl(Tracker):
@@ -81,10 +103,9 @@ def records(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        return parse_json(line[: MOST.line], "a record", Record)
+    except InputError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _line(record: Mapping[str, Any]) -> str:

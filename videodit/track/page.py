@@ -78,7 +78,7 @@ def page(story: Story, beside: Sequence[Beside], folder: Path, *, log: bool) -> 
 
 
 def _head(story: Story, beside: Sequence[Beside]) -> Iterator[str]:
-    steps = story.config["loop"]["steps"] if "loop" in story.config else None
+    steps = story.config.get("loop", {}).get("steps")
     done = steps is not None and story.step >= steps
     state = "complete" if done else f"at step {story.step}" + (f" of {steps}" if steps else "")
     yield f'<h1>{markup(story.name)}<span class="state{" done" * done}">{state}</span></h1>'
@@ -210,10 +210,10 @@ def _facts(story: Story) -> Iterator[Section]:
             more = [f"and {len(paths) - PATHS} more"] if len(paths) > PATHS else []
             rows.append((reason, str(len(paths)), "\n".join([*paths[:PATHS], *more])))
         yield f"Skipped clips ({count})", _table(("reason", "clips", "files"), rows)
-    if isinstance(data := story.config.get("data"), dict):
+    if data := story.config.get("data"):
         rows = [(split, *_dataset(one)) for split in ("train", "heldout") for one in data.get(split) or []]
         yield "Data sets", _table(("part", "kind", "of"), rows)
-    if isinstance(made := story.config.get("origin"), dict):
+    if made := story.config.get("origin"):
         git = made.get("git")
         code = f"{git['commit']}{', with local changes' * bool(git['dirty'])}" if git else "not from a git checkout"
         versions = " · ".join(f"{name} {found}" for name, found in made.get("versions", {}).items())

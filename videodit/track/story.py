@@ -2,21 +2,80 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from annotated_types import Ge, Le, Len
+from typing_extensions import TypedDict
 
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.track.curves import Curve, metrics_file, read
 from videodit.track.jsonl import records
 from videodit.track.names import PROMPTS
+from videodit.untrusted import check, json_lines, leads_out, read_json
 
 BREAK = 600.0  # seconds between records that count as a pause of the run, unless records are always so far apart
 SAMPLE = re.compile(r"step-(\d+)(?:-(\d+))?\.(mp4|png)")
+OPEN = {"extra": "allow"}  # other keys are shown as they are
+
+
+class Prompts(TypedDict):
+    """The table of samples: a prompt and a file in each row."""
+
+    columns: list[str]
+    rows: list[Annotated[list[str], Len(2, 2)]]
+
+
+class Skipped(TypedDict):
+    """A line of skipped.jsonl."""
+
+    path: str
+    reason: str
+
+
+class Steps(TypedDict):
+    """What the loop's settings say of a run's length."""
+
+    __pydantic_config__ = OPEN  # type: ignore[misc]
+    steps: NotRequired[Annotated[int, Ge(1), Le(2**53)]]
+
+
+class Git(TypedDict):
+    """The checkout that a run's code came from."""
+
+    commit: str
+    dirty: bool | None
+
+
+class Origin(TypedDict):
+    """What a run was made with."""
+
+    __pydantic_config__ = OPEN  # type: ignore[misc]
+    git: NotRequired[Git | None]
+    versions: NotRequired[dict[str, str]]
+
+
+class Data(TypedDict):
+    """The data sets of a run's config."""
+
+    __pydantic_config__ = OPEN  # type: ignore[misc]
+    train: NotRequired[list[Any] | None]
+    heldout: NotRequired[list[Any] | None]
+
+
+class RunConfig(TypedDict):
+    """A run's config.json, as far as its page speaks of it."""
+
+    __pydantic_config__ = OPEN  # type: ignore[misc]
+    name: NotRequired[str]
+    loop: NotRequired[Steps]
+    origin: NotRequired[Origin]
+    data: NotRequired[Data]
 
 
 @dataclass(frozen=True)
@@ -45,13 +104,14 @@ class Story:
 
 def tell(folder: Path) -> Story:
     """Read a run's folder, also while the run goes on. Raises InputError, naming it, for one without metrics.jsonl."""
-    metrics, step = metrics_file(folder), 0
+    metrics, step = _own(metrics_file(folder), folder), 0
     times: list[float] = []
     prompts: dict[str, str] = {}
     for record in records(metrics):
         step = record["step"]
         times.append(record.get("time", 0.0))
-        if isinstance(table := record.get(PROMPTS), dict):
+        if PROMPTS in record:
+            table = check(record[PROMPTS], Prompts, f"{metrics}: {PROMPTS} of step {step}")
             prompts |= {file: prompt for prompt, file in table["rows"]}
     videos, sheets = _samples(folder, prompts)
     return Story(
@@ -62,8 +122,8 @@ def tell(folder: Path) -> Story:
         ended=times[-1] if times else 0.0,
         videos=videos,
         sheets=sheets,
-        skipped=_skipped(folder / "skipped.jsonl"),
-        config=_json(folder / "config.json"),
+        skipped=_skipped(_own(folder / "skipped.jsonl", folder)),
+        config=read_json(config, RunConfig) if (config := _own(folder / "config.json", folder)).is_file() else {},
     )
 
 
@@ -74,12 +134,21 @@ def busy(times: Sequence[float]) -> float:
     return sum(gap for gap in gaps if gap <= max(BREAK, 20 * usual))
 
 
+def _own(path: Path, folder: Path) -> Path:
+    """The path; InputError where it is a link out of the folder: a page shows nothing from elsewhere."""
+    if leads_out(path, folder):
+        raise InputError(f"{path} is a link out of the run's folder, and its page shows nothing from elsewhere")
+    return path
+
+
 def _samples(folder: Path, prompts: Mapping[str, str]) -> tuple[dict[str, dict[int, Path]], dict[int, Path]]:
     """Videos by prompt and step, where the prompt is known, else by their number; sheets by step."""
     videos: dict[str, dict[int, Path]] = {}
     sheets: dict[int, Path] = {}
     for path in sorted((folder / "samples").glob("step-*")):
-        if match := SAMPLE.fullmatch(path.name):
+        if leads_out(path, folder) or not path.is_file():
+            say(f"{path} is left out: it is no file of this run's folder")
+        elif match := SAMPLE.fullmatch(path.name):
             step, number, kind = int(match[1]), match[2], match[3]
             if kind == "png":
                 sheets[step] = path
@@ -90,24 +159,10 @@ def _samples(folder: Path, prompts: Mapping[str, str]) -> tuple[dict[str, dict[i
 
 
 def _skipped(path: Path) -> dict[str, list[str]]:
-    """Paths of clips that could not be read, by reason; a line torn by a crash is left out."""
+    """Paths of clips that could not be read, by reason; a damaged line is left out."""
     found: dict[str, list[str]] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                found.setdefault(str(entry["reason"]), []).append(str(entry["path"]))
-            except (ValueError, KeyError, TypeError):
-                continue
+    for _, entry in json_lines(path, Skipped) if path.is_file() else ():
+        if not isinstance(entry, InputError):
+            found.setdefault(entry["reason"], []).append(entry["path"])
     counts = Counter({reason: len(paths) for reason, paths in found.items()})
     return {reason: found[reason] for reason, _ in counts.most_common()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}

@@ -106,14 +106,16 @@ def plain(value: Any) -> Any:
     """Copy of nested values that any JSON reader takes.
 
     A float that is not finite becomes "nan", "inf" or "-inf", the single number of an array or a tensor a Python one, a
-    tuple a list, and whatever else JSON cannot hold (a path) its str.
+    tuple a list, and whatever else JSON cannot hold (a path) its str. Half a surrogate pair is escaped.
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
-    if value is None or isinstance(value, (str, int, float)):
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, (int, float)):
         return value
     return plain(value.item()) if hasattr(value, "item") else str(value)

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from annotated_types import Ge, Le
+from typing_extensions import TypedDict
 
 from videodit.checkpoint.keymap import Row, Table
 from videodit.errors import InputError
+
+Size = Annotated[int, Ge(1), Le(2**22)]
+
+
+class Config(TypedDict):
+    """transformers' config.json of an encoder."""
+
+    vocab_size: Size
+    d_model: Size
+    num_layers: Size
+    num_heads: Size
+    d_kv: Size
+    d_ff: Size
+    feed_forward_proj: NotRequired[str]
+    model_type: NotRequired[str]
+
 
 _BLOCK = {
     "norm1": "layer.0.layer_norm",
