@@ -23,6 +23,7 @@ from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, write_json
 from videodit.cli.main import main
 from videodit.config import conf_dir, read_yaml
+from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.untrusted import read_json
 

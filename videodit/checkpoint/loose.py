@@ -60,7 +60,14 @@ def identify(weights: Weights) -> Part | None:
         shapes = {name[len(prefix) :]: weights.shapes[name] for name in names if name.startswith(prefix)}
         for signature, describe in SIGNATURES.items():
             if signature in shapes:
-                spec, table, constants = describe(shapes, _head_dim(weights.files[0].parent))
+                head_dim = _head_dim(weights.files[0].parent)
+                try:
+                    spec, table, constants = describe(shapes, head_dim)
+                except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
+                    if isinstance(error, InputError):
+                        raise
+                    told = f"a tensor beside {signature} is missing, or has another shape or name ({error})"
+                    raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
                 return Part(spec, weights, prefixed(table, prefix), constants)
     return None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.origin import versions
 from videodit.config import assets_dir, conf_dir
 from videodit.errors import InputError
-from videodit.printable import answer
+from videodit.printable import answer, one_line
 from videodit.track.progress import duration
 from videodit.untrusted import MOST, parse_json, read_json
 
@@ -131,7 +131,7 @@ def _about(written: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _line(name: str, value: object) -> str:
-    return f"  {name:<14}{value if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False)}"
+    return one_line(f"  {name:<14}{value if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False)}")
 
 
 def _megabytes(path: Path) -> str:
