@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from tests.parity.pipelines import pipeline
 from tests.tiny import CAPTIONS, DIT, tiny_pipeline
 from videodit.checkpoint.adapters import save_adapter
 from videodit.checkpoint.latents import LatentCache, fill
@@ -158,8 +159,16 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:
 
 @cache
 def _base() -> Path:
-    """Sound files that are made once: a tiny model, a video of it, its latents, an adapter, a run and a set."""
+    """Sound files that are made once: a tiny model, an adapter, latents, and a tiny pipeline of diffusers."""
     base = Path(tempfile.mkdtemp(prefix="videodit-fuzz-"))
+    if not os.fork():  # in a child: the parent of many forks starts no thread
+        _make_base(base)
+        os._exit(0)
+    assert os.wait()[1] == 0
+    return base
+
+
+def _make_base(base: Path) -> None:
     tiny_pipeline(base / "tiny")
     torch.manual_seed(0)
     matrices = [f"blocks.{block}.{name}" for block in range(2) for name in ("attention.q", "cross.q")]
@@ -170,7 +179,7 @@ def _base() -> Path:
         {"adapter": {"dora": False}},
     )
     fill(base / "cache", [("a", 0), ("b", 1)], lambda some: [(i, torch.randn(4, 2, 4, 4), "c") for i in some], shard=8)
-    return base
+    pipeline("2.1", base / "wan")
 
 
 def _tiny(folder: Path) -> None:
@@ -205,16 +214,8 @@ def _cache(folder: Path) -> None:
     shutil.copy(next((_base() / "cache").glob("*.safetensors")), folder / "shard-0.safetensors")
 
 
-@cache
-def _diffusers_base() -> Path:
-    from tests.parity.pipelines import pipeline
-
-    pipeline("2.1", _base() / "wan")
-    return _base() / "wan"
-
-
 def _diffusers(folder: Path) -> None:
-    shutil.copytree(_diffusers_base(), folder / "m")
+    shutil.copytree(_base() / "wan", folder / "m")
 
 
 def _generate(*more: str) -> Callable[[], Any]:
