@@ -58,9 +58,10 @@ class Root:
         self.url = url
         self.remote = "://" in url
 
-    @property
     def system(self) -> Any:
-        """The file system of a URL."""
+        """The file system of a URL, None of a folder."""
+        if not self.remote:
+            return None
         import fsspec
 
         try:
@@ -118,8 +119,8 @@ class Root:
 
     @contextmanager
     def _binary(self, path: str) -> Iterator[Any]:
-        opened = self.system.open(posixpath.join(self.url, path)) if self.remote else (Path(self.url) / path).open("rb")
-        with opened as file:
+        system = self.system()
+        with system.open(posixpath.join(self.url, path)) if system else (Path(self.url) / path).open("rb") as file:
             yield file
 
     def _text(self, path: str, listing: Listing) -> str:
@@ -132,7 +133,7 @@ class Root:
             return ""
 
     def _remote(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        system = self.system
+        system = self.system()
         base = system._strip_protocol(self.url).rstrip("/")
         try:
             found = system.find(base, detail=True)

@@ -14,6 +14,7 @@ from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
 from videodit.ingest.caption_http import Connection, Meter, Price, Retry
+from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +88,7 @@ class Endpoint:
         return f"{self.model}+{self.fingerprint}"
 
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
-        """One answer for each request. InputError where the server would refuse every one."""
+        """One answer for each request. Stop where the server would refuse every one."""
         self.connection.stopping.clear()
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="caption")
         try:
@@ -102,7 +103,7 @@ class Endpoint:
         """Both captions of one clip, in a thread of its own. What would meet every other clip too stops them."""
         try:
             return self._both(request)
-        except InputError:
+        except Stop:
             self.connection.stopping.set()
             raise
 

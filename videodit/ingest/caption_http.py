@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from videodit.errors import InputError
 from videodit.ingest.caption import Failed
+from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     import httpx
@@ -150,7 +151,7 @@ class Connection:
         return partial(Connection, **self._how, meter=self.meter), ()
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any] | Failed:
-        """The JSON object that answers a chat completion's; Failed for this request, InputError for all of them."""
+        """The JSON object that answers a chat completion's; Failed for this request, Stop for all of them."""
         last = Failed("the run was stopped", again=True)
         for repeat in range(self.retry.times + 1):
             if self.stopping.is_set():
@@ -166,7 +167,7 @@ class Connection:
             if repeat < self.retry.times:
                 self.sleep(wait + self.draw(0.0, self.retry.bound(repeat)))
         if not self._reached:
-            raise InputError(f"captioner.url={self.url}: there is no server to reach ({last.reason})")
+            raise Stop(f"captioner.url={self.url}: there is no server to reach ({last.reason})")
         return replace(last, reason=f"{last.reason}, {self.retry.times + 1} times")
 
     def _try(self, body: Mapping[str, Any]) -> tuple[dict[str, Any] | Failed, float | None]:
@@ -191,12 +192,12 @@ class Connection:
             self.meter.leave(told)
 
     def _refused(self, answer: httpx.Response) -> Failed:
-        """What a status other than 200 means for this request; InputError if it would meet every other too."""
+        """What a status other than 200 means for this request; Stop if it would meet every other too."""
         status, said = answer.status_code, self.plain(_message(answer))
         if status in STOP:
-            raise InputError(f"captioner.url={self.url}: {STOP[status]} ({status}: {said})")
+            raise Stop(f"captioner.url={self.url}: {STOP[status]} ({status}: {said})")
         if 300 <= status < 400:
-            raise InputError(f"captioner.url={self.url}: it sends requests elsewhere ({status}); give that url")
+            raise Stop(f"captioner.url={self.url}: it sends requests elsewhere ({status}); give that url")
         return Failed(f"{self.url}: {status}: {said}", again=repeatable(status))
 
     def _told(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,7 +206,7 @@ class Connection:
         if isinstance(told, dict):
             return told
         if self.meter.price.budget is not None:
-            raise InputError(f"captioner.price.budget: {self.url} does not tell its usage, so no budget can be held")
+            raise Stop(f"captioner.price.budget: {self.url} does not tell its usage, so no budget can be held")
         return {}
 
     def plain(self, said: object) -> str:

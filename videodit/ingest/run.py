@@ -33,7 +33,7 @@ from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
-VERSION = 3  # of what the stages remember: a change of what they give makes it useless
+VERSION = 4  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
