@@ -15,6 +15,7 @@ from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, 
 from videodit.ingest.caption_clean import clean
 from videodit.ingest.caption_http import Connection, Meter, Price, Retry
 from videodit.ingest.record import Stop
+from videodit.printable import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +35,7 @@ class Endpoint:
         limit: the name of the field for the longest answer, in tokens.
         options: more fields of every request, such as temperature.
         concurrency: requests at once.
-        timeout: seconds to wait for an answer.
+        timeout: seconds that a request may take, from connecting to the answer's last byte.
         retry: of requests that may pass later.
         price: of tokens, and the budget: clips for which it has no room are Failed, and may be tried again.
     """
@@ -135,7 +136,7 @@ def read(answer: Mapping[str, Any]) -> str | Failed:
     except (KeyError, IndexError, TypeError, AttributeError):
         return Failed("the answer is no chat completion", again=True)
     if refusal or why == "content_filter":
-        return Failed(f"the model refused: {' '.join(str(refusal or why).split())[:80]}", again=False)
+        return Failed(f"the model refused: {one_line(' '.join(str(refusal or why).split())[:80])}", again=False)
     if isinstance(content, list):  # as parts, of which some are text
         content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if content is not None and not isinstance(content, str):
