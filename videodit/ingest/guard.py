@@ -61,7 +61,7 @@ def stops(error: BaseException | None) -> bool:
 
 def dropped(reason: str, detail: str = "", *, again: bool = False) -> Result:
     """The result for a record that goes no further."""
-    return {"dropped": reason, "detail": detail, "again": again}
+    return {"dropped": one_line(reason), "detail": one_line(detail), "again": again}
 
 
 class Guard:
