@@ -30,6 +30,10 @@ class Most(NamedTuple):
     line: int = MIB  # of a table, a journal or a record of metrics
     caption: int = 64 * KIB
     answer: int = MIB  # of a captioner's server
+    entry: int = 64 * MIB  # of a journal: what a stage made of one file
+    member: int = 64 * KIB  # what a tar says of a member beside its header
+    manifest: int = 1024 * MIB  # text of a set's columns
+    rows: int = 2**24  # of a set's manifest, and values of each of its columns
 
 
 MOST = Most()

@@ -130,7 +130,7 @@ def test_it_can_be_loaded_by_workers(folder):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{not json", "line 2: not JSON"),
+        ("{not json", "line 2: not valid JSON"),
         ("[1, 2]", "line 2: should be a JSON object"),
         ('{"caption": "a"}', "line 2: lacks file_name; it has 'caption'"),
         ('{"file_name": "a.mp4"}', "line 2: lacks caption; it has 'file_name'"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Request
+from videodit.ingest.record import Stop
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class Told:
         with Path(self.notes).open("a") as file:
             file.write(f"{len(requests)}\n")
         if self.fail == "stop" and len(Path(self.notes).read_text().split()) > 2:
-            raise InputError("captioner.key=NAME: it is wrong")
+            raise Stop("captioner.key=NAME: it is wrong")
         self.answers += len(requests)
         return [self._one(request) for request in requests]
 

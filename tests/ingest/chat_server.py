@@ -13,13 +13,17 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What one request is answered with. drop: close the connection instead. seconds: of silence before."""
+    """What one request is answered with. drop: close the connection instead. seconds: of silence before.
+
+    drip: send blanks after its "headers", or a header's letters, one by one without an end.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
     seconds: float = 0.0
+    drip: str = ""
 
 
 @dataclass
@@ -106,11 +110,22 @@ class Handler(BaseHTTPRequestHandler):
         if reply.drop:
             self.close_connection = True
             return
+        if reply.drip:
+            self._drip(reply.drip)
+            return
         self.send_response(reply.status)
         for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(reply.body)
+
+    def _drip(self, part: str) -> None:
+        self.close_connection = True
+        ended = b"Content-Length: 1000\r\n\r\n" if part == "body" else b"X-Long: "
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + ended)
+        for _ in range(400):  # until the client goes away
+            self.wfile.write(b" " if part == "body" else b"x")
+            time.sleep(0.05)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from videodit.ingest.caption import Failed
-from videodit.ingest.caption_clean import clean, refuses
+from videodit.ingest.caption_clean import clean, refuses, without_thoughts
+from videodit.untrusted import KIB, MOST
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,20 @@ def test_an_answer_without_a_caption(answer: str, cut: bool, reason: str) -> Non
 )
 def test_refusals(text: str, refused: bool) -> None:
     assert refuses(text) is refused
+
+
+@pytest.mark.parametrize("piece", ["<think>", "</think>", "<think></think>", "\n", " ", "#", "# ", "* \n", "sure, ",
+                                   "no images ", ".", '."', ".\"'", "The video shows ", "a. ", "caption ",
+                                   "“"])  # fmt: skip
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_worst_of_answers_is_gone_through_once(piece: str, cut: bool) -> None:
+    """What repeats for a quarter of a megabyte: an expression that goes back to each place would take hours."""
+    found = clean("Sure, <think>" + piece * (256 * KIB // len(piece)), cut=cut)
+    assert isinstance(found, Failed) or len(found) <= MOST.caption
+    clean(piece * (256 * KIB // len(piece)), cut=cut)
+    clean("no image " + piece * (256 * KIB // len(piece)), cut=cut)
+
+
+def test_thoughts_end_where_they_say() -> None:
+    assert without_thoughts("a<think>b<think>c</think>d</think>e<THINK>f</Think>g") == "ad</think>eg"
+    assert without_thoughts("a</think>b<think>c") == "a</think>b"

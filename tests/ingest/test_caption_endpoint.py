@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import logging
 import threading
@@ -23,6 +24,7 @@ from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts
 from videodit.ingest.caption_endpoint import Endpoint
 from videodit.ingest.caption_http import Meter, Price, Retry
+from videodit.untrusted import MOST
 
 PROMPTS = Prompts(long="long {frames} {seconds}", given="came {given}", short="short of {long}", tokens_long=50,
                   tokens_short=9)  # fmt: skip
@@ -109,6 +111,32 @@ def test_a_silent_server_is_asked_again() -> None:
     server = ChatServer(Reply(drop=True, seconds=0.6))
     answers, _, waits = ask(server, 1, timeout=0.2)
     assert not lost(answers) and len(server.seen) == 3 and waits == [1.0]
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_server_that_drips_is_late(part: str) -> None:
+    server = ChatServer(Reply(drip=part))
+    answers, _, waits = ask(server, 2, times=0, timeout=1.0)
+    assert answers[0] == Failed(f"{server.url}: no answer in 1 s, 1 times", again=True) and waits == []
+    assert isinstance(answers[1], Captions)
+
+
+def test_an_answer_of_any_size_takes_little_memory() -> None:
+    """A megabyte of gzip may be a gigabyte of text, and a plain answer need not end."""
+    bomb = gzip.compress(b" " * 2**24 + completion("A dog.").body)
+    server = ChatServer(Reply(body=bomb, headers={"Content_Encoding": "gzip"}), Reply(body=b" " * (MOST.answer + 1)),
+                        Reply(body=b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+                        completion("A dog. " * 20_000))  # fmt: skip
+    answers, _, waits = ask(server, 5)
+    assert [one.reason.removeprefix(f"{server.url}: ") for one in lost(answers)] == [
+        "the answer is compressed, which was not asked for", "the answer is longer than 1024 KiB",
+        "the answer is no JSON object"]  # fmt: skip
+    assert all(seen.headers["Accept-Encoding"] == "identity" for seen in server.seen) and waits == []
+
+
+def test_what_a_server_says_cannot_steer_a_terminal() -> None:
+    answers, *_ = ask(ChatServer(error(400, "\x1b[31mred\x07\u202e"), completion("I'm sorry \x1b[2J.")), 2)
+    assert len(lost(answers)) == 2 and all(one.reason.isprintable() for one in lost(answers))
 
 
 def test_tries_end_and_the_clip_may_be_tried_again() -> None:

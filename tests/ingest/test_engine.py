@@ -25,7 +25,8 @@ def gone(pid: int) -> bool:
 
 
 def test_every_record_has_its_outcome() -> None:
-    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", *["fine"] * 5]
+    does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", "input",
+            "package", "shard", *["fine"] * 5]  # fmt: skip
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -39,7 +40,10 @@ def test_every_record_has_its_outcome() -> None:
     assert said["drop"] == {"dropped": "too dark", "detail": "0.1", "again": False}
     assert said["bug"]["dropped"] == "a stage failed" and "oops" in said["bug"]["detail"]
     assert said["memory"]["again"] and said["lost"]["again"], "a GPU's failure is no fault of the file"
-    assert said["disk"]["again"] and said["stop"] == {"stop": "key=x: is wrong"}
+    assert said["stop"] == {"stop": "key=x: is wrong"}
+    assert said["input"] == {"dropped": "cannot be used", "detail": "frame 3 is odd", "again": False}
+    assert all("No space left" in said[do]["stop"] for do in ("disk", "shard")), "a full disk meets every record"
+    assert "no module" in said["package"]["stop"]
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))
     scratch = {found[i]["records"][0]["scratch"] for i, do in enumerate(does) if do == "fine"}
@@ -127,16 +131,43 @@ def test_workers_are_limited() -> None:
 def test_a_journal_forgets_a_line_that_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "scan.jsonl"
     journal = Journal(path)
-    journal.add("a", {"x": "ü\n\udcff"})
-    journal.add("b", 2)
+    values = {"a": {"records": [{"x": "ü\n\u2028"}]}, "b": {"dropped": "dark", "detail": "0.1", "again": False}}
+    for key, value in values.items():
+        journal.add(key, value)
     journal.close()
     whole = path.read_bytes()
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         journal = Journal(path)
         known = dict(journal.known)
-        journal.add("c", 3)
+        journal.add("c", values["b"])
         journal.close()
-        assert known == {key: value for key, value, end in (("a", {"x": "ü\n\udcff"}, whole.index(b"\n") + 1),
-                                                            ("b", 2, len(whole))) if end <= cut}  # fmt: skip
-        assert Journal(path).known == known | {"c": 3}
+        ends = {"a": whole.index(b"\n") + 1, "b": len(whole)}
+        assert known == {key: values[key] for key, end in ends.items() if end <= cut}
+        assert Journal(path).known == known | {"c": values["b"]}
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b"[" * 100_000, b'{"key": "a"}', b"", b"\0" * 100,
+                                  b'{"key": 1, "out": {"records": []}}', b'{"key": "a", "out": {"records": [1]}}',
+                                  b'{"key": "a", "out": {"dropped": 3}}',
+                                  b'{"key": "a", "out": {"records": [], "x": "\\ud800"}}'])  # fmt: skip
+def test_a_damaged_line_is_told_and_left_out(tmp_path: Path, line: bytes, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "scan.jsonl"
+    good = {key: {"records": [{"x": key}]} for key in ("b", "c")}
+    journal = Journal(path)
+    journal.add("b", good["b"])
+    journal.close()
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    journal = Journal(path)
+    journal.add("c", good["c"])
+    journal.close()
+    assert Journal(path).known == good
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all("1 damaged lines are left out" in one and "line 2" in one for one in told)
+
+
+def test_a_journal_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for place in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(InputError, match="not a plain file"):
+            Journal(place)

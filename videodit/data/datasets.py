@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.printable import say
 from videodit.shapes import Triple, VideoShape, longest
+from videodit.untrusted import KIB, MIB, MOST, json_lines, opened
 
 Part = Literal["train", "heldout", "all"]
 
@@ -87,10 +87,10 @@ class VideoFolder(Dataset[Sample]):
         """A hash of the video's bytes, with everything that turns them into the clip."""
         entry = self.entries[index]
         try:
-            with (self.root / entry.file_name).open("rb") as file:
+            with open(opened(self.root / entry.file_name), "rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            content = f"unreadable: {error.strerror}"
+        except (OSError, InputError) as error:
+            content = f"unreadable: {getattr(error, 'strerror', None) or error}"
         shape = f"{self.frames}x{self.height}x{self.width}/{self.area}@{self.fps}"
         return f"v{video.VERSION}-{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
 
@@ -153,23 +153,19 @@ def read_entries(root: Path) -> list[Entry]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     path = root / "metadata.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; each line should be a JSON object of file_name and caption") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    entries = [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not path.exists():
+        raise InputError(f"{path}: no such file; each line should be a JSON object of file_name and caption")
+    if path.is_file() and path.stat().st_size > MOST.table:
+        raise InputError(f"{path}: larger than {MOST.table // MIB} MiB, which no table should be")
+    entries = [_entry(row, f"{path}, line {number}") for number, row in json_lines(path, Any)]
     if not entries:
         raise InputError(f"{path}: lists no clip")
     return entries
 
 
-def _entry(line: str, where: str) -> Entry:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
+def _entry(row: Any, where: str) -> Entry:
+    if isinstance(row, InputError):
+        raise row
     if not isinstance(row, dict):
         raise InputError(f"{where}: should be a JSON object of file_name and caption")
     for key in Entry._fields:
@@ -180,6 +176,8 @@ def _entry(line: str, where: str) -> Entry:
     name = os.path.normpath(row["file_name"])
     if os.path.isabs(name) or name.split(os.sep)[0] in ("..", "."):
         raise InputError(f"{where}: file_name {row['file_name']!r} should name a file inside the folder")
+    if len(row["caption"].encode()) > MOST.caption:
+        raise InputError(f"{where}: a caption of more than {MOST.caption // KIB} KiB")
     return Entry(row["file_name"], row["caption"], row.get("source", name))
 
 

@@ -12,9 +12,9 @@ import io
 import json
 import os
 import posixpath
+import re
 import shutil
 import stat
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videodit.data.tars import members
 from videodit.errors import InputError
+from videodit.untrusted import KIB, MIB, MOST, opened
 
+# What a URL may begin with. Local files are named by their paths; no URL may stand inside another ("::").
+PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
 TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTIONS = ("caption", "text", "prompt")  # names of a caption in a table or JSON file, the first that is there
 BESIDE = (".txt", ".json")  # what may hold a video's caption under its name
 SET = {"set.json", "manifest.parquet"}  # what a folder holds that `videodit ingest` made
 MISSING = "named in a table, not there"
+ENDING = re.compile(r"(\.\w{0,15})?$", re.ASCII)  # of a name
 INSIDE = "!"  # between a tar and its member
 
 
@@ -52,15 +57,19 @@ class Listing:
 
 
 class Root:
-    """A folder or a URL that fsspec opens."""
+    """A folder or a URL that fsspec opens. Nothing that is opened lies outside it, whatever a path says."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.remote = "://" in url
+        self.remote = is_url(url)
+        if self.remote and (url.partition("://")[0] not in PROTOCOLS or "::" in url):
+            known = ", ".join(f"{one}://" for one in PROTOCOLS)
+            raise InputError(f"{url}: give a folder's path, or one URL that begins with one of {known}")
 
-    @property
     def system(self) -> Any:
-        """The file system of a URL."""
+        """The file system of a URL, None of a folder."""
+        if not self.remote:
+            return None
         import fsspec
 
         try:
@@ -79,7 +88,7 @@ class Root:
             try:
                 lines = self._table(path, listing)
             except InputError as error:  # no file stops the others
-                listing.faults.append((path, f"no table of captions: {str(error).removeprefix(path).lstrip(', :')}"))
+                listing.faults.append((path, f"no table of captions: {_without(str(error), path)}"))
                 continue
             listing.faults += [(name, f"{MISSING}: {path}") for name in lines.keys() - found]
             told |= lines
@@ -103,36 +112,40 @@ class Root:
     def open(self, path: str) -> Iterator[Path]:
         """A local path to a file, while the `with` block runs. A remote one, or a tar's member, is copied for it."""
         outer, _, member = path.partition(f".tar{INSIDE}")
-        if not self.remote and (not member or os.path.lexists(Path(self.url) / path)):
+        plain = not member or (not self.remote and _stays(path) and os.path.lexists(Path(self.url) / path))
+        self._check(path if plain else outer)
+        if plain and not self.remote:
             yield Path(self.url) / path
             return
         with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
-            copy = Path(scratch) / f"file{posixpath.splitext(path)[1][:16]}"
-            if member:
-                with self._binary(f"{outer}.tar") as file, tarfile.open(fileobj=file) as tar, copy.open("wb") as target:
-                    shutil.copyfileobj(tar.extractfile(member), target)  # its bytes; its name goes nowhere
-            else:
-                with self._binary(path) as file, copy.open("wb") as target:
-                    shutil.copyfileobj(file, target)
+            copy = Path(scratch) / f"file{ENDING.search(path)[0]}"  # the name itself goes nowhere
+            with self._binary(path if plain else f"{outer}.tar") as file, copy.open("wb") as target:
+                shutil.copyfileobj(file if plain else _member(file, member, path), target)
             yield copy
 
     @contextmanager
     def _binary(self, path: str) -> Iterator[Any]:
-        opened = self.system.open(posixpath.join(self.url, path)) if self.remote else (Path(self.url) / path).open("rb")
-        with opened as file:
+        self._check(path)
+        system, place = self.system(), posixpath.join(self.url, path)
+        with system.open(place) if system else open(opened(place), "rb") as file:
             yield file
 
+    def _check(self, path: str) -> None:
+        if not _stays(path):
+            raise InputError(f"{path}: leads out of {self.url}")
+
     def _text(self, path: str, listing: Listing) -> str:
-        """What a file says; nothing, and a fault, where it cannot be read."""
+        """What a file beside a video says; nothing, and a fault, where it cannot be read."""
         try:
             with self._binary(path) as file:
-                return _decoded(file.read())
-        except OSError as error:
-            listing.faults.append((path, f"cannot be read: {error.strerror or error}"))
+                return _read(file, path)
+        except (OSError, InputError) as error:
+            why = getattr(error, "strerror", None) or _without(str(error), path)
+            listing.faults.append((path, f"cannot be read: {why}"))
             return ""
 
     def _remote(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        system = self.system
+        system = self.system()
         base = system._strip_protocol(self.url).rstrip("/")
         try:
             found = system.find(base, detail=True)
@@ -146,39 +159,76 @@ class Root:
 
     def _table(self, path: str, listing: Listing) -> dict[str, tuple[str, str]]:
         """{path: (caption, origin)} of a table's lines."""
-        text, folder, told = self._text(path, listing), posixpath.dirname(path), {}
-        rows = _rows(text, path) if path.endswith(".csv") else _lines(text, path)
-        for number, row in enumerate(rows, 1):
-            name, caption = row.get("file_name"), _caption(row)
-            if not isinstance(name, str):
-                raise InputError(f"{path}, line {number}: should have a file_name")
-            told[posixpath.normpath(posixpath.join(folder, name))] = (caption, _whole(str(row.get("source") or "")))
+        folder, told = posixpath.dirname(path), {}
+        try:
+            with self._binary(path) as file:
+                rows = (_rows if path.endswith(".csv") else _lines)(_bounded(file, path), path)
+                for number, row in enumerate(rows, 1):
+                    name, caption = row.get("file_name"), _caption(row)
+                    if not isinstance(name, str):
+                        raise InputError(f"{path}, line {number}: should have a file_name")
+                    if _size(caption) > MOST.caption:
+                        raise InputError(f"{path}, line {number}: a caption of more than {MOST.caption // KIB} KiB")
+                    origin = _whole(str(row.get("source") or ""))
+                    told[posixpath.normpath(posixpath.join(folder, name))] = (caption, origin)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
         return told
 
     def _beside(self, stem: str, stamps: dict[str, str], listing: Listing) -> str:
         """The caption in a text file of a video's name."""
         for ending in BESIDE:
             if stem + ending in stamps:
-                return _told(self._text(stem + ending, listing), ending)
+                try:
+                    return _told(self._text(stem + ending, listing), ending)
+                except InputError as error:
+                    listing.faults.append((stem + ending, str(error)))
         return ""
 
     def _members(self, path: str, stamp: str, listing: Listing) -> None:
         """The videos of a WebDataset tar: members that share a name up to its first dot are one sample."""
+        captions: dict[str, str] = {}
+        videos: list[tuple[str, int]] = []
+        faults: list[tuple[str, str]] = []
         try:
-            with self._binary(path) as file, tarfile.open(fileobj=file) as tar:
-                members = [member for member in tar if member.isfile()]
-                captions = {
-                    _stem(member.name): _told(_decoded(tar.extractfile(member).read()), ending)
-                    for member in members
-                    if (ending := posixpath.splitext(member.name)[1].lower()) in BESIDE
-                }
+            with self._binary(path) as file:
+                for member, content in members(file):
+                    ending = posixpath.splitext(member.name)[1].lower()
+                    try:
+                        if content is None:
+                            raise InputError("holds gaps (a sparse member)")
+                        if ending in BESIDE:
+                            captions[_stem(member.name)] = _told(_read(content, ""), ending)
+                        elif ending != ".cls":
+                            videos.append((member.name, member.offset_data))
+                    except InputError as error:  # of one member; the others go on
+                        faults.append((f"{path}{INSIDE}{member.name}", _without(str(error), "")))
         except Exception as error:  # a broken tar brings out every kind
             listing.faults.append((path, f"not a readable tar: {error}"))
             return
-        for member in members:
-            if posixpath.splitext(member.name)[1].lower() not in (*BESIDE, ".cls"):
-                name = f"{path}{INSIDE}{member.name}"
-                listing.files.append(File(name, f"{stamp}/{member.offset_data}", captions.get(_stem(member.name), "")))
+        listing.faults += faults
+        for name, offset in videos:
+            listing.files.append(File(f"{path}{INSIDE}{name}", f"{stamp}/{offset}", captions.get(_stem(name), "")))
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL and no path."""
+    return "://" in text
+
+
+def _stays(path: str) -> bool:
+    """Whether a relative path leads to something below where it begins, by its own words."""
+    absolute = path.startswith("/") or re.match(r"[a-zA-Z][\w+.-]*://", path)
+    return bool(path) and not absolute and ".." not in path.split("/") and "\0" not in path
+
+
+def _member(file: Any, name: str, path: str) -> Any:
+    """The content of a tar's last plain member of this name."""
+    places = [member.offset_data for member, content in members(file) if member.name == name and content]
+    if not places:
+        raise InputError(f"{path}: no plain file of the tar")
+    file.seek(0)
+    return next(content for member, content in members(file) if member.offset_data == places[-1])
 
 
 def _first_line(error: Exception) -> str:
@@ -223,8 +273,21 @@ def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
                 yield path, ("", "not a plain file")
 
 
-def _lines(text: str, path: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a caption may hold U+2028
+def _bounded(file: Any, path: str) -> Iterator[str]:
+    """The lines of a table, none of which is too long, nor all of them."""
+    wide, size = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 0
+    file.seek(0)
+    text = io.TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", "replace", newline="\n")  # U+2028 ends no line
+    while line := text.readline(MOST.line + 1):
+        size += len(line)
+        if len(line) > MOST.line or size > MOST.table:
+            long = f"a line of more than {MOST.line // KIB} KiB"
+            raise InputError(f"{path}: {long if len(line) > MOST.line else f'more than {MOST.table // MIB} MiB'}")
+        yield line
+
+
+def _lines(lines: Iterator[str], path: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -235,12 +298,40 @@ def _lines(text: str, path: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _rows(text: str, path: str) -> Iterator[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text))
+def _rows(lines: Iterator[str], path: str) -> Iterator[dict[str, Any]]:
+    taken = 0  # characters of a row, which may go over many lines
+
+    def counted() -> Iterator[str]:
+        nonlocal taken
+        for line in lines:
+            taken += len(line)
+            if taken > MOST.line:
+                raise InputError(f"{path}, line {reader.line_num}: a row of more than {MOST.line // KIB} KiB")
+            yield line
+
+    reader = csv.DictReader(counted())
     try:
-        yield from reader
+        for row in reader:
+            yield row
+            taken = 0
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+
+
+def _read(file: Any, path: str) -> str:
+    """The text in a file beside a video."""
+    content = file.read(MOST.line + 1)
+    if len(content) > MOST.line:
+        raise InputError(f"{path}: larger than {MOST.line // KIB} KiB")
+    return _decoded(content)
+
+
+def _without(text: str, path: str) -> str:
+    return text.removeprefix(path).lstrip(", :")
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _decoded(content: bytes) -> str:
@@ -259,11 +350,12 @@ def _caption(row: dict[str, Any]) -> str:
 
 
 def _told(text: str, ending: str) -> str:
-    """The caption that a file beside a video holds."""
-    if ending == ".txt":
-        return text.strip()
+    """The caption that a file beside a video holds. InputError for one that is longer than any caption."""
     try:
-        row = json.loads(text)
+        row = {CAPTIONS[0]: text} if ending == ".txt" else json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    return _caption(row) if isinstance(row, dict) else ""
+    caption = _caption(row) if isinstance(row, dict) else ""
+    if _size(caption) > MOST.caption:
+        raise InputError(f"a caption of more than {MOST.caption // KIB} KiB")
+    return caption

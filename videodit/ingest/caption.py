@@ -60,7 +60,7 @@ class Failed:
 
 
 class Captioner(Protocol):
-    """Writes captions. A clip that cannot be captioned is Failed and stops no other; InputError stops all of them.
+    """Writes captions. A clip that cannot be captioned is Failed and stops no other; Stop stops all of them.
 
     looks: whether it needs the frames.
     """

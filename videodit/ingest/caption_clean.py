@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 
 from videodit.ingest.caption import Failed
+from videodit.printable import one_line
+from videodit.untrusted import KIB, MOST
 
-THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-OPEN_THOUGHT = re.compile(r"<think>.*", re.DOTALL | re.IGNORECASE)
-MARKUP = re.compile(r"\*\*|__|`|^\s*(?:#+|[-*•])\s+", re.MULTILINE)
+# Answers may be long, and anybody's: no expression here looks at a character more than a few times.
+THOUGHT = re.compile(r"<(/?)think>", re.IGNORECASE)
+MARKUP = re.compile(r"\*\*|__|`|^[^\S\n]*(?:#+|[-*•])\s+", re.MULTILINE)
 _SURE = r"(?:sure|certainly|of course|okay|ok)\b[^.!?:\n]*[.!:,]\s*"
 _HERE = r"here(?:'s| is| are)\b[^.!?:\n]*:\s*"
 _LABEL = r"(?:(?:long |short |detailed |video |image )*(?:caption|description|answer|summary))\s*:\s*"
@@ -35,16 +37,29 @@ QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»"}
 
 def clean(answer: str, *, cut: bool) -> str | Failed:
     """The caption in an answer; Failed where there is none, or a refusal. cut: the answer ended at its limit."""
-    thought = OPEN_THOUGHT.sub("", THOUGHTS.sub("", answer))
-    text = " ".join(MARKUP.sub("", thought).split())
+    text = " ".join(MARKUP.sub("", without_thoughts(answer)).split())
     text = unquoted(without_preamble(text))
     if refuses(text):
-        return Failed(f"the model refused: {text[:80]}", again=False)
+        return Failed(f"the model refused: {one_line(text[:80])}", again=False)
     text = without_repeats(without_boilerplate(without_unfinished(text) if cut else text))
     if not any(character.isalnum() for character in text):
         why = "was cut off before its first sentence ended" if cut and answer.strip() else "is empty"
         return Failed(f"the model's answer {why}", again=False)
+    if len(text.encode("utf-8", "replace")) > MOST.caption:
+        return Failed(f"the model's answer is longer than {MOST.caption // KIB} KiB", again=False)
     return text
+
+
+def without_thoughts(answer: str) -> str:
+    """Drop what stands between <think> and </think>, or the answer's end."""
+    kept, place, thinking = [], 0, False
+    for tag in THOUGHT.finditer(answer):
+        if tag[1] and thinking:
+            place, thinking = tag.end(), False
+        elif not tag[1] and not thinking:
+            kept.append(answer[place : tag.start()])
+            thinking = True
+    return "".join(kept if thinking else [*kept, answer[place:]])
 
 
 def without_preamble(text: str) -> str:

@@ -14,6 +14,8 @@ from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
 from videodit.ingest.caption_http import Connection, Meter, Price, Retry
+from videodit.ingest.record import Stop
+from videodit.printable import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +35,7 @@ class Endpoint:
         limit: the name of the field for the longest answer, in tokens.
         options: more fields of every request, such as temperature.
         concurrency: requests at once.
-        timeout: seconds to wait for an answer.
+        timeout: seconds that a request may take, from connecting to the answer's last byte.
         retry: of requests that may pass later.
         price: of tokens, and the budget: clips for which it has no room are Failed, and may be tried again.
     """
@@ -87,7 +89,7 @@ class Endpoint:
         return f"{self.model}+{self.fingerprint}"
 
     def __call__(self, requests: Sequence[Request]) -> list[Captions | Failed]:
-        """One answer for each request. InputError where the server would refuse every one."""
+        """One answer for each request. Stop where the server would refuse every one."""
         self.connection.stopping.clear()
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="caption")
         try:
@@ -102,7 +104,7 @@ class Endpoint:
         """Both captions of one clip, in a thread of its own. What would meet every other clip too stops them."""
         try:
             return self._both(request)
-        except InputError:
+        except Stop:
             self.connection.stopping.set()
             raise
 
@@ -134,7 +136,7 @@ def read(answer: Mapping[str, Any]) -> str | Failed:
     except (KeyError, IndexError, TypeError, AttributeError):
         return Failed("the answer is no chat completion", again=True)
     if refusal or why == "content_filter":
-        return Failed(f"the model refused: {' '.join(str(refusal or why).split())[:80]}", again=False)
+        return Failed(f"the model refused: {one_line(' '.join(str(refusal or why).split())[:80])}", again=False)
     if isinstance(content, list):  # as parts, of which some are text
         content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if content is not None and not isinstance(content, str):

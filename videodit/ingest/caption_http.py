@@ -6,23 +6,30 @@ And Jitter"), so that requests which failed together do not come back together.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from http.client import responses
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from videodit.errors import InputError
 from videodit.ingest.caption import Failed
+from videodit.ingest.record import Stop
+from videodit.printable import one_line
+from videodit.untrusted import KIB, MOST, parse_json
 
 if TYPE_CHECKING:
     import httpx
 
 AGAIN = {408, 425, 429}  # and 5xx: what may pass
+TOKENS = 10**9  # that an answer may have cost
 STOP = {
     401: "it does not take this key",
     402: "it wants to be paid first",
@@ -118,14 +125,25 @@ class Meter:
             )
 
 
+class Answer(NamedTuple):
+    """What a server sent: status, headers, and as much of the body as may be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Connection:
     """One server. Safe to use from many threads.
+
+    Requests are made in a loop of their own, where one can be given up wherever it is: a server that sends a byte now
+    and then is as late as one that sends nothing.
 
     Args:
         url: of the interface, such as http://127.0.0.1:8000/v1.
         key: sent as a bearer token, and never told in a message; "" sends none.
         connections: at once, at most.
-        timeout: seconds in which something must arrive.
+        timeout: seconds that a request may take in all, from connecting to the last byte.
         retry, meter: above.
     """
 
@@ -135,7 +153,7 @@ class Connection:
         self._key, self._connections, self._timeout = key, connections, timeout
         if not (key.isascii() and key.isprintable()):
             raise InputError("captioner.key: the variable that it names holds no key, but blanks or other characters")
-        self._client: httpx.Client | None = None
+        self._client: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
         self._reached = False  # whether a server was ever there
         self._opening = threading.Lock()
         self.stopping = threading.Event()  # set: no more tries, and waits end
@@ -150,7 +168,7 @@ class Connection:
         return partial(Connection, **self._how, meter=self.meter), ()
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any] | Failed:
-        """The JSON object that answers a chat completion's; Failed for this request, InputError for all of them."""
+        """The JSON object that answers a chat completion's; Failed for this request, Stop for all of them."""
         last = Failed("the run was stopped", again=True)
         for repeat in range(self.retry.times + 1):
             if self.stopping.is_set():
@@ -166,7 +184,7 @@ class Connection:
             if repeat < self.retry.times:
                 self.sleep(wait + self.draw(0.0, self.retry.bound(repeat)))
         if not self._reached:
-            raise InputError(f"captioner.url={self.url}: there is no server to reach ({last.reason})")
+            raise Stop(f"captioner.url={self.url}: there is no server to reach ({last.reason})")
         return replace(last, reason=f"{last.reason}, {self.retry.times + 1} times")
 
     def _try(self, body: Mapping[str, Any]) -> tuple[dict[str, Any] | Failed, float | None]:
@@ -175,28 +193,46 @@ class Connection:
 
         told: Mapping[str, Any] | None = None
         try:
-            answer = self._open().post("chat/completions", json=dict(body))
+            answer = self._answer(body)
             self._reached = True
-            if answer.status_code == 200:
+            if isinstance(answer, Failed):
+                return answer, None
+            if answer.status == 200:
                 outcome = _object(answer)
                 told = None if isinstance(outcome, Failed) else self._told(outcome)
                 return outcome, None
             return self._refused(answer), patience(answer)
-        except httpx.RequestError as error:
+        except (httpx.RequestError, TimeoutError) as error:
             self._reached |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            late = isinstance(error, httpx.TimeoutException)
+            late = isinstance(error, httpx.TimeoutException | TimeoutError)
             said = f"no answer in {self._timeout:g} s" if late else f"{type(error).__name__}: {self.plain(error)}"
             return Failed(f"{self.url}: {said}", again=True), 0.0
         finally:
             self.meter.leave(told)
 
-    def _refused(self, answer: httpx.Response) -> Failed:
-        """What a status other than 200 means for this request; InputError if it would meet every other too."""
-        status, said = answer.status_code, self.plain(_message(answer))
+    def _answer(self, body: Mapping[str, Any]) -> Answer | Failed:
+        loop, client = self._open()
+        return asyncio.run_coroutine_threadsafe(self._post(client, body), loop).result()
+
+    async def _post(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Answer | Failed:
+        """One answer, read no further than it may be long. TimeoutError where all of it takes too long."""
+        async with asyncio.timeout(self._timeout), client.stream("POST", "chat/completions", json=dict(body)) as answer:
+            if answer.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+                return Failed(f"{self.url}: the answer is compressed, which was not asked for", again=True)
+            content = bytearray()
+            async for part in answer.aiter_raw():
+                content += part
+                if len(content) > MOST.answer:
+                    return Failed(f"{self.url}: the answer is longer than {MOST.answer // KIB} KiB", again=True)
+            return Answer(answer.status_code, answer.headers, bytes(content))
+
+    def _refused(self, answer: Answer) -> Failed:
+        """What a status other than 200 means for this request; Stop if it would meet every other too."""
+        status, said = answer.status, self.plain(_message(answer))
         if status in STOP:
-            raise InputError(f"captioner.url={self.url}: {STOP[status]} ({status}: {said})")
+            raise Stop(f"captioner.url={self.url}: {STOP[status]} ({status}: {said})")
         if 300 <= status < 400:
-            raise InputError(f"captioner.url={self.url}: it sends requests elsewhere ({status}); give that url")
+            raise Stop(f"captioner.url={self.url}: it sends requests elsewhere ({status}); give that url")
         return Failed(f"{self.url}: {status}: {said}", again=repeatable(status))
 
     def _told(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,26 +241,31 @@ class Connection:
         if isinstance(told, dict):
             return told
         if self.meter.price.budget is not None:
-            raise InputError(f"captioner.price.budget: {self.url} does not tell its usage, so no budget can be held")
+            raise Stop(f"captioner.price.budget: {self.url} does not tell its usage, so no budget can be held")
         return {}
 
     def plain(self, said: object) -> str:
         """One short line, without the key, which servers may repeat."""
-        text = " ".join(str(said).split())
+        text = one_line(" ".join(str(said).split()))
         return (text.replace(self._key, "***") if self._key else text)[:200]
 
-    def _open(self) -> httpx.Client:
+    def _open(self) -> tuple[asyncio.AbstractEventLoop, httpx.AsyncClient]:
         import httpx
 
         with self._opening:
             if self._client is None:
-                self._client = httpx.Client(
+                client = httpx.AsyncClient(
                     base_url=self.url,
-                    headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                    headers={"Accept-Encoding": "identity"}
+                    | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
                     timeout=httpx.Timeout(self._timeout),
                     limits=httpx.Limits(max_connections=self._connections),
                     follow_redirects=False,  # a key goes where it was meant to go
                 )
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, daemon=True, name="captions").start()
+                weakref.finalize(self, loop.call_soon_threadsafe, loop.stop)
+                self._client = loop, client
             return self._client
 
 
@@ -243,9 +284,9 @@ def repeatable(status: int) -> bool:
     return status in AGAIN or status >= 500
 
 
-def patience(answer: httpx.Response) -> float | None:
+def patience(answer: Answer) -> float | None:
     """Seconds to wait, at least, before another try: what Retry-After says, as seconds or as a date; None: no try."""
-    if not repeatable(answer.status_code):
+    if not repeatable(answer.status):
         return None
     said = answer.headers.get("Retry-After", "").strip()
     try:
@@ -259,24 +300,23 @@ def patience(answer: httpx.Response) -> float | None:
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _object(answer: httpx.Response) -> dict[str, Any] | Failed:
+def _object(answer: Answer) -> dict[str, Any] | Failed:
     """The JSON object in an answer."""
     try:
-        content = answer.json()
-    except ValueError:  # also where it is not UTF-8
-        content = None
-    return content if isinstance(content, dict) else Failed("the answer is no JSON object", again=True)
+        return parse_json(answer.content, "the answer", dict[str, Any])
+    except InputError:
+        return Failed("the answer is no JSON object", again=True)
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: Answer) -> str:
     """What a server says of an error: OpenAI's layout, others', or the text itself."""
     try:
-        content = answer.json()
-    except ValueError:
-        return answer.text or answer.reason_phrase
+        content = parse_json(answer.content, "")
+    except InputError:
+        return answer.content.decode("utf-8", "replace") or responses.get(answer.status, "no reason")
     error = content.get("error", content.get("detail", content)) if isinstance(content, dict) else content
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _count(told: object) -> int:
-    return told if isinstance(told, int) and told > 0 else 0
+    return min(told, TOKENS) if isinstance(told, int) and told > 0 else 0

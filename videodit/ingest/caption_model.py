@@ -13,6 +13,7 @@ from videodit.errors import InputError
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
 from videodit.ingest.hub import first_line, found, opened
+from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ def open_model(model: str, commit: str | None, device: str, dtype: str) -> tuple
     how = {"network": "AutoModelForImageTextToText", "processor": "AutoProcessor", "key": "captioner.model"}
     network, processor = opened(model, commit, device=device, dtype=dtype, **how)
     if getattr(processor, "tokenizer", None) is None or not getattr(processor, "chat_template", None):
-        raise InputError(f"captioner.model={model}: it has no chat template; a model that answers questions has one")
+        raise Stop(f"captioner.model={model}: it has no chat template; a model that answers questions has one")
     processor.tokenizer.padding_side = "left"  # so that all answers begin at the same place
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

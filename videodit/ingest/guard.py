@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,38 +14,54 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from videodit.errors import InputError, is_out_of_memory
-from videodit.ingest.record import Dropped, Record, Stage
+from videodit.ingest.record import Dropped, Record, Stage, Stop
+from videodit.printable import one_line
 
 START = 120.0  # seconds for a process to begin; a model may have to be loaded
 MOST = 1e6  # seconds for a call; poll() counts in milliseconds that must fit 32 bits
 ENDED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by somebody else, or for want of memory
 FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")  # words of what a GPU that has failed says
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes nothing more, and how libraries say it
+FULL_TOLD = [os.strerror(code) for code in FULL]
 # {"records": […]}, {"dropped": reason, "detail": …, "again": …}, the latter with the "limit" it broke, or whether its
 # process has "lost" the GPU; or {"stop": why}
 Result = dict[str, Any]
 
 
 def outcome(stage: Stage, record: Record) -> Result:
-    """What a stage makes of a record. What it raises is a reason to drop that one, but InputError to stop them all."""
+    """What a stage makes of a record. What it raises is a reason to drop that one, unless every other would meet it."""
     try:
         return {"records": stage(record)}
     except Dropped as drop:
         return dropped(drop.reason, drop.detail, again=drop.again)
-    except InputError as error:
-        return {"stop": str(error)}
-    except (MemoryError, OSError) as error:
-        return dropped("the machine failed", f"{type(error).__name__}: {error}", again=True)
     except Exception as error:  # a bad file may bring out a bug; it must not stop the others
-        what = f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        if stops(error):
+            return {"stop": one_line(what)}
+        if isinstance(error, InputError):
+            return dropped("cannot be used", what)
+        if isinstance(error, MemoryError | OSError):
+            return dropped("the machine failed", what, again=True)
         lost = type(error).__name__ == "AcceleratorError" or any(word in str(error) for word in FAILED)  # torch's
         if lost or is_out_of_memory(error):
             return dropped("the machine failed", what, again=True) | ({"lost": True} if lost else {})
         return dropped("a stage failed", what)
 
 
+def stops(error: BaseException | None) -> bool:
+    """Whether an error would meet every other record too, as all do that a full disk led to."""
+    if isinstance(error, Stop | ImportError):
+        return True
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or any(told in str(error) for told in FULL_TOLD):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def dropped(reason: str, detail: str = "", *, again: bool = False) -> Result:
     """The result for a record that goes no further."""
-    return {"dropped": reason, "detail": detail, "again": again}
+    return {"dropped": one_line(reason), "detail": one_line(detail), "again": again}
 
 
 class Guard:

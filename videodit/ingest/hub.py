@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videodit.errors import InputError
-from videodit.ingest.record import digest
+from videodit.ingest.record import Stop, digest
 
 
 def found(model: str, revision: str, key: str) -> tuple[str | None, str]:
@@ -24,7 +23,7 @@ def found(model: str, revision: str, key: str) -> tuple[str | None, str]:
 def opened(
     model: str, commit: str | None, *, network: str, processor: str, device: str, dtype: str, key: str
 ) -> tuple[Any, Any]:
-    """A folder's or a hub id's network on a device and its processor; InputError in one line for what cannot be opened.
+    """A folder's or a hub id's network on a device and its processor; Stop, in one line, for what cannot be opened.
 
     network, processor: transformers' classes, such as AutoModel and AutoProcessor. device: "" is cuda where there is
     one. dtype: "" is float32 on a CPU, bfloat16 elsewhere. Weights are read from safetensors only, code from neither.
@@ -45,7 +44,7 @@ def opened(
         found = kind.from_pretrained(model, use_safetensors=True, dtype=getattr(torch, dtype), **how).to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lacking = '; pip install "videodit[captions]"' if "torchvision" in str(error).lower() else ""
-        raise InputError(f"{key}={model}: it cannot be opened ({first_line(error)}){lacking}") from None
+        raise Stop(f"{key}={model}: it cannot be opened ({first_line(error)}){lacking}") from None
     return found.eval().requires_grad_(False), looking
 
 
@@ -61,7 +60,7 @@ def _folder_digest(folder: Path, key: str) -> str:
     kinds = (".json", ".safetensors", ".jinja", ".txt", ".model")
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
     if not any(path.name == "config.json" for path in files):
-        raise InputError(f"{key}={folder}: no config.json is there; give a folder that transformers saved")
+        raise Stop(f"{key}={folder}: no config.json is there; give a folder that transformers saved")
     return digest([(path.name, fingerprint(path)) for path in files])
 
 
@@ -74,10 +73,10 @@ def _hub_commit(model: str, revision: str, key: str) -> str:
         path = cached_file(model, "config.json", revision=revision)
         commit = extract_commit_hash(path, None)
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise Stop(
             f"{key}={model}: neither a folder nor a hub id whose files can be had now ({first_line(error)}); "
             f"with a network, run `hf download {model} --local-dir FOLDER`, then give {key}=FOLDER"
         ) from None
     if commit is None:
-        raise InputError(f"{key}={model}: the hub told no commit for revision {revision}")
+        raise Stop(f"{key}={model}: the hub told no commit for revision {revision}")
     return commit

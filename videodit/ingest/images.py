@@ -10,14 +10,15 @@ from types import ModuleType
 import numpy as np
 
 from videodit.errors import InputError
+from videodit.ingest.record import Stop
 
 
 def opencv() -> ModuleType:
-    """The module cv2. Raises InputError that says how to install it."""
+    """The module cv2. Raises Stop that says how to install it."""
     try:
         import cv2
     except ImportError as error:
-        raise InputError('looking at frames needs OpenCV: pip install "videodit[ingest]"') from error
+        raise Stop('looking at frames needs OpenCV: pip install "videodit[ingest]"') from error
     cv2.setNumThreads(1)  # there is a process for each core
     return cv2
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videodit.errors import InputError
 from videodit.ingest.hub import found, opened
+from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ class ImageClassifier(ImageModel):
         network, inputs = self._opened[0], self._seen(frames)
         known = {str(name): place for place, name in network.config.id2label.items()}
         if self.label not in known:
-            raise InputError(f"{self.key}: {self.model} knows no label {self.label}, but {', '.join(sorted(known))}")
+            raise Stop(f"{self.key}: {self.model} knows no label {self.label}, but {', '.join(sorted(known))}")
         with torch.inference_mode(), _one_thread():
             return float(network(**inputs).logits.float().softmax(-1)[:, int(known[self.label])].mean())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from videodit.errors import InputError
+
 Record = dict[str, Any]  # values that JSON holds
-Stage = Callable[[Record], list[Record]]  # raises Dropped, or InputError: what cannot be read is dropped as well
+Stage = Callable[[Record], list[Record]]  # raises Dropped or InputError for this record, Stop for all of them
 
 
 class Column(NamedTuple):
@@ -61,6 +64,19 @@ class Dropped(Exception):
     def __init__(self, reason: str, detail: str = "", *, again: bool = False) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.again = reason, detail, again
+
+
+class Stop(InputError):
+    """What would meet every other record as well: no server, a key that is refused, no package, no such model."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Make a Stop of each InputError inside: the fault is not the record's."""
+    try:
+        yield
+    except InputError as error:
+        raise Stop(str(error)) from error
 
 
 def digest(*parts: Any) -> str:

@@ -29,11 +29,12 @@ from videodit.ingest.scan import Scan
 from videodit.ingest.select import Bounds, fault
 from videodit.ingest.shape import Shape
 from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
+from videodit.printable import one_line
 from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
-VERSION = 3  # of what the stages remember: a change of what they give makes it useless
+VERSION = 4  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,9 @@ class Outcome:
     used: Counter[str] = field(default_factory=Counter)
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
-        """Count a record out. Of names that are no text, what is none is escaped."""
+        """Count a record out. Of names and messages, what is no text or steers a terminal is escaped."""
         told = {"source": record["source"], "stage": stage, "reason": reason, "detail": detail}
-        self.dropped.append(record | {k: t.encode("utf-8", "backslashreplace").decode() for k, t in told.items()})
+        self.dropped.append(record | {key: one_line(text) for key, text in told.items()})
 
     def damaged(self) -> dict[str, int]:
         """Files of which some frames cannot be decoded, and how many."""

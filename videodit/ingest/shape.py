@@ -64,9 +64,12 @@ class Shape:
         return [{**record, "id": digest(record["shot"], *piece.values()), **piece} for piece in made]
 
     def _pieces(self, record: Record, fps: float) -> Iterator[tuple[float, int]]:
-        """(seconds after the file's first frame, frames) of each piece, one after the other."""
+        """(seconds after the file's first frame, frames) of each piece, no more than the shot has frames."""
         room, done = 1 if record["first"] == record["last"] else math.ceil((record["seconds"] - TIE) * fps), 0
-        while (frames := longest(min(room - done, self.frames), self.stride, self.patch)) >= self.shortest:
+        for _ in range(record["count"]):
+            frames = longest(min(room - done, self.frames), self.stride, self.patch)
+            if frames < self.shortest:
+                return
             yield record["shot_start"] + done / fps, frames
             done += frames
 

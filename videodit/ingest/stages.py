@@ -21,7 +21,7 @@ from videodit.ingest.cuts import CutDetector
 from videodit.ingest.duplicates import Fingerprint
 from videodit.ingest.guard import Result, dropped
 from videodit.ingest.measure import MEASURES, Embedder, Scorer, measure
-from videodit.ingest.record import Dropped, Record, digest
+from videodit.ingest.record import Dropped, Record, Stop, digest, stopping
 
 GAP = 2.0  # seconds between two frames of a shot, at most
 SCORED = 6  # frames of a shot that a scorer sees
@@ -32,18 +32,25 @@ def reading(root: str, record: Record) -> Iterator[Path]:
     """A local path to a record's file; what cannot be read is dropped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", video.CorruptPackets)  # Cut counts them
+        with stopping():
+            folder = Root(root)
+            folder.system()
+        path = ""
         try:
-            with Root(root).open(record["source"]) as path:
+            with folder.open(record["source"]) as path:
                 yield path
+        except Stop:
+            raise
         except video.InputError as error:
-            raise Dropped("cannot be read", str(error).removeprefix(f"{video.named(path)}: ")) from None
+            raise Dropped("cannot be read", str(error).removeprefix(f"{video.named(path)}: ")) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """A file's record -> its shots: shot, first, last, count (decodable frames), shot_start, seconds, corrupt.
 
-    A shot ends at a hard cut, and where no frame comes for a while: a clock that jumped, or a slide.
+    A shot ends at a hard cut, and where no frame comes for a while: a clock that jumped, or a slide. Where a clock
+    jumped back, times that have been name the frames before: the shots of those after it say so, as `behind`.
 
     Args:
         root: where paths begin.
@@ -58,20 +65,34 @@ class Cut:
         numbers: list[int] = []
         with reading(self.root, record) as path:
             times, end = video.timeline(path)
+            ends = [*times[1:].tolist(), end]
             starts = self.cutter(_noted(video.numbered(path, table=times), numbers), record["source_fps"])
         if not numbers:
             raise Dropped("cannot be read", "no frame can be decoded")
-        ends = [*times[1:].tolist(), end]
-        gaps = (np.flatnonzero(np.diff(times[numbers]) > GAP) + 1).tolist()
+        behind = _behind(times[numbers])
+        steps, turns = np.diff(times[numbers]), np.diff(behind)
+        gaps = (np.flatnonzero((steps > GAP) | (steps < 0) | turns) + 1).tolist()
         places = sorted({0, *starts, *gaps, len(numbers)})
         shots = []
         for place, following in zip(places[:-1], places[1:], strict=True):
             first, last = numbers[place], numbers[following - 1]
             about = {"first": first, "last": last, "count": following - place, "shot_start": float(times[first])}
-            end = ends[last] if following not in gaps else float(times[last]) + min(1 / record["source_fps"], GAP / 2)
-            about |= {"seconds": end - about["shot_start"], "corrupt": len(times) - len(numbers)}
+            lasts = ends[last] - times[last] if following not in gaps else min(1 / record["source_fps"], GAP / 2)
+            # Not of frames that all stand at one time either, nor of a last one after others: a shot takes time.
+            about["seconds"] = float(times[last] - times[first]) + min(max(float(lasts), video.TIE), GAP)
+            about |= {"corrupt": len(times) - len(numbers), "behind": bool(behind[place])}
             shots.append({"shot": digest(record["sha256"], first, last), **about})
         return shots
+
+
+def _behind(times: np.ndarray) -> np.ndarray:
+    """Whether each frame's time, of times (T,), lies before that of one that came earlier, or is not clearly later."""
+    found, latest, behind = [], -np.inf, False
+    for time in times:
+        behind = bool(time < latest + (video.TIE if behind else 0))
+        latest = max(latest, time)
+        found.append(behind)
+    return np.array(found)
 
 
 def _noted(numbered: Iterable[tuple[int, np.ndarray]], numbers: list[int]) -> Iterator[np.ndarray]:
@@ -105,6 +126,9 @@ class Measure:
 
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
+        if record["behind"]:
+            why = f"frame {record['first']} stands at {record['shot_start']:.3f} seconds, which have been"
+            raise Dropped("its clock jumped back", why)
         rate, count = record["count"] / record["seconds"], record["count"]
         seen, prints = [], Fingerprint(rate)
         every = -(-count // SCORED)

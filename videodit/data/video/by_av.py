@@ -6,17 +6,36 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate, chain, dropwhile, pairwise
+from itertools import accumulate, chain, dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from videodit.data.colour import Transfer, to_sdr
-from videodit.data.video.files import named, opened
-from videodit.data.video.frame import RATE, TIE, CorruptPackets, Frame, Turn, VideoInfo, on_white, uneven
+from videodit.data.video.container import (
+    check_size,
+    claimed_rate,
+    decoder_of,
+    listed_frames,
+    open_video,
+    packets_of,
+    winds_back,
+    wound_back,
+)
+from videodit.data.video.files import named
+from videodit.data.video.frame import (
+    TIE,
+    CorruptPackets,
+    Frame,
+    Turn,
+    VideoInfo,
+    on_white,
+    rate_of,
+    uneven,
+    until,
+)
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +48,6 @@ TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}
 BT2020_PRIMARIES, UNKNOWN = 9, 2
 HD = 720  # rows from which on an unlabelled file is taken for BT.709, as players do; FFmpeg would say BT.601
 PIXEL_ASPECTS = (1 / 4, 4)  # beyond them the shape of a pixel is a mistake, and left alone
-ATTACHED_PICTURE = 0x400  # FFmpeg's flag of a stream that is the cover of a piece of music
 
 
 class Look(NamedTuple):
@@ -55,22 +73,23 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
 
     Raises InputError where there is no such file, it holds no video, or no frame of it can be decoded.
     """
-    with _opened(path, 1) as (container, stream):
-        image = next(_images(container, stream, _decoder(stream, 1), Counter()), None)
+    with open_video(path, 1) as (container, stream):
+        image = next(_images(container, stream, decoder_of(stream, 1), Counter()), None)
         if image is None:
             raise InputError(f"{named(path)}: no frame can be decoded")
-        look, fps, metadata = _look(image, container, stream), _rate(stream), dict(container.metadata)
-        counted = None if exact else _counted(stream)
+        look, fps, metadata = _look(image, container, stream), claimed_rate(stream), dict(container.metadata)
+        listed = None if exact else listed_frames(container, stream)
         alpha = stream.metadata.get("alpha_mode") == "1" or any(part.is_alpha for part in image.format.components)
         pixel_format, bits = image.format.name, max(part.bits for part in image.format.components)
         codec = stream.codec_context.name
-    frames, seconds, variable = counted or _measure(path)
+    check_size(path, look.width, look.height)
+    times, seconds = listed or table(path)
     height, width = look.turn.size(look.height, look.width)
     info = VideoInfo(
-        frames=frames,
+        frames=len(times),
         height=height,
         width=width,
-        fps=fps,
+        fps=rate_of(fps, times),
         seconds=seconds,
         codec=codec,
         metadata=metadata,
@@ -79,7 +98,7 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
         rotation=look.turn.degrees,
         pixel_aspect=look.pixel_aspect,
         hdr=look.transfer,
-        variable=variable,
+        variable=uneven(np.sort(times)),
         alpha=alpha,
     )
     return info, look
@@ -92,32 +111,32 @@ def table(path: str | Path) -> tuple[np.ndarray, float]:
     comes before it cannot be decoded and is no frame.
     """
     stamps: list[int | None] = []
-    ends, keys, clock, first = [], [], [], None
-    with _opened(path, 1) as (container, stream):
-        rate, base, decoder = _rate(stream), float(stream.time_base), _decoder(stream, 1)
-        for packet in _demuxed(container, stream):
+    keys, clock, first, last = [], [], None, -math.inf
+    with open_video(path, 1) as (container, stream):
+        rate, base, decoder = claimed_rate(stream), float(stream.time_base), decoder_of(stream, 1)
+        for packet in packets_of(container, stream):
             if first is None:
                 first = next(iter(_decoded(packet, stream, decoder) or ()), None)
             if packet is None or not packet.size or packet.is_discard or _invisible(packet, stream):
                 continue
             stamps.append(packet.pts)
             keys.append(packet.is_keyframe)
-            clock += [] if packet.dts is None else [packet.dts]
+            clock.append(packet.dts)
             if packet.pts is not None:
-                ends.append(packet.pts + (packet.duration or 1 / rate / base))
+                last = max(last, packet.pts + (packet.duration or 1 / rate / base))
     if first is None:
         raise InputError(f"{named(path)}: no frame can be decoded")
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if not known:  # a bare stream: frames follow each other at its rate, from the first keyframe on
         count = len(stamps) - (keys.index(True) if True in keys else 0)
         return np.arange(count) / rate, count / rate
-    jumps = any(after < before for before, after in pairwise(clock))  # recordings one after another, say
-    if jumps or len(known) < len(stamps) or len(set(known)) < len(known) or _stamp(first) is None:
+    if wound_back(clock) or len(known) < len(stamps) or len(set(known)) < len(known) or _stamp(first) is None:
         shown = [(frame.time, frame.end) for frame in frames(path, 0.0, 1)]  # only decoding tells
         return np.array([time for time, _ in shown]), max(end for _, end in shown)
     origin = _stamp(first)
     times = np.array([stamp for stamp in known if stamp >= origin], dtype=np.float64)
-    return (times - origin) * base, (max(ends) - origin) * base
+    times = (times - origin) * base
+    return times, until(float(times[-1]), (last - origin) * base)
 
 
 def divided(path: str | Path, count: int) -> bool:
@@ -126,8 +145,8 @@ def divided(path: str | Path, count: int) -> bool:
     What comes before a keyframe is shown before it, what comes after it later, and the next keyframe later still.
     """
     shown, keys, decoded = [], [], []
-    with _opened(path, 1) as (container, stream):
-        for packet in _demuxed(container, stream):
+    with open_video(path, 1) as (container, stream):
+        for packet in packets_of(container, stream):
             if packet is not None and not packet.size:
                 continue
             if packet is None or packet.pts is None or packet.dts is None or packet.is_discard:
@@ -147,7 +166,7 @@ def divided(path: str | Path, count: int) -> bool:
 def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
     """Every frame from a keyframe at or before `start` on, decoded packet by packet."""
     # Seeking is a hint: some containers land after the time asked for. Then ask for earlier, at last for the beginning.
-    for seek in [start, start - 5] if start > 0 else []:
+    for seek in [start, start - 5] if start > 0 and not winds_back(path) else []:
         found = _decode(path, max(seek, 0.0), threads)
         first = next(found, None)
         if first and first.time <= start + TIE:
@@ -156,69 +175,6 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
             return
         found.close()
     yield from _decode(path, None, threads)
-
-
-@contextmanager
-def _opened(path: str | Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The file and its main video stream; what FFmpeg refuses is an InputError that names the file."""
-    import av
-
-    with opened(path) as descriptor:
-        # A descriptor, not a name: FFmpeg makes guesses from names, and opens others that a playlist lists.
-        options = {"fd": str(descriptor), "protocol_whitelist": "fd"}
-        try:
-            with av.open("fd:", options=options, metadata_errors="replace") as container:
-                video = container.streams.best("video")
-                usable = video is not None and video.codec_context is not None  # None: there is no decoder for it
-                if not usable or not (video.width and video.height) or int(video.disposition) & ATTACHED_PICTURE:
-                    raise InputError(f"{named(path)}: holds no video that can be read")
-                _one_thread_each(video.codec_context, threads)
-                yield container, video
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{named(path)}: not a readable video: {error.strerror or error}") from error
-
-
-def _one_thread_each(decoder: CodecContext, threads: int) -> None:
-    decoder.thread_count = threads
-    decoder.thread_type = "NONE" if threads == 1 else "AUTO"
-
-
-def _rate(stream: VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or RATE)
-
-
-def _decoder(stream: VideoStream, threads: int) -> CodecContext | None:
-    """The decoder that knows of alpha in WebM, where FFmpeg's own drops it; else None, the stream's own."""
-    import av
-
-    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if stream.metadata.get("alpha_mode") != "1" or name is None:
-        return None
-    decoder = av.CodecContext.create(name, "r")
-    _one_thread_each(decoder, threads)
-    return decoder
-
-
-def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
-    """The packets, the last one empty; None, the end, where the container breaks off."""
-    import av
-
-    packets, packet = container.demux(stream), None
-    while True:
-        last = packet
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            yield None
-            return
-        except IndexError:  # PyAV stumbles over streams that begin later; it goes on if asked again
-            if last is not None and not last.size and last.pts is None:  # the end has been
-                return
-            packets = container.demux(stream)
-            continue
-        if packet is None:
-            return
-        yield packet
 
 
 def _decoded(packet: Packet | None, stream: VideoStream, decoder: CodecContext | None) -> list[VideoFrame] | None:
@@ -237,7 +193,7 @@ def _images(
     container: InputContainer, stream: VideoStream, decoder: CodecContext | None, tally: Counter[str]
 ) -> Iterator[VideoFrame]:
     """The frames from here on. tally["corrupt"] counts packets that give none because they cannot be decoded."""
-    for packet in _demuxed(container, stream):  # not container.decode(): that gives up at the first corrupt packet
+    for packet in packets_of(container, stream):  # not container.decode(): that gives up at the first corrupt packet
         images = _decoded(packet, stream, decoder)
         tally["corrupt"] += images is None
         yield from images or ()
@@ -255,8 +211,8 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
     import av
 
     tally: Counter[str] = Counter()
-    with _opened(path, threads) as (container, stream):
-        rate, base, decoder = _rate(stream), float(stream.time_base), _decoder(stream, threads)
+    with open_video(path, threads) as (container, stream):
+        rate, base, decoder = claimed_rate(stream), float(stream.time_base), decoder_of(stream, threads)
         images = _images(container, stream, decoder, tally)
         try:
             first = next(images, None)
@@ -286,7 +242,7 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
                     return
                 time = number / rate if stamp is None or origin is None else (stamp - origin) * base
                 end = time + (image.duration * base if image.duration and origin is not None else 1 / rate)
-                yield Frame(time, end, rate, partial(_pixels, image, look, path))
+                yield Frame(time, until(time, end), rate, partial(_pixels, image, look, path))
         finally:
             if tally["corrupt"]:
                 warnings.warn(CorruptPackets(path=path, count=tally["corrupt"]), stacklevel=2)
@@ -353,24 +309,6 @@ def _pixels(image: VideoFrame, look: Look, path: str | Path) -> np.ndarray:
         colours = to_sdr(array[..., :3], transfer=look.transfer, wide=look.wide)
         array = np.concatenate([colours, (array[..., 3:] >> 8).astype(np.uint8)], axis=-1) if alpha else colours
     return look.turn(on_white(array) if alpha else array)
-
-
-def _counted(stream: VideoStream) -> tuple[int, float, bool] | None:
-    """(frames, seconds, variable) where the container lists every frame, as mp4 and AVI do; else None."""
-    if not (stream.frames and stream.duration):
-        return None
-    listed = list(stream.index_entries)
-    if len(listed) != stream.frames:  # a fragmented file says less than it holds
-        return None
-    shown = [entry.timestamp for entry in listed if entry.size and not entry.is_discard]  # the rest: an edit list's cut
-    base = float(stream.time_base)
-    return len(shown), stream.duration * base, uneven(np.sort(shown) * base)
-
-
-def _measure(path: str | Path) -> tuple[int, float, bool]:
-    """(frames, seconds, variable) of the packets themselves."""
-    times, end = table(path)
-    return len(times), end, uneven(times)
 
 
 def _invisible(packet: Packet, stream: VideoStream) -> bool:

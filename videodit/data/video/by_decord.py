@@ -5,15 +5,14 @@ One thing it gets wrong unnoticed: H.264 without whole keyframes (intra refresh)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.data.video import by_av
-from videodit.data.video.files import named, opened
-from videodit.data.video.frame import TIE, Frame, Turn, VideoInfo
+from videodit.data.video.files import identity, named
+from videodit.data.video.frame import TIE, Frame, Turn, VideoInfo, until
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
     """Every frame from a keyframe before `start` on."""
     import decord
 
-    info, look = _inspected(*_identity(path))
+    info, look = _inspected(*identity(path))
     wrong = _wrong(info, look)
     if wrong:
         raise InputError(f"{named(path)}: decord {wrong}; use reader=av")
@@ -48,7 +47,7 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
         first = 0
         if len(keys) > 1:
             # Where keyframes do not divide the file decord may miscount right after a seek: then from the one before.
-            first = keys[-1] if _divided(*_identity(path), info.frames) else keys[-2]
+            first = keys[-1] if _divided(*identity(path), info.frames) else keys[-2]
         if first and info.codec in SEEKABLE:
             video.seek_accurate(first)
         else:
@@ -56,7 +55,7 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
                 video.next()  # not skip_frames, which miscounts too
         for time, end in stamps[first:]:
             pixels = partial(_pixels, video.next(), (info.height, info.width, 3), path)
-            yield Frame(float(time), max(float(end), float(time) + TIE), info.fps, pixels)
+            yield Frame(float(time), until(float(time), float(end)), info.fps, pixels)
     except (decord.DECORDError, RuntimeError, StopIteration, UnicodeError) as error:
         raise InputError(f"{named(path)}: decord cannot read it; use reader=av") from error
 
@@ -67,13 +66,6 @@ def _pixels(image: decord.nd.NDArray, shape: tuple[int, int, int], path: str | P
     if pixels.shape != shape:  # frames a few pixels wide come out as their padding
         raise InputError(f"{named(path)}: decord gives frames of shape {pixels.shape}; use reader=av")
     return pixels
-
-
-def _identity(path: str | Path) -> tuple[str, tuple[int, ...]]:
-    """A path and what changes when its file does."""
-    with opened(path) as descriptor:
-        found = os.fstat(descriptor)
-    return str(path), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)  # one clip after another is read from a file

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from videodit.data.video.files import named, opened
-from videodit.data.video.frame import RATE, CorruptPackets, Frame, Turn, VideoInfo, on_white, uneven
+from videodit.data.video.frame import (
+    RATE,
+    CorruptPackets,
+    Frame,
+    Turn,
+    VideoInfo,
+    on_white,
+    rate_of,
+    uneven,
+    until,
+)
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,13 +95,13 @@ def inspect(path: str | Path) -> VideoInfo:
         first = first or picture._replace(image=picture.image.copy())
         times.append(end)
         end += picture.seconds
-    image = first.image
+    image, times, end = first.image, np.array(times), until(times[-1], end)
     height, width = first.turn.size(image.height, image.width)
     return VideoInfo(
         frames=len(times),
         height=height,
         width=width,
-        fps=len(times) / end,
+        fps=rate_of(len(times) / end, times),
         seconds=end,
         codec=image.info["codec"],
         metadata={},
@@ -100,7 +110,7 @@ def inspect(path: str | Path) -> VideoInfo:
         rotation=first.turn.degrees,
         pixel_aspect=1.0,
         hdr=None,
-        variable=uneven(np.array(times)),
+        variable=uneven(times),
         alpha=image.has_transparency_data,
     )
 
@@ -108,7 +118,7 @@ def inspect(path: str | Path) -> VideoInfo:
 def table(path: str | Path) -> tuple[np.ndarray, float]:
     """When each frame is shown, float64 (T,), ascending, and when the last one ends, in seconds."""
     ends = np.cumsum([0.0, *(picture.seconds for picture in _pictures(path))])
-    return ends[:-1], float(ends[-1])
+    return ends[:-1], until(float(ends[-2]), float(ends[-1]))
 
 
 def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
@@ -117,7 +127,7 @@ def frames(path: str | Path, start: float, threads: int) -> Iterator[Frame]:
     for picture in _pictures(path):
         rate = rate or (RATE if picture.frames == 1 else inspect(path).fps)
         pixels = _pixels(picture, path)
-        yield Frame(time, time + picture.seconds, rate, partial(np.asarray, pixels))
+        yield Frame(time, until(time, time + picture.seconds), rate, partial(np.asarray, pixels))
         time += picture.seconds
 
 

@@ -37,6 +37,13 @@ def opened(path: str | Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def identity(path: str | Path) -> tuple[str, tuple[int, ...]]:
+    """A path and what changes when its file does."""
+    with opened(path) as descriptor:
+        found = os.fstat(descriptor)
+    return str(path), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; it takes `path`'s place at the end, or vanishes on an error.

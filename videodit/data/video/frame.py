@@ -16,6 +16,9 @@ from videodit.data.video.files import named
 
 TIE = 1e-3  # seconds: distances in time that differ by less are equal; stamps are rounded
 RATE = 25.0  # frames per second where a file does not say; FFmpeg's own guess
+LAST = 2.0  # seconds that a file's last frame is believed to be shown: nothing that is decoded bears it out
+FASTEST = 1000.0  # frames per second that are believed
+PIXELS = 2**26  # of a frame, at most: 8192 x 8192; more would need gigabytes
 UNEVEN = 2e-3  # seconds by which steps of a constant rate may differ: containers round times to a millisecond
 
 
@@ -88,6 +91,25 @@ class Turn(NamedTuple):
         """Do it to an image (H,W,3)."""
         image = image[:, ::-1] if self.mirrored else image
         return np.ascontiguousarray(np.rot90(image, self.quarters))
+
+
+def until(time: float, end: float) -> float:
+    """When a frame that is shown from `time` on ends, by a file that says at `end`: after it began, and within LAST."""
+    return min(max(end, time + TIE), time + LAST)
+
+
+def rate_of(claimed: float, times: np.ndarray) -> float:
+    """A file's frames per second: what it claims, unless its frames' times (T,) cannot be that dense, or that sparse.
+
+    Steps are on average at least half as long as their median, so no mean rate is above twice the rate of that.
+    """
+    steps = np.diff(np.sort(times))
+    steps = steps[steps > 0]
+    if not len(steps):
+        return min(claimed, FASTEST)
+    usual = 1 / float(np.median(steps))
+    least = len(steps) / (float(steps.sum()) + LAST)
+    return min(claimed if least - 1e-9 <= claimed <= 2 * usual else usual, FASTEST)
 
 
 def uneven(times: np.ndarray) -> bool:

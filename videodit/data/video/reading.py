@@ -176,6 +176,7 @@ def _by_time(source: Iterator[Frame], start: float, fps: float | None) -> Iterat
 
 def _nearest(source: Iterator[Frame], moments: Iterator[float]) -> Iterator[Frame]:
     """For each of the ascending moments the frame nearest to it, until the last frame has been shown for its time."""
+    source = _onward(source)
     current, following = next(source, None), next(source, None)
     for time in moments:
         while following and following.time - time < time - current.time - TIE:
@@ -185,11 +186,23 @@ def _nearest(source: Iterator[Frame], moments: Iterator[float]) -> Iterator[Fram
         yield current
 
 
+def _onward(source: Iterator[Frame]) -> Iterator[Frame]:
+    """The frames without those that a clock which jumped back shows at times that have been."""
+    latest = -math.inf
+    for frame in source:
+        if frame.time >= latest:
+            latest = frame.time
+            yield frame
+
+
 def _in_order(source: Iterator[Frame], start: float) -> Iterator[Frame]:
-    """Every frame from the one nearest to `start` on."""
+    """Every frame from the one nearest to `start` on, as they are."""
     current, following = next(source, None), next(source, None)
-    while following and following.time - start < start - current.time - TIE:
-        current, following = following, next(source, None)
+    while following and start > current.time + TIE:
+        back = following.time < current.time  # a clock that jumped back: time goes on where it is later than before
+        if not back and following.time - start >= start - current.time - TIE:
+            break
+        current, following = current if back else following, next(source, None)
     if current and (following or start < current.end - TIE):
         yield current
         if following:
