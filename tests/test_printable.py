@@ -30,3 +30,10 @@ def test_text_of_any_language_stays_as_it_is(text: str) -> None:
 
 def test_markup_is_text() -> None:
     assert markup('<b class="x">&') == "&lt;b class=&quot;x&quot;&gt;&amp;"
+
+
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    say("ein Würfel …", to=stream)
+    assert raw.getvalue() == b"ein W\\xfcrfel \\u2026\n"

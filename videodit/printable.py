@@ -23,9 +23,11 @@ def markup(text: object) -> str:
 
 
 def say(*lines: object, to: TextIO | None = None) -> None:
-    """Print lines, each as one, to stderr or another stream."""
+    """Print lines, each as one, to stderr or another stream; what its encoding lacks is escaped."""
+    stream = to or sys.stderr
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     for line in lines:
-        print(one_line(line), file=to or sys.stderr, flush=True)
+        print(one_line(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def answer(*lines: object) -> None:

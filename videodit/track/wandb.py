@@ -6,6 +6,7 @@ that it starts and that ends with this one (or by `wandb.teardown()`).
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,8 +97,8 @@ class Wandb(Tracker):
     def _identity(self, step: int) -> str:
         """The id to resume, or a new one (no random generator of the training is touched)."""
         file = self.folder / "wandb-id"
-        identity = file.read_text().strip() if step > 0 and file.exists() else ""
-        if not identity:
+        identity = file.read_bytes().decode("ascii", "replace").strip() if step > 0 and file.exists() else ""
+        if not re.fullmatch(r"[\w-]{1,64}", identity, re.ASCII):
             identity = secrets.token_hex(4)
             file.write_text(identity + "\n")
         return identity
