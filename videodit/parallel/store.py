@@ -78,13 +78,19 @@ class Checkpoints:
         """The checkpoints that are complete, by step."""
         return sorted(path.parent for path in self.folder.glob(f"step-*/{STATE}"))
 
+    def tidy(self) -> None:
+        """Delete what a killed process left half-written, half-deleted or not yet deleted."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
+        _rotate(self.folder, self.keep)
+
     def save(self, step: int, parts: Parts, info: Mapping[str, Any]) -> None:
         """Write the state after `step` steps: named parts of named tensors, and JSON. Copies them and returns."""
         self.wait()
         path = self.folder / f"step-{step:09d}"
         unfinished = path.with_name(f".{path.name}.part")
         if self.mesh.main:
-            _tidy(self.folder)
+            self.tidy()
             unfinished.mkdir(parents=True)
         self.mesh.wait()
         copies = {name: _copy(value) for name, value in _flat(parts).items()}
@@ -134,8 +140,7 @@ class _Writer(HuggingFaceStorageWriter):
             _remove(self.target)
         self.folder.rename(self.target)
         _sync(self.target.parent)
-        for old in sorted(path.parent for path in self.target.parent.glob(f"step-*/{STATE}"))[: -self.kept]:
-            _remove(old)
+        _rotate(self.target.parent, self.kept)
 
 
 def _remove(folder: Path) -> None:
@@ -145,10 +150,10 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _tidy(folder: Path) -> None:
-    """Delete what a killed process left half-written or half-deleted."""
-    for left in folder.glob(".step-*"):
-        shutil.rmtree(left)
+def _rotate(folder: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints."""
+    for old in sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))[:-keep]:
+        _remove(old)
 
 
 def _sync(folder: Path) -> None:
