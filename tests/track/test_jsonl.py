@@ -147,3 +147,18 @@ def test_names_that_every_record_has_are_refused(tmp_path) -> None:
         tracker.start({}, 0)
         with pytest.raises(InputError, match="another name"):
             tracker.scalars(1, {"time": 3.0})
+
+
+def test_what_comes_again_is_forgotten_of_its_step_alone(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Jsonl(path=path) as tracker:
+        tracker.start({}, 0)
+        for step in (1, 2):
+            tracker.scalars(step, {"loss": 1.0})
+            tracker.scalars(step, {"heldout/loss": 2.0, "loss again": 3.0})
+            tracker.table(step, "samples/prompts", ["prompt"], [["a ball"]])
+        tracker.forget(2, ("heldout/", "samples/"))
+        tracker.scalars(2, {"heldout/loss": 4.0})
+    told = [sorted(record.keys() - {"time"}) for record in records(path)]
+    assert told[:3] == [["loss", "step"], ["heldout/loss", "loss again", "step"], ["samples/prompts", "step"]]
+    assert told[3:] == [["loss", "step"], ["loss again", "step"], ["heldout/loss", "step"]]

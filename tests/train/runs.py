@@ -69,7 +69,7 @@ class Regression:
     def size(self, batch: Rows) -> dict[str, float]:
         return {"clips": float(len(batch.clips)), "tokens": float(sum(len(clip) for clip in batch.clips))}
 
-    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
+    def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
         self.published.append(folder)
 
 

@@ -297,7 +297,7 @@ def test_what_is_published_is_a_model(tmp_path: Path, tokenizer: Tokenizer) -> N
     model = tmp_path / "run" / "model"
     model.mkdir(parents=True)
     (model / FILES["vae"]).write_bytes(vae_file.read_bytes()[:100])  # a copy that was killed
-    objective.publish(model, ema.averages)
+    objective.publish(model, ema.averages, 1)
     parts = open_pipeline(str(tmp_path / "run"), device="cpu", dtype=None)
     assert torch.equal(parts.dit.head.weight, averaged)
     assert torch.equal(parts.vae.encoder.conv_in.weight, tiny.vae().encoder.conv_in.weight)

@@ -216,7 +216,7 @@ def test_resuming_another_model_or_optimizer_is_an_input_error(tmp_path: Path) -
 
 def test_samples_are_made_with_the_averages(tmp_path: Path) -> None:
     seen = {}
-    trained = run(tmp_path, steps=5, sample_every=2, sample=lambda step: seen.setdefault(step, look()))
+    trained = run(tmp_path, steps=5, sample_every=2, sample=lambda step: seen.setdefault(step, look()) and None)
 
     def look() -> tuple[bool, bool, torch.Tensor]:
         module = trained.objective.module

@@ -98,7 +98,7 @@ def test_what_is_published_has_the_averages_and_normal_latents(
     ema = EMA(module=vae, decay=0.9)
     with torch.no_grad():
         vae.encoder.conv_in.weight.add_(1.0)  # the weights went on; the averages did not
-    OBJECTIVE(vae=vae, clips=clips, shared_std=shared).publish(tmp_path / "model", ema.averages)
+    OBJECTIVE(vae=vae, clips=clips, shared_std=shared).publish(tmp_path / "model", ema.averages, 1)
     published = load_model(tmp_path / "model" / "vae.safetensors")
     assert torch.equal(published.encoder.conv_in.weight, ema.averages["encoder.conv_in.weight"])
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_with_the_encoder_frozen_only_the_decoder_and_nothing_of_the_latents_cha
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    objective.publish(tmp_path, vae.state_dict())
+    objective.publish(tmp_path, vae.state_dict(), 1)
     torch.testing.assert_close(load_model(tmp_path / "vae.safetensors").encode(clips[0][None]), before)
 
 
@@ -159,7 +159,7 @@ def test_the_critic_learns_to_tell_and_teaches_without_being_taught(clips: list[
         optimizer.step()
         told.append(numbers.all()["critic"])
     assert told[-1] < told[0]
-    objective.publish(tmp_path, objective.module.state_dict())
+    objective.publish(tmp_path, objective.module.state_dict(), 1)
     assert load_model(tmp_path / "vae.safetensors").spec == vae.spec
 
 

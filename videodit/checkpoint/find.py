@@ -161,6 +161,8 @@ def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, 
     if missing and base is None:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
     parts = {part: Part.own(folder / FILES[part]) for part in ("dit", "text", "vae") if FILES[part] not in missing}
+    if len({parts[part].step for part in ("dit", "text") if part in parts} - {None}) > 1:  # these train together
+        raise InputError(f"{folder} is half written: run the training's command again")
     if "boundary" in pipeline and base is None:  # a second expert
         parts["dit_low"] = Part.own(folder / "dit_low.safetensors")
     tokenizer = folder / FILES["tokenizer"]

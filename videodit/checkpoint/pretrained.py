@@ -46,6 +46,7 @@ class Part:
         constants: values that the files lack, such as a VAE's statistics.
         added: what adapters (checkpoint/adapters.py) add to the weights of these names, as these are read.
         adapters: fingerprint and strength of each of them.
+        step: of the training that wrote it, where the file says so.
     """
 
     spec: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Part:
     constants: Mapping[str, Any] = field(default_factory=dict)
     added: Mapping[str, Sequence[Delta]] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
+    step: int | None = None
 
     def __post_init__(self) -> None:
         """Complete the architecture's arguments. Raises InputError for what no network of this version has."""
@@ -63,7 +65,9 @@ class Part:
     def own(cls, path: Path) -> Part:
         """A file of ours, whose header says what it is."""
         weights = Weights([path])
-        return cls(spec_of(weights.metadata.get(HEADER), path), weights)
+        spec = spec_of(weights.metadata.get(HEADER), path)
+        step = spec.pop("step", None)
+        return cls(spec, weights, step=step if isinstance(step, int) else None)
 
     @cached_property
     def skeleton(self) -> nn.Module:

@@ -136,10 +136,30 @@ def spec_of(header: str | None, path: Path) -> dict[str, Any]:
     return parse_json(header or "null", told, dict[str, Any])
 
 
-def save_model(path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write a module made by `models.build.build`, or other values of its parameters (such as an EMA)."""
+def save_model(
+    path: Path, module: nn.Module, *, state: Mapping[str, Tensor] | None = None, step: int | None = None
+) -> None:
+    """Write a module made by `models.build.build`, or other values of its parameters (such as an EMA).
+
+    step: of the training that they are of, for the header. A file that holds the same and names no step stays as it
+    is, since others may know it by its fingerprint: older versions wrote none.
+    """
     tidy(path.parent)
-    save_tensors(path, module.state_dict() if state is None else state, module.spec)
+    state = module.state_dict() if state is None else state
+    if step is None or not _holds(path, state, module.spec):
+        save_tensors(path, state, module.spec if step is None else {**module.spec, "step": step})
+
+
+def _holds(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> bool:
+    """Whether a file has just these tensors and this header."""
+    if not path.exists():
+        return False
+    try:
+        held, found = load_tensors(path)
+    except InputError:
+        return False
+    same = found == header and held.keys() == state.keys()
+    return same and all(torch.equal(held[name], tensor.detach().cpu()) for name, tensor in state.items())
 
 
 def give(

@@ -15,6 +15,7 @@ from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
 from videodit.printable import say
 from videodit.train.machine import pick_precision
+from videodit.train.made import FILE as MADE
 from videodit.untrusted import read_json
 
 OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
@@ -22,7 +23,7 @@ OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
 SAFE = ("after", "cache", "data.root", "device", "keep", "loop.log_every", "loop.sample_every", "loop.save_every",
         "loop.steps", "name", "packs.most", "parallel", "request", "run_dir", "samples", "tracked",
         "tracker", "workers")  # fmt: skip
-WRITTEN = ("checkpoints", "config.json", "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
+WRITTEN = ("checkpoints", "config.json", MADE, "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
            "tensorboard", "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
 

@@ -332,7 +332,7 @@ def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
         before.limit, folder = cfg.limit, scratch / f"before-{number}"
         names += [*stand_ins(before, folder, mesh), before.name]
         made = prepare(before, folder, mesh).make()
-        made.objective.publish(folder, made.objective.module.state_dict())
+        made.objective.publish(folder, made.objective.module.state_dict(), step=0)
         for key in ("vae_from", "init"):
             if cfg[key] and Path(cfg[key]) == Path(before.run_dir):
                 cfg[key] = str(folder)

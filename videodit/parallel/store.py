@@ -17,16 +17,18 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from annotated_types import Ge, Le, Len
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
+from typing_extensions import TypedDict
 
 from videodit.checkpoint.store import write_json
 from videodit.errors import InputError
@@ -35,6 +37,19 @@ from videodit.untrusted import read_json
 
 STATE = "state.json"
 Parts = Mapping[str, Mapping[str, Tensor]]
+Count = Annotated[int, Ge(0)]
+
+
+class State(TypedDict):
+    """A checkpoint's state.json: how far the run was, what it saw, and the sums of the record that it was in."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    step: Annotated[int, Ge(0), Le(2**53)]
+    bad: NotRequired[Count]
+    bad_total: NotRequired[Count]
+    skipped: NotRequired[dict[str, Count]]
+    seen: NotRequired[dict[str, float]]
+    interval: NotRequired[dict[str, Annotated[list[float], Len(2, 2)]]]
 
 
 @dataclass(frozen=True)
@@ -79,13 +94,19 @@ class Checkpoints:
         """The checkpoints that are complete, by step."""
         return sorted(path.parent for path in self.folder.glob(f"step-*/{STATE}"))
 
+    def tidy(self) -> None:
+        """Delete what a killed process left half-written, half-deleted or not yet deleted."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
+        _rotate(self.folder, self.keep)
+
     def save(self, step: int, parts: Parts, info: Mapping[str, Any]) -> None:
         """Write the state after `step` steps: named parts of named tensors, and JSON. Copies them and returns."""
         self.wait()
         path = self.folder / f"step-{step:09d}"
         unfinished = path.with_name(f".{path.name}.part")
         if self.mesh.main:
-            _tidy(self.folder)
+            self.tidy()
             unfinished.mkdir(parents=True)
         self.mesh.wait()
         copies = {name: _copy(value) for name, value in _flat(parts).items()}
@@ -104,7 +125,7 @@ class Checkpoints:
             return None
         folder = self.folders()[-1]
         try:
-            info = read_json(folder / STATE)
+            info = read_json(folder / STATE, State)
             metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
         except (InputError, OSError, SafetensorError, ValueError) as error:
             raise InputError(f"{folder}: unreadable ({error}); delete it to go on from the one before") from error
@@ -135,8 +156,7 @@ class _Writer(HuggingFaceStorageWriter):
             _remove(self.target)
         self.folder.rename(self.target)
         _sync(self.target.parent)
-        for old in sorted(path.parent for path in self.target.parent.glob(f"step-*/{STATE}"))[: -self.kept]:
-            _remove(old)
+        _rotate(self.target.parent, self.kept)
 
 
 def _remove(folder: Path) -> None:
@@ -146,10 +166,10 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _tidy(folder: Path) -> None:
-    """Delete what a killed process left half-written or half-deleted."""
-    for left in folder.glob(".step-*"):
-        shutil.rmtree(left)
+def _rotate(folder: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints."""
+    for old in sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))[:-keep]:
+        _remove(old)
 
 
 def _sync(folder: Path) -> None:

@@ -19,6 +19,7 @@ from videodit.errors import InputError
 from videodit.track.tracker import Tracker, plain
 from videodit.untrusted import MOST, parse_json
 
+ALWAYS = frozenset({"step", "time"})  # in every record
 NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no such numbers, so they are written as strings
 
 
@@ -55,10 +56,13 @@ class Jsonl(Tracker):
         with _writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path.with_name("config.json"), [json.dumps(plain(config), indent=2)])
-            resume = step > 0 and self.path.exists()
-            kept = (record for record in records(self.path) if record["step"] <= step) if resume else ()
-            _replace(self.path, map(_line, kept))
-            self._file = FileIO(self.path, "a")  # unbuffered: what is written is with the operating system
+            before = records(self.path) if step > 0 and self.path.exists() else ()
+            self._keep(record for record in before if record["step"] <= step)
+
+    def forget(self, step: int, beginnings: Sequence[str]) -> None:
+        with _writing(self.path):
+            self.finish()
+            self._keep(_without(records(self.path), step, tuple(beginnings)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._append(step, values)
@@ -70,8 +74,13 @@ class Jsonl(Tracker):
         if self._file:
             self._file.close()
 
+    def _keep(self, kept: Iterable[Mapping[str, Any]]) -> None:
+        """Write the file anew, and go on at its end."""
+        _replace(self.path, map(_line, kept))
+        self._file = FileIO(self.path, "a")  # unbuffered: what is written is with the operating system
+
     def _append(self, step: int, values: Mapping[str, Any]) -> None:
-        if taken := values.keys() & {"step", "time"}:
+        if taken := values.keys() & ALWAYS:
             raise InputError(f"{self.path}: every record has a {taken.pop()} of its own; give the number another name")
         line = memoryview(_line({"step": step, "time": round(time.time(), 3), **values}).encode())
         with _writing(self.path):
@@ -99,6 +108,15 @@ def records(path: str | Path) -> Iterator[dict[str, Any]]:
                 torn = number  # forgiven when nothing follows
             else:
                 yield {key: float(item) if item in NOT_FINITE else item for key, item in record.items()}
+
+
+def _without(kept: Iterable[dict[str, Any]], step: int, beginnings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Records less the numbers of a step whose names begin so; one that held nothing else is left out."""
+    for record in kept:
+        if record["step"] != step:
+            yield record
+        elif (rest := {key: value for key, value in record.items() if not key.startswith(beginnings)}).keys() - ALWAYS:
+            yield rest
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

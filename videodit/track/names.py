@@ -21,6 +21,7 @@ class Metric(NamedTuple):
 
 
 PROMPTS = "samples/prompts"  # a table: the prompt and the file, relative to the run's folder, of every sample
+SAMPLED = ("heldout/", "samples/")  # what begins so is recorded whenever samples are made
 
 GROUPS = ("Learning", "Held-out clips", "Optimization", "Speed and memory", "Data")
 

@@ -27,6 +27,9 @@ class Tracker:
     def start(self, config: Mapping[str, Any], step: int) -> None:
         """Begin a run (step 0, dropping what an earlier one left here) or resume after `step` (later records drop)."""
 
+    def forget(self, step: int, beginnings: Sequence[str]) -> None:
+        """Drop what was recorded of this step under names that begin so: it comes again. Not every tracker can."""
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers; they may be infinite or nan."""
 
@@ -63,6 +66,9 @@ class Composite(Tracker):
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
         self._each(lambda tracker: tracker.start(config, step))
+
+    def forget(self, step: int, beginnings: Sequence[str]) -> None:
+        self._each(lambda tracker: tracker.forget(step, beginnings))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._each(lambda tracker: tracker.scalars(step, values))

@@ -162,16 +162,16 @@ class FlowObjective:
         flops = (3.0 if self.complete else 2.0) * sum(self.dit.flops(count, 16) for count in counts)
         return {"clips": float(len(counts)), "tokens": float(sum(counts)), "flops": flops}
 
-    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
+    def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
         """Write the folder that `model=` opens: averaged weights or the adapter, what lies beside, pipeline.json."""
         for name, part in self.module.items():
             state = {key.removeprefix(f"{name}."): v for key, v in averages.items() if key.startswith(f"{name}.")}
             if name == "dit" and self.adapter is not None:
-                header = {"adapter": {**asdict(self.adapter), "base": self.pipeline["base"]}}
+                header = {"adapter": {**asdict(self.adapter), "base": self.pipeline["base"]}, "step": step}
                 changes = self.adapter.changes(state)
                 adapters.save_adapter(folder / adapters.FILE, changes, part.spec["arguments"], header)
             else:
-                save_model(folder / FILES[name], part, state=state)
+                save_model(folder / FILES[name], part, state=state, step=step)
         for name, part in self.frozen.items():
             put(part, folder / FILES[name])
         if "base" not in self.pipeline:

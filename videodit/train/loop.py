@@ -27,10 +27,12 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
 from videodit.parallel.store import Checkpoints
 from videodit.printable import say
+from videodit.track.names import SAMPLED
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
 from videodit.train.machine import autocast, peak_memory, release
+from videodit.train.made import MODEL, SAMPLES, Made, tidy_run, told_before
 from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
 
@@ -49,8 +51,8 @@ class Objective(Protocol):
     def size(self, batch: Any) -> dict[str, float]:
         """How much work a batch is: {"clips": …, "tokens": …, "flops": …}."""
 
-    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
-        """Write the averaged weights as a model that `model=folder` opens."""
+    def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
+        """Write the averaged weights as a model that `model=folder` opens, in files that name their step."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Run:
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.told: set[str] = set()
+        self.meter = Meter(matmul_rate=settings.matmul_rate * mesh.ranks)
+        self.made = Made(folder)
         self.measure: float | None = None  # that of the last samples
         self.asked_to_stop = False  # by a signal to this process
         self.stopping = False  # agreed among all, before a step: a signal in the middle of one must wait for the next
@@ -119,20 +123,23 @@ class Run:
         SIGTERM, which schedulers send before they take the machine away, saves and raises Interrupted.
         """
         self.resume()
-        steps, main = self.settings.steps, self.mesh.main
-        if self.step >= steps:
+        steps, main, undone = self.settings.steps, self.mesh.main, self.undone()
+        if self.step >= steps and not undone:
             if main:
                 say(f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on")
             return self.measure
         if main:  # only now: a start that is refused, or has nothing to do, leaves the record as it was
             write_json(self.folder / "config.json", self.config)
-        batches = self.batches(self.step, steps)
-        meter = Meter(matmul_rate=self.settings.matmul_rate * self.mesh.ranks)
+            self.made.go_on(self.step)
+            self.told = told_before(self.folder / "skipped.jsonl", self.step)
+        batches, meter = self.batches(self.step, steps), self.meter
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
         with self.checkpoints, self.tracker, progress or nullcontext(), self.listening(), closing(batches):
             self.tracker.start(self.config, self.step)
             for path, reason in unread if self.step == 0 else ():
                 self.count_skipped(path, reason, known=True)
+            self.make(undone)
+            meter.restart()
             while self.step < steps:
                 with meter.waiting():
                     micro = next(batches)
@@ -212,28 +219,71 @@ class Run:
         done = self.step == self.settings.steps
         if done or self.stopping or self.step % self.settings.save_every == 0:
             self.save()
-        if self.stopping and not done:
+        if self.stopping and not done:  # the next start makes the samples, if it is time for some
             raise Interrupted(f"stopped at step {self.step} and saved: the same command goes on from there")
-        if done or self.step % self.settings.sample_every == 0:
-            self.ema.swap()
-            self.objective.module.eval()
-            release(self.mesh.device)
-            # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
-            exact = self.mesh.ranks == 1 and self.objective.complete
-            with torch.no_grad(), nullcontext() if exact else self.autocast():
-                self.measure = self.sample(self.step)
-            release(self.mesh.device)
-            self.objective.module.train()
-            self.ema.swap()
+        if self.is_sampled():
+            self.show()
+
+    def is_sampled(self) -> bool:
+        """Whether samples belong to the present step."""
+        return self.step >= self.settings.steps or self.step % self.settings.sample_every == 0
+
+    def show(self) -> None:
+        """Make samples with the averages."""
+        self.ema.swap()
+        self.objective.module.eval()
+        release(self.mesh.device)
+        # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
+        exact = self.mesh.ranks == 1 and self.objective.complete
+        with torch.no_grad(), nullcontext() if exact else self.autocast():
+            self.measure = self.sample(self.step)
+        release(self.mesh.device)
+        self.objective.module.train()
+        self.ema.swap()
+        if self.mesh.main:
+            self.made.note(SAMPLES, self.step, self.measure)
 
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a model."""
-        info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen}
+        info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen,
+                "interval": self.meter.numbers.parts()}  # fmt: skip
         self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the averaged weights as a model.
+
+        The checkpoint may still be on its way. If it never comes to be, the run goes on from the one before, whose step
+        is not the model's: then it is written again.
+        """
         whole = self.objective.module.state_dict() if self.objective.complete else {}
         averages = gathered({**whole, **self.ema.averages}, self.mesh)
         if self.mesh.main:
-            self.objective.publish(self.folder / "model", averages)
+            self.made.forget(MODEL)
+            self.objective.publish(self.folder / MODEL, averages, self.step)
+            self.made.note(MODEL, self.step)
+
+    def undone(self) -> list[str]:
+        """What the run lacks of what follows from the checkpoint that it starts from; for all processes."""
+        found, measure = [], None
+        with self.mesh.together():
+            if self.mesh.main:
+                tidy_run(self.folder)
+                self.checkpoints.tidy()
+                found = self.made.undone(self.step, sampled=self.is_sampled()) if self.step else []
+                measure = self.made.measure()
+        found, self.measure = self.mesh.exchange([found, measure])[0]
+        return found
+
+    def make(self, undone: Sequence[str]) -> None:
+        """Make it: the start before came to its end between the checkpoint and these."""
+        if undone and self.mesh.main:
+            say(f"{self.folder}: the {' and the '.join(undone)} of step {self.step} are made from its checkpoint")
+        if MODEL in undone:
+            self.publish()
+        if SAMPLES in undone:
+            self.tracker.forget(self.step, SAMPLED)
+            self.show()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """What training changes: as it is, and averaged. The rest is what the same command begins with again."""
@@ -255,6 +305,7 @@ class Run:
         info = saved.info
         self.step, self.bad, self.bad_total = info["step"], info["bad"], info["bad_total"]
         self.skipped, self.seen = info["skipped"], info["seen"]
+        self.meter.numbers.join(info.get("interval", {}))  # checkpoints of older versions have none
 
     def counts(self) -> dict[str, float]:
         """What was seen and what went wrong so far, and how much memory this process has needed."""

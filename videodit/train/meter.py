@@ -54,9 +54,13 @@ class Meter:
 
     def reset(self) -> None:
         """Begin a new interval."""
-        self.started, self.waited = time.perf_counter(), 0.0
+        self.restart()
         self.numbers = Means()
         self.work: dict[str, float] = {}
+
+    def restart(self) -> None:
+        """Begin to take the time; the numbers of steps before, if there are any, stay."""
+        self.started, self.waited = time.perf_counter(), 0.0
 
     def add(self, work: Mapping[str, float], values: Mapping[str, float]) -> None:
         """Take in one step."""

@@ -99,11 +99,11 @@ class VAEObjective:
         positions = (1 + (frames - 1) // time) * (height // rows) * (width // columns)
         return {"clips": float(count), "tokens": float(count * positions)}
 
-    def publish(self, folder: Path, averages: dict[str, Tensor]) -> None:
+    def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
         """Write vae.safetensors, with the statistics of its latents, which change only while the encoder does."""
         vae = build(self.vae.spec["architecture"], **self.vae.spec["arguments"]).to(self.vae.mean.device)
         prefix = "" if self.critic is None else "vae."
         vae.load_state_dict({k.removeprefix(prefix): v for k, v in averages.items() if k.startswith(prefix)})
         if any(parameter.requires_grad for parameter in self.vae.encoder.parameters()):
             calibrate(vae, self.clips, shared=self.shared_std)
-        save_model(folder / "vae.safetensors", vae)
+        save_model(folder / "vae.safetensors", vae, step=step)
