@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tiny import PIPELINE
 from tests.train import tiny
 from tests.train.runs import Memory, alone
 from videodit.checkpoint.find import open_pipeline
@@ -290,7 +291,7 @@ def test_what_is_published_is_a_model(tmp_path: Path, tokenizer: Tokenizer) -> N
     vae_file, dit = tmp_path / "vae.safetensors", _awake()
     save_model(vae_file, tiny.vae())
     frozen = {"vae": Part.own(vae_file)}
-    objective = _objective(tokenizer, dit=dit, pipeline={"defaults": {}}, frozen=frozen)
+    objective = _objective(tokenizer, dit=dit, pipeline=PIPELINE, frozen=frozen)
     ema, averaged = EMA(module=objective.module, decay=0.9), dit.head.weight.detach().clone()
     with torch.no_grad():
         dit.head.weight += 1
@@ -301,4 +302,4 @@ def test_what_is_published_is_a_model(tmp_path: Path, tokenizer: Tokenizer) -> N
     parts = open_pipeline(str(tmp_path / "run"), device="cpu", dtype=None)
     assert torch.equal(parts.dit.head.weight, averaged)
     assert torch.equal(parts.vae.encoder.conv_in.weight, tiny.vae().encoder.conv_in.weight)
-    assert parts.pipeline == {"defaults": {}}
+    assert parts.pipeline == PIPELINE

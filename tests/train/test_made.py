@@ -16,7 +16,7 @@ from tests.tiny import tiny_pipeline
 from tests.train.runs import Regression, Rows, alone, clips, run
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import FILES, Part
-from videodit.checkpoint.store import read_json, save_model, save_tensors
+from videodit.checkpoint.store import save_model, save_tensors
 from videodit.cli.folder import start_over
 from videodit.errors import InputError, Interrupted
 from videodit.parallel.store import Checkpoints
@@ -25,6 +25,7 @@ from videodit.track.names import PROMPTS
 from videodit.track.tracker import Tracker
 from videodit.train.loop import Run
 from videodit.train.made import FILE
+from videodit.untrusted import read_json
 
 TIMED = ("time", "clips/s", "tokens/s", "data wait", "memory GiB")
 
