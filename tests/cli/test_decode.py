@@ -54,7 +54,7 @@ def killed_in_decode(model: Path, out: Path) -> Path:
 def test_a_killed_run_is_finished(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, broken = tmp_path / "whole.mp4", tmp_path / "broken.mp4"
     assert main(generate(model, whole)) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.json", "whole.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.mp4", "whole.mp4.json"]
     waiting = killed_in_decode(model, broken)
     assert waiting.exists() and not broken.exists()
     assert main(["decode", str(waiting), f"out={tmp_path / 'elsewhere.mp4'}", "keep=true"]) == 0
