@@ -48,17 +48,17 @@ class Decoding(TypedDict):
 
 
 class MadeWith(TypedDict, total=False):
-    """Whatever may change the last bit beside request, weights and versions."""
+    """Whatever may change the last bit beside request, weights and versions, in the order that `Pipe` writes."""
 
     dtype: Name
     quantize: Literal["", "int8"]
+    passes: Literal[1, 2]
     device: Name
-    processor: Name  # a GPU's name, or the instructions of a CPU that torch uses
-    threads: Whole  # of a CPU, or 0
-    kernel: Name
     offload: Literal["none", "model", "block"]
     compiled: bool
-    passes: Literal[1, 2]
+    kernel: Name
+    threads: Whole  # of a CPU, or 0
+    processor: Name  # a GPU's name, or the instructions of a CPU that torch uses
     layout: Layout
     decoding: Decoding
 
