@@ -94,8 +94,9 @@ def test_stepping_down(vae: VideoVAE, latents: Tensor, most: int, said: int, err
         "1 latent frames at a time, in tiles of 32 latents",
         "1 latent frames at a time, in tiles of 16 latents",
     ]
-    clip = decode_stepping_down(lambda device: Small(vae, most, error), latents, down, told.append)
+    clip, way = decode_stepping_down(lambda device: Small(vae, most, error), latents, down, told.append)
     said += said == 3 and 1  # both sizes of tiles
+    assert way == down[said]
     assert len(told) == said and all("not enough memory to decode" in line for line in told)
     assert distance(clip, decode(vae, latents, Way(0))) < (1e-5 if said < 3 else 0.5)
 

@@ -115,7 +115,7 @@ def test_the_record_travels_inside_the_video_and_beside_it(pipe: Pipe, tmp_path:
     video = pipe("a ball, {x}: ünïcode ☃", seed=5, size="36x24", frames=6)
     path = video.save(tmp_path / "new" / "ball.mp4")
     record = json.loads(probe(path).metadata["comment"])
-    assert record == video.record == json.loads(path.with_suffix(".json").read_text())
+    assert record == video.record == json.loads(path.with_name("ball.mp4.json").read_text())
     assert record["prompt"] == "a ball, {x}: ünïcode ☃"
     assert set(record["weights"]) == {"dit", "text", "vae"}
     frames, fps = read(path)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -37,12 +38,17 @@ class Way:
 def ways(shape: tuple[int, int, int], device: torch.device, first: Way) -> list[Way]:
     """From `first` down to what needs least: for latents (t,h,w)."""
     frames, height, width = shape
-    down = [first] if first.chunk and first.chunk < frames else [Way(0)]
-    down += [Way(chunk) for chunk in (4, 2, 1) if chunk < (down[-1].chunk or frames)]
+    first = first if first.tile or first.device or 0 < first.chunk < frames else Way(0)
+    down = [Way(chunk) for chunk in (4, 2, 1) if chunk < frames]
     down += [Way(1, tile) for tile in TILES if tile < max(height, width)]
     if device.type != "cpu":
         down += [Way(1, way.tile, "cpu") for way in down if way.chunk == 1]
-    return down
+    return [first, *(way for way in down if _need(way) < _need(first))]
+
+
+def _need(way: Way) -> tuple[bool, float, float]:
+    """What falls with the memory that a way takes."""
+    return not way.device, way.tile or math.inf, way.chunk or math.inf
 
 
 def decode(vae: VideoVAE, latents: Tensor, way: Way) -> Tensor:
@@ -72,12 +78,15 @@ def decode(vae: VideoVAE, latents: Tensor, way: Way) -> Tensor:
 
 def decode_stepping_down(
     open_vae: Callable[[str], VideoVAE], latents: Tensor, down: list[Way], tell: Tell | None = None
-) -> Tensor:
-    """The first way that the memory suffices for; `open_vae` gives the network on a device ("": where it belongs)."""
+) -> tuple[Tensor, Way]:
+    """Decode in the first way that the memory suffices for -> clip, way.
+
+    `open_vae` gives the network on a device ("": where it belongs).
+    """
     for number, way in enumerate(down):
         try:
             vae = open_vae(way.device)
-            return decode(vae, latents.to(vae.mean.device, vae.mean.dtype), way)
+            return decode(vae, latents.to(vae.mean.device, vae.mean.dtype), way), way
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

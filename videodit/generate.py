@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +20,31 @@ import videodit
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import Components
-from videodit.checkpoint.texts import encode_cached, finite
+from videodit.checkpoint.texts import encode_alone, encode_cached, finite
 from videodit.config import cache_dir
-from videodit.data.resize import PRESETS, parse_size, resize, retime
+from videodit.data.resize import resize, retime
 from videodit.data.sample import to_frames
 from videodit.data.video import replacing, write
 from videodit.decode import Tell, Way, decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time, classifier_free
 from videodit.flow.path import PATHS, Velocity, rectified
-from videodit.flow.samplers import SAMPLERS, sampler, visits
+from videodit.flow.samplers import sampler, visits
 from videodit.flow.schedules import linear
 from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
+from videodit.models.text import LONGEST
 from videodit.nn.stepcache import StepCache, summary
+from videodit.record import Layout, among_dummies, beside, check_layout, check_place
+from videodit.request import Request, complete
 from videodit.shapes import LatentShape, Triple, VideoShape
 
 CHUNK = 4  # latent frames decoded at a time
+KERNEL = "sdpa"  # of attention
+VERSIONS = {"videodit": videodit.__version__, "torch": str(torch.__version__)}
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 NewCache = Callable[[], StepCache]  # one for each network and its texts
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, complete: one video. Frames, height, width and fps are those of the result."""
-
-    prompt: str
-    negative: str
-    frames: int
-    height: int
-    width: int
-    fps: float
-    fit: str
-    seed: int
-    steps: int
-    guidance: float | tuple[float, ...]  # one for each expert if there are several, the one for the most noise first
-    sampler: str
-    step_cache: float = 0.0  # how far from the step before the first block's part may be for the others to be skipped
 
 
 class Video:
@@ -73,11 +59,15 @@ class Video:
         return to_frames(self.clip)
 
     def save(self, path: str | Path) -> Path:
-        """Write an mp4 that carries its record, and the record again as a .json beside it."""
+        """Write an mp4 that carries its record, and the record again as PATH.json beside it.
+
+        InputError where that would replace a file that is no record.
+        """
         path = Path(path)
+        check_place(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
         write(path, self.frames, self.fps, metadata={"comment": record})
-        with replacing(path.with_suffix(".json")) as temporary:
+        with replacing(beside(path)) as temporary:
             temporary.write_text(record + "\n", encoding="utf-8")
         return path
 
@@ -105,24 +95,40 @@ class Pipe:
         asked = [self.request(text, **request) for text in prompt]
         return self.run([replace(one, seed=one.seed + i) for i, one in enumerate(asked)], progress)
 
-    def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Video]:
-        """Requests of any sizes -> videos."""
-        return self.decode(self.denoise(requests, progress), requests)
+    def run(
+        self, requests: Sequence[Request], progress: Progress | None = None, layout: Layout | None = None
+    ) -> list[Video]:
+        """Requests of any sizes -> videos. `layout`: of a record, to make its one request again to the bit."""
+        latents = self.denoise(requests, progress, layout=layout)
+        return self.decode(latents, requests, None, self.records(requests, layout))
 
     @torch.no_grad()
     def denoise(
-        self, requests: Sequence[Request], progress: Progress | None = None, tell: Tell | None = None
+        self,
+        requests: Sequence[Request],
+        progress: Progress | None = None,
+        tell: Tell | None = None,
+        layout: Layout | None = None,
     ) -> list[Tensor]:
-        """Requests of any sizes -> latents, each (C,t,h,w), denoised as one pack."""
+        """Requests of any sizes -> latents, each (C,t,h,w), denoised as one pack.
+
+        With the layout of a record its one request takes the place that it had, among dummies: where sums are added
+        in another order, the last bit may be another.
+        """
         if len({(one.sampler, one.steps, one.step_cache) for one in requests}) != 1:
             raise InputError("requests made together need one sampler, one number of steps and one step_cache")
+        if requests[0].step_cache and len(requests) > 1:  # a whole pack skips, by what all of it does: no one's recipe
+            return [self.denoise([one], progress, tell)[0] for one in requests]
+        layout = self.check_layout(layout, requests) if layout else self.layouts(requests)[0]
         texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
-
-        shapes = [self.native(one) for one in requests]
-        latent_shapes = [shape.latent(self.parts.sizes("vae").stride) for shape in shapes]
-        pairs = list(zip(requests, latent_shapes, strict=True))
-        noise = [self.noise(one.seed, shape).to(self.parts.device) for one, shape in pairs]
-        times = [linear(one.steps, self.shift(shape)) for one, shape in pairs]
+        shapes = [LatentShape(*shape) for shape in layout["shapes"]]
+        own = [self.native(one).latent(self.parts.sizes("vae").stride) for one in requests]
+        noise = [self.noise(one.seed, shape) for one, shape in zip(requests, own, strict=True)]
+        guidance = [one.guidance for one in requests]
+        if len(shapes) > len(requests):
+            texts, noise, guidance = among_dummies(texts, noise[0], guidance[0], layout)
+        x = [one.to(self.parts.device) for one in noise]
+        times = [linear(requests[0].steps, self.shift(shape)) for shape in shapes]
 
         visited = self.path.own(visits(requests[0].sampler, times))
         caches: list[StepCache] = []
@@ -133,37 +139,111 @@ class Pipe:
 
         cached = new_cache if requests[0].step_cache else None
         experts = [
-            self.expert(name, texts, visited, [_own(one.guidance, number) for one in requests], cached)
+            self.expert(name, texts, visited, [_own(one, number) for one in guidance], cached)
             for number, name in enumerate(self.parts.experts)
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
         report = None if progress is None else lambda step, steps, x: progress(step, steps)
-        latents = sampler(requests[0].sampler)(velocity, noise, times, report)
+        latents = sampler(requests[0].sampler)(velocity, x, times, report)
         if tell is not None and caches:
             tell(summary(caches))
-        return latents
+        return latents if len(latents) == len(requests) else [latents[layout["place"]]]
 
     @torch.no_grad()
-    def decode(self, latents: Sequence[Tensor], requests: Sequence[Request], tell: Tell | None = None) -> list[Video]:
-        """Denoised latents of requests -> videos. Where memory runs out it goes on in smaller pieces, and tells."""
+    def decode(
+        self,
+        latents: Sequence[Tensor],
+        requests: Sequence[Request],
+        tell: Tell | None = None,
+        records: Sequence[dict[str, Any]] | None = None,
+    ) -> list[Video]:
+        """Denoised latents of requests -> videos. Where memory runs out it goes on in smaller pieces, and tells.
+
+        `records`: what `records` said of the denoising, if that was another pipe's.
+        """
         videos = []
-        for x, one in zip(latents, requests, strict=True):
+        for x, one, record in zip(latents, requests, records or self.records(requests), strict=True):
             down = ways(tuple(x.shape[1:]), self.parts.device, self.way)
-            clip = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
-            videos.append(self.finish(clip, one))
+            clip, way = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
+            made_with = {**record["made_with"], "decoding": asdict(way)}
+            videos.append(self.finish(clip, one, {**record, "made_with": made_with}))
         return videos
 
     def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts -> text states, in one pass, no padding. Where networks come and go, states are kept on disk."""
+        """B prompts -> text states, each prompt by itself, so that its states are the same in any company. Where
+        networks come and go, states are kept on disk.
+        """
         ids, lengths = self.parts.tokenizer(prompts)
+
+        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Text:
+            return self.parts.text(ids.to(self.parts.device), lengths)
+
         if self.parts.offload == "none":
-            return finite(self.parts.text(ids.to(self.parts.device), lengths))
+            return finite(encode_alone(ids, lengths, encode))
         made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}/{self.parts.quantize}"
-        text = encode_cached(
-            cache_dir() / "text", made_by, ids, lengths, lambda ids, n: self.parts.text(ids.to(self.parts.device), n)
-        )
+        text = encode_cached(cache_dir() / "text", made_by, ids, lengths, encode)
         return Text(text.states.to(self.parts.device), text.lengths)
+
+    def layouts(self, requests: Sequence[Request]) -> list[Layout]:
+        """How requests made together share a pack: the same for all but for the place."""
+        if requests[0].step_cache and len(requests) > 1:
+            return [self.layouts([one])[0] for one in requests]
+        stride, numbers = self.parts.sizes("vae").stride, range(len(self.parts.experts))
+        shapes = [self.native(one).latent(stride) for one in requests]
+        lengths = self.parts.tokenizer([one.prompt for one in requests] + [one.negative for one in requests])[1]
+        pack = {
+            "shapes": [[shape.frames, shape.height, shape.width] for shape in shapes],
+            "prompts": list(lengths[: len(requests)]),
+            "negatives": list(lengths[len(requests) :]),
+            "guided": [any(_own(one.guidance, number) != 1 for one in requests) for number in numbers],
+        }
+        return [Layout(**pack, place=place) for place in range(len(requests))]
+
+    def check_layout(self, layout: Layout, requests: Sequence[Request], where: str = "layout") -> Layout:
+        """The layout, if it can be that of the one request. InputError for any other."""
+        check_layout(layout, where)
+        if len(requests) != 1:
+            raise InputError(f"{where}: it is for one request, not for {len(requests)}")
+        for shape in layout["shapes"]:
+            LatentShape(*shape).grid(self.patch)
+        own, place = self.layouts(requests)[0], layout["place"]
+        longest = self.parts.sizes("dit").text_length or LONGEST
+        fits = all(own[key][0] == layout[key][place] for key in ("shapes", "prompts", "negatives"))
+        fits = fits and max(*layout["prompts"], *layout["negatives"]) <= longest
+        experts = list(zip(own["guided"], layout["guided"], strict=False))
+        fits = fits and len(experts) == len(layout["guided"]) == len(own["guided"])
+        fits = fits and all(pack or not one for one, pack in experts)
+        if not fits:
+            raise InputError(f"{where}: it is not of this request and this model")
+        return layout
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What may change the last bit, as a record keeps it, but for layout and decoding."""
+        parts, on_cpu = self.parts, self.parts.device.type == "cpu"
+        processor = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(parts.device)
+        return {
+            **{"dtype": str(parts.dtype).removeprefix("torch."), "quantize": parts.quantize},
+            **{"passes": self.passes, "device": parts.device.type, "offload": parts.offload},
+            **{"compiled": parts.compiled, "kernel": KERNEL, "threads": torch.get_num_threads() if on_cpu else 0},
+            "processor": processor,
+        }
+
+    def records(self, requests: Sequence[Request], layout: Layout | None = None) -> list[dict[str, Any]]:
+        """What a record will say of each request that is made now, if its latents are decoded as is meant."""
+        return [
+            {
+                **asdict(one),
+                "generated": {**asdict(self.native(one)), "fps": self.defaults["fps"]},
+                "made_with": {**self.made_with, "layout": place, "decoding": asdict(self.way)},
+                "model": self.parts.name,
+                "lora": self.parts.lora,
+                "weights": self.parts.fingerprints,
+                "versions": VERSIONS,
+            }
+            for one, place in zip(requests, [layout] if layout else self.layouts(requests), strict=True)
+        ]
 
     def noise(self, seed: int, shape: LatentShape) -> Tensor:
         """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
@@ -211,7 +291,7 @@ class Pipe:
                 ready.append(texts if self.parts.offload == "block" else dit.prepare(pack, times, texts))
             # Times that are known beforehand are looked up on the CPU: to ask a GPU for them would be to wait for it.
             known = isinstance(ready[0], Prepared)
-            tokens = dit(pack, t if known else t.to(self.parts.device), ready[0], **skipping)
+            tokens = dit(pack, t if known else t.to(self.parts.device), ready[0], kernel=KERNEL, **skipping)
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 
         return predict
@@ -225,57 +305,14 @@ class Pipe:
         wanted = VideoShape(frames, max(1, round(request.height * zoom)), max(1, round(request.width * zoom)))
         return wanted.nearest(self.parts.sizes("vae").stride, self.patch)
 
-    def finish(self, clip: Tensor, request: Request) -> Video:
+    def finish(self, clip: Tensor, request: Request, record: dict[str, Any]) -> Video:
         """Exactly the size, rate and number of frames asked for, with the record. The clip itself may change."""
-        clip = clip.float().cpu().clamp_(-1, 1)
-        _, frames, height, width = clip.shape
-        record = {
-            **asdict(request),
-            "generated": {"frames": frames, "height": height, "width": width, "fps": self.defaults["fps"]},
-            "made_with": {
-                **{"dtype": str(self.parts.dtype).removeprefix("torch."), "quantize": self.parts.quantize},
-                **{"passes": self.passes, "device": self.parts.device.type},
-            },
-            "model": self.parts.name,
-            "lora": self.parts.lora,
-            "weights": self.parts.fingerprints,
-            "versions": {"videodit": videodit.__version__, "torch": torch.__version__},
-        }
-        clip = resize(clip, request.height, request.width, fit=request.fit)
+        clip = resize(clip.float().cpu().clamp_(-1, 1), request.height, request.width, fit=request.fit)
         return Video(retime(clip, self.defaults["fps"], request.fps, request.frames), request.fps, record)
 
-    def request(
-        self,
-        prompt: str,
-        *,
-        size: str | None = None,
-        preset: str | None = None,
-        aspect: str | None = None,
-        seconds: float | None = None,
-        **given: Any,
-    ) -> Request:
+    def request(self, prompt: str, **given: Any) -> Request:
         """A complete request from what the caller gave and the model's defaults."""
-        unknown = sorted(given.keys() - {field.name for field in fields(Request)})
-        if unknown:
-            raise InputError(f"unknown request key {unknown[0]!r}")
-        given = {key: value for key, value in given.items() if value is not None}
-        if size is not None:
-            given["height"], given["width"] = parse_size(size)
-        elif preset is not None:
-            if preset not in PRESETS:
-                raise InputError(f"preset={preset}: it is one of {', '.join(PRESETS)}")
-            given["height"], given["width"] = PRESETS[preset]
-        elif aspect is not None:
-            given["height"] = given.get("height", self.defaults["height"])
-            given["width"] = round(given["height"] * _ratio(aspect))
-        request = Request(**{"prompt": prompt, "negative": "", "fit": "crop", "seed": 0, **self.defaults, **given})
-        request = replace(request, guidance=as_guidance(request.guidance, len(self.parts.experts)))
-        if seconds is not None:
-            if not seconds > 0:
-                raise InputError(f"seconds={seconds}: must be above 0")
-            request = replace(request, frames=max(1, round(seconds * request.fps)))
-        _check(request)
-        return request
+        return complete({"prompt": prompt, **given}, self.defaults, len(self.parts.experts))
 
 
 def load(
@@ -309,49 +346,3 @@ def _half(texts: Text, which: int) -> Text:
 def _own(guidance: float | tuple[float, ...], expert: int) -> float:
     """One expert's guidance."""
     return guidance[expert] if isinstance(guidance, tuple) else guidance
-
-
-def as_guidance(given: Any, experts: int = 0) -> float | tuple[float, ...]:
-    """A number, or one for each expert (0: however many), as a list or as text: 4,3."""
-    try:
-        values = [float(v) for v in (given.split(",") if isinstance(given, str) else _listed(given))]
-    except (TypeError, ValueError):
-        values = []
-    if len(values) not in (1, experts or len(values)) or not values or not all(map(isfinite, values)):
-        many = f", or {experts} of them with the one for the most noise first" if experts > 1 else ""
-        raise InputError(f"guidance={given}: expected a number{many}")
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _listed(given: Any) -> Sequence[Any]:
-    return given if isinstance(given, Sequence) else [given]
-
-
-def _ratio(aspect: str) -> float:
-    width, _, height = str(aspect).partition(":")
-    try:
-        ratio = float(width) / float(height or 1)
-    except (ValueError, ZeroDivisionError):
-        ratio = 0.0
-    if not 0.05 <= ratio <= 20:
-        raise InputError(f"aspect={aspect}: expected width:height, such as 16:9")
-    return ratio
-
-
-def _check(request: Request) -> None:
-    if not request.prompt.strip():
-        raise InputError("prompt: it is empty; say what the video shows")
-    for key in ("frames", "height", "width", "steps"):
-        value = getattr(request, key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 16384:
-            raise InputError(f"{key}={value}: must be a whole number from 1 to 16384")
-    if not 0 < request.fps <= 240:
-        raise InputError(f"fps={request.fps}: must be above 0 and at most 240")
-    if not 0 <= request.seed < 2**63:
-        raise InputError(f"seed={request.seed}: must be a whole number from 0 to 2^63 - 1")
-    if not isinstance(request.step_cache, int | float) or not 0 <= request.step_cache < 1:
-        raise InputError(f"step_cache={request.step_cache}: must be a number from 0 to below 1, such as 0.1")
-    if request.fit not in ("crop", "pad", "stretch"):
-        raise InputError(f"fit={request.fit}: it is crop, pad or stretch")
-    if request.sampler not in SAMPLERS:
-        raise InputError(f"sampler={request.sampler}: it is one of {', '.join(SAMPLERS)}")

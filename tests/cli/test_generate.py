@@ -38,7 +38,7 @@ def test_a_prompt_becomes_a_video_its_record_and_a_sheet(model: Path, tmp_path: 
     words = ["generate", CAPTIONS[0], f"model={model}", f"out={out}", f"sheet={sheet}", "size=40x24", "frames=5"]
     assert main(words) == 0
     assert read(out)[0].shape == (5, 24, 40, 3)
-    assert json.loads(out.with_suffix(".json").read_text())["prompt"] == CAPTIONS[0]
+    assert json.loads(out.with_name(out.name + ".json").read_text())["prompt"] == CAPTIONS[0]
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
@@ -49,7 +49,7 @@ def test_skipped_steps_are_told_and_recorded(
     assert main(["generate", CAPTIONS[0], f"model={model}", f"out={out}", "steps=8", "step_cache=0.9"]) == 0
     told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("step cache: "))
     assert int(told.split()[2]) > 0 and " of 8 steps skipped; " in told
-    record = json.loads(out.with_suffix(".json").read_text())
+    record = json.loads(out.with_name(out.name + ".json").read_text())
     assert record["step_cache"] == 0.9
     assert main(["generate", f"recipe={out}", f"model={model}", f"out={tmp_path / 'b.mp4'}"]) == 0
     assert np.array_equal(read(out)[0], read(tmp_path / "b.mp4")[0])

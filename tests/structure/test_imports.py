@@ -37,8 +37,10 @@ TABLE = {
     "track": Row("", f"torch numpy rich wandb tensorboard {TYPES}"),
     "eval": Row("data config", "torch einops numpy PIL"),
     "decode": Row("models", "torch"),
+    "request": Row("data flow", "pydantic"),
+    "record": Row("models", "torch pydantic typing_extensions"),
     "plan": Row("nn models checkpoint config decode", "torch"),
-    "generate": Row("nn models flow data checkpoint config decode plan", "torch einops numpy"),
+    "generate": Row("nn models flow data checkpoint config decode plan request record", "torch einops numpy"),
     "train": Row(
         "nn models flow data checkpoint parallel track eval generate config", "torch einops peft typing_extensions"
     ),
@@ -48,8 +50,9 @@ TABLE = {
     ),
     "doctor": Row("models data parallel track plan train", "torch numpy"),
     "cli": Row(
-        "nn models flow data checkpoint parallel track eval decode plan generate train doctor ingest config",
-        "torch hydra omegaconf",
+        "nn models flow data checkpoint parallel track eval decode plan generate request record train doctor ingest "
+        "config",
+        "torch hydra omegaconf typing_extensions",
     ),
     "__main__": Row("cli", ""),
 }

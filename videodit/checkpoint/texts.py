@@ -64,17 +64,31 @@ class Remembered:
 def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
     """States of token ids (S,) of prompts with these lengths. `made_by` names the encoder's weights and type.
 
-    `encode` is called once, with the prompts that the folder lacks; what it gives is added.
+    `encode` is called for each prompt that the folder lacks; what it gives is added.
     """
-    parts = [tuple(part.tolist()) for part in ids.split(list(lengths))]
-    paths = {part: folder / f"{_key(made_by, part)}.safetensors" for part in parts}
-    states = {part: state for part, path in paths.items() if (state := _read(path)) is not None}
-    if missing := [part for part in paths if part not in states]:
-        text = finite(encode(torch.tensor([i for part in missing for i in part]), tuple(len(part) for part in missing)))
-        for part, state in zip(missing, text.states.split(text.lengths), strict=True):
-            states[part] = state.cpu()
-            save_tensors(paths[part], {"states": state.clone()}, {"made_by": made_by})
-    return Text(torch.cat([states[part] for part in parts]), tuple(lengths))
+
+    def kept(ids: Tensor, length: tuple[int, ...]) -> Text:
+        path = folder / f"{_key(made_by, ids.tolist())}.safetensors"
+        state = _read(path)
+        if state is None:
+            state = finite(encode(ids, length)).states.cpu()
+            save_tensors(path, {"states": state}, {"made_by": made_by})
+        return Text(state, length)
+
+    return encode_alone(ids, lengths, kept)
+
+
+def encode_alone(ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
+    """States of token ids (S,) of prompts with these lengths, each by a call of its own; equal ones share one.
+
+    In a pass of several prompts their sums are added in another order, so that the last bit depends on the company.
+    """
+    states: dict[tuple[int, ...], Tensor] = {}
+    parts = [(tuple(part.tolist()), part) for part in ids.split(list(lengths))]
+    for key, part in parts:
+        if key not in states:
+            states[key] = encode(part, (len(part),)).states
+    return Text(torch.cat([states[key] for key, _ in parts]), tuple(lengths))
 
 
 def finite(text: Text) -> Text:

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 
-from videodit.cli.generate import check_file, finish, read_latents
-from videodit.cli.memory import way_of
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from videodit.checkpoint.store import load_tensors
+from videodit.cli.generate import bundled, check_file, finish, read_record, set_decoding
+from videodit.cli.memory import dtype_of
 from videodit.errors import InputError
-from videodit.generate import load
+from videodit.generate import Pipe, load
+from videodit.printable import say
+from videodit.record import check_place, checked
+from videodit.request import OWN, Request
+from videodit.untrusted import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+class Header(TypedDict):
+    """What a file of latents says of itself. Of the version before: requests and weights instead of records."""
+
+    model: str
+    paths: list[str]
+    records: NotRequired[list[dict[str, Any]]]
+    requests: NotRequired[list[dict[str, Any]]]
+    weights: NotRequired[dict[str, str]]
+
+
+class Waiting(NamedTuple):
+    """What a file of latents holds: for each video a file name, a record and latents."""
+
+    model: str
+    names: list[str]
+    records: list[dict[str, Any]]
+    latents: list[Tensor]
 
 
 def run(cfg: DictConfig) -> None:
@@ -20,18 +48,82 @@ def run(cfg: DictConfig) -> None:
         raise InputError("path: name a file of latents, such as video.latents.safetensors")
     path = Path(cfg.path)
     waiting = read_latents(path)
-    paths = waiting.paths
-    if cfg.out:
-        out = Path(cfg.out)
-        if len(paths) == 1:
-            check_file(out)
-        elif out.suffix == ".mp4":
-            raise InputError(f"out={out}: {path} holds {len(paths)} videos; name a folder")
-        paths = [out] if len(paths) == 1 else [out / one.name for one in paths]
-    pipe = load(cfg.model or waiting.model, device=cfg.device or None)
-    if (vae := pipe.parts.fingerprints["vae"]) != waiting.weights["vae"]:
-        raise InputError(f"{path}: its latents are of another VAE ({waiting.weights['vae']}) than the model's ({vae})")
-    pipe.way = way_of(cfg.chunk)
-    finish(pipe, waiting.latents, waiting.requests, paths)
+    paths = paths_of(path, waiting, cfg.out)
+    before = waiting.records[0].get("made_with", {})
+    model = cfg.model or named_model(path, waiting.model)
+    pipe = load(model, device=cfg.device or None, dtype=dtype_of(before.get("dtype", "")))
+    vae, theirs = pipe.parts.fingerprints["vae"], waiting.records[0]["weights"].get("vae")
+    if vae != theirs:
+        raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({vae})")
+    requests = [pipe.request(**{key: one[key] for key in OWN if key in one}) for one in waiting.records]
+    check_latents(pipe, path, waiting, requests)
+    # What an older file does not say is as it is now.
+    records = [{**now, **one} for now, one in zip(pipe.records(requests), waiting.records, strict=True)]
+    set_decoding(pipe, cfg.chunk, before)
+    finish(pipe, waiting.latents, requests, paths, records)
     if not cfg.keep:
         path.unlink()
+
+
+def read_latents(path: Path) -> Waiting:
+    """A file of latents that `generate` wrote. Raises InputError for any other."""
+    tensors, content = load_tensors(path)
+    if not {"model", "paths"} <= content.keys():
+        raise InputError(f"{path}: it holds no latents that wait for decoding")
+    header, names = check(content, Header, path), []
+    if "records" in header:
+        records, names = header["records"], header["paths"]
+    else:  # of the version before: names as they were to be written from where the run was started
+        whole = {"model": header["model"], "weights": header.get("weights", {})}
+        records = [{**one, **whole} for one in header.get("requests", [])]
+        names = [Path(name).name for name in header["paths"]]
+    records = [checked(one, f"{path}: video {number}") for number, one in enumerate(records)]
+    wanted = {str(number) for number in range(len(records))}
+    if not records or len(names) != len(records) or tensors.keys() != wanted:
+        counts = f"{len(tensors)} tensors, {len(records)} videos and {len(names)} names"
+        raise InputError(f"{path}: it holds no latents that wait for decoding, but {counts}")
+    for name in names:
+        if Path(name).name != name or not name.lower().endswith(".mp4") or names.count(name) > 1:
+            raise InputError(f"{path}: it names a video {name!r}, which is no plain name that ends in .mp4")
+    return Waiting(header["model"], names, records, [tensors[str(number)] for number in range(len(records))])
+
+
+def paths_of(path: Path, waiting: Waiting, typed: str) -> list[Path]:
+    """Where the videos go: where the user says, else beside the latents, where nothing else is replaced."""
+    out = Path(typed or path.parent)
+    if typed and len(waiting.names) == 1:
+        check_file(out)
+        paths = [out]
+    elif typed and out.suffix == ".mp4":
+        raise InputError(f"out={out}: {path} holds {len(waiting.names)} videos; name a folder")
+    else:
+        paths = [out / name for name in waiting.names]
+    for one in paths:
+        check_place(one)
+        if not typed and one.exists():
+            try:
+                read_record(one)
+            except InputError:
+                raise InputError(f"{one}: {path} would replace it, and videodit did not write it; give out=") from None
+    return paths
+
+
+def named_model(path: Path, name: str) -> str:
+    """The model that a file names, if that opens nothing but what lies here. InputError otherwise."""
+    if name not in bundled() and not (Path(name).is_absolute() and Path(name).exists()):
+        raise InputError(f"{path}: made with model={name}; a file's word is not looked for: say model=… yourself")
+    say(f"with model={name}, which {path} names")
+    return name
+
+
+def check_latents(pipe: Pipe, path: Path, waiting: Waiting, requests: list[Request]) -> None:
+    """Refuse latents that are not of their requests."""
+    vae = pipe.parts.sizes("vae")
+    for number, (x, one) in enumerate(zip(waiting.latents, requests, strict=True)):
+        shape = pipe.native(one).latent(vae.stride)
+        wanted = (vae.latent_channels, shape.frames, shape.height, shape.width)
+        if tuple(x.shape) != wanted or not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise InputError(f"{path}: video {number}: latents {tuple(x.shape)} {kind}, its request's are {wanted}")
+        if x.dtype.itemsize < 2 or not torch.isfinite(x).all():
+            raise InputError(f"{path}: video {number}: its latents are no finite numbers in 16 bits or more")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from videodit.checkpoint.adapters import parse
-from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.checkpoint.resolve import families
+from videodit.checkpoint.store import save_tensors
 from videodit.cli.memory import check_memory, dtype_of, passes_of, way_of
+from videodit.config import assets_dir
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
+from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import Pipe, Request, Video, as_guidance, load
+from videodit.generate import VERSIONS, Pipe, Video, load
 from videodit.printable import answer, say
+from videodit.record import Layout, check_place, parse_record
+from videodit.request import OWN, Request, check_keys
 from videodit.track.progress import Progress
+from videodit.untrusted import json_lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,84 +46,101 @@ def run(cfg: DictConfig) -> None:
     asked = read_requests(Path(cfg.prompts)) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
-    how = {"offload": cfg.offload, "quantize": cfg.quantize, "compiled": cfg.compile}
+    paths = [out / f"{number:04d}.mp4" for number in range(len(asked))] if cfg.prompts else [out]
+    for path in paths:
+        check_place(path)
+    before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
+    offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
+    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile}
     pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, **how)
-    pipe.passes, pipe.way = passes_of(cfg.passes), way_of(cfg.chunk)
+    set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
+    tell(pipe, requests)
+    groups = batches(list(zip(requests, paths, strict=True)), cfg.batch)
+    layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
+        layout = layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+    for batch in groups:
+        check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
+    if cfg.recipe:
         tell_differences(pipe, Path(cfg.recipe))
-    tell(pipe, requests)
-    paths = [out / f"{number:04d}.mp4" for number in range(len(requests))] if cfg.prompts else [out]
     rows = []
-    groups = batches(list(zip(requests, paths, strict=True)), cfg.batch)
     for batch in groups:
-        check_memory(pipe, [request for request, _ in batch], cfg.memory)
-    for batch in groups:
-        videos = make(pipe, [request for request, _ in batch], [path for _, path in batch])
+        videos = make(pipe, [request for request, _ in batch], [path for _, path in batch], layout)
         rows += [video.frames for video in videos] if cfg.sheet else []
     if cfg.sheet:
         sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
         answer(cfg.sheet)
 
 
-def make(pipe: Pipe, requests: list[Request], paths: list[Path]) -> list[Video]:
+def set_way(pipe: Pipe, cfg: DictConfig, before: dict[str, Any]) -> None:
+    """Take passes and decoding as they were typed, else from a record's `made_with`, else as they are."""
+    if cfg.passes is not None or "passes" in before:
+        pipe.passes = passes_of(before["passes"] if cfg.passes is None else cfg.passes)
+    set_decoding(pipe, cfg.chunk, before)
+
+
+def set_decoding(pipe: Pipe, chunk: Any, before: dict[str, Any]) -> None:
+    """The same for decoding alone."""
+    if chunk is not None:
+        pipe.way = way_of(chunk)
+    elif "decoding" in before:
+        pipe.way = Way(**before["decoding"])
+
+
+def make(pipe: Pipe, requests: list[Request], paths: list[Path], layout: Layout | None = None) -> list[Video]:
     """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
     with Progress(total=requests[0].steps, label="denoise") as progress:
-        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say)
-    waiting = paths[0].with_suffix(LATENTS)
-    header = {
-        **{"model": pipe.parts.name, "weights": pipe.parts.fingerprints, "paths": [str(path) for path in paths]},
-        "requests": [asdict(request) for request in requests],
-    }
+        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say, layout)
+    waiting, records = paths[0].with_suffix(LATENTS), pipe.records(requests, layout)
+    model, typed = lasting(pipe.parts.name)
+    header = {"model": model, "paths": [path.name for path in paths], "records": records}
     try:
         save_tensors(waiting, {str(number): x for number, x in enumerate(latents)}, header)
     except InputError as error:  # no reason to give up: perhaps there is room for the video
         say(f"the latents are not kept: {error}")
     try:
-        videos = finish(pipe, latents, requests, paths)
+        videos = finish(pipe, latents, requests, paths, records)
     except BaseException:
         if waiting.exists():
-            say(f"denoising is done; to go on from there: videodit decode {shlex.quote(str(waiting))}")
+            words = [str(waiting), *([f"model={model}"] if typed else [])]
+            say(f"denoising is done; to go on from there: videodit decode {shlex.join(words)}")
         raise
     waiting.unlink(missing_ok=True)
     return videos
 
 
-def finish(pipe: Pipe, latents: list[Tensor], requests: list[Request], paths: list[Path]) -> list[Video]:
+def lasting(model: str) -> tuple[str, bool]:
+    """What a file may call a model, and whether its reader has to be told it again: a file's word is never fetched."""
+    if model in bundled():
+        return model, False
+    local = model not in families() and Path(model).exists()
+    return (str(Path(model).absolute()), False) if local else (model, True)
+
+
+def bundled() -> list[str]:
+    """The names of the models that the package brings along."""
+    return [folder.parent.name for folder in assets_dir().glob("*/pipeline.json")]
+
+
+def finish(
+    pipe: Pipe, latents: list[Tensor], requests: list[Request], paths: list[Path], records: list[dict[str, Any]]
+) -> list[Video]:
     """Decode and write."""
-    videos = pipe.decode(latents, requests, say)
+    videos = pipe.decode(latents, requests, say, records)
     for path, video in zip(paths, videos, strict=True):
         answer(video.save(path))
     return videos
-
-
-class Waiting(NamedTuple):
-    """What a file of latents holds."""
-
-    model: str
-    weights: dict[str, str]
-    requests: list[Request]
-    paths: list[Path]
-    latents: list[Tensor]
-
-
-def read_latents(path: Path) -> Waiting:
-    """A file of latents that `make` wrote. Raises InputError for any other."""
-    tensors, header = load_tensors(path)
-    try:
-        requests = [Request(**{**one, "guidance": as_guidance(one["guidance"])}) for one in header["requests"]]
-        latents = [tensors[str(number)] for number in range(len(requests))]
-        return Waiting(header["model"], header["weights"], requests, [Path(p) for p in header["paths"]], latents)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: it holds no latents that wait for decoding ({error})") from None
 
 
 def from_keys(cfg: DictConfig) -> dict[str, Any]:
     """The request of the command line; what was not given is left out."""
     if not cfg.prompt.strip():
         raise InputError('prompt: it is empty; say what the video shows: videodit generate "a red ball rolls right"')
-    return {"prompt": cfg.prompt} | {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
+    given = {"prompt": cfg.prompt} | {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
+    check_keys(given)
+    return given
 
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
@@ -129,38 +150,49 @@ def from_recipe(cfg: DictConfig) -> dict[str, Any]:
         say(f"recipe: made with model={record['model']}, now {cfg.model}")
     if record.get("lora", {}) != parse(cfg.lora):
         say(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}")
-    return {key: record[key] for key in Request.__dataclass_fields__ if key in record}  # older records have fewer
+    asked = {key: record[key] for key in OWN if key in record}  # older records have fewer
+    check_keys(asked)
+    return asked
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record inside a video. Raises InputError when there is none."""
+    text = probe(path).metadata.get("comment", "")
+    if not text.lstrip().startswith("{"):
+        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it")
+    return parse_record(text, f"{path}: its record")
+
+
+def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) -> Layout | None:
+    """The layout that a recipe's video was made in; None where that is not known or the memory does not suffice."""
+    layout = read_record(recipe).get("made_with", {}).get("layout")
+    if layout is None:
+        return None
+    pipe.check_layout(layout, requests, f"{recipe}: its record: made_with.layout")
+    if len(layout["shapes"]) == 1:
+        return layout
     try:
-        record = json.loads(probe(path).metadata.get("comment", ""))
-        return record if record["model"] and record["weights"] else {}
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it") from None
+        check_memory(pipe, requests, memory, layout)
+    except InputError as error:
+        say(f"recipe: made alone, not in its pack, so pixels may differ within rounding ({error})")
+        return None
+    return layout
 
 
 def read_requests(path: Path) -> list[dict[str, Any]]:
     """Requests from a .jsonl file. Raises InputError naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts={path}: cannot be read ({error})") from None
     requests = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            request = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
+    for number, request in json_lines(path, Any):
+        if isinstance(request, InputError):
+            raise request
         if not isinstance(request, dict) or not isinstance(request.get("prompt"), str):
             raise InputError(f'{path}, line {number}: expected an object such as {{"prompt": "a red ball"}}')
         if unknown := sorted(request.keys() - {"prompt", *KEYS}):
             raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}")
+        try:
+            check_keys({key: value for key, value in request.items() if value not in ("", None)})
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
         requests.append(request)
     if not requests:
         raise InputError(f"{path}: there is no request in it")
@@ -196,12 +228,12 @@ def check_weights(pipe: Pipe, recipe: Path) -> None:
 
 
 def tell_differences(pipe: Pipe, recipe: Path) -> None:
-    """Say where a recipe was followed in another way than now, which may change pixels."""
-    before = read_record(recipe).get("made_with", {})
-    now = {"dtype": str(pipe.parts.dtype).removeprefix("torch."), "quantize": pipe.parts.quantize}
-    for key, value in now.items():
-        if before.get(key, value) != value:
-            say(f"recipe: made with {key}={before[key]}, now {value}")
+    """Say in a line where a recipe was followed in another way than now, which may change pixels."""
+    record = read_record(recipe)
+    before = {**record.get("made_with", {}), **record.get("versions", {})}
+    now = {**pipe.made_with, **VERSIONS}
+    if other := [f"{key}={before[key]}, now {now[key]}" for key in now if key in before and before[key] != now[key]]:
+        say(f"recipe: made with {'; '.join(other)}: pixels may differ within rounding")
 
 
 def tell(pipe: Pipe, requests: list[Request]) -> None:

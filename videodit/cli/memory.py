@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import Pipe, Request
+from videodit.generate import Pipe
 from videodit.plan.generation import Job, Planner, Setup, base_memory
-from videodit.plan.machine import Limit, limits, resident
+from videodit.plan.machine import GIB, Limit, limits, resident
 from videodit.printable import say
+from videodit.record import Layout
+from videodit.request import Request
+from videodit.shapes import LatentShape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -21,16 +26,14 @@ def dtype_of(name: str) -> torch.dtype | None:
     return DTYPES[name] if name else None
 
 
-def job_of(pipe: Pipe, requests: list[Request]) -> Job:
-    """What requests that are made together ask of the networks."""
-    stride = pipe.parts.sizes("vae").stride
-    prompts = [one.prompt for one in requests] + [one.negative for one in requests]
-    steps = requests[0].steps
+def job_of(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> Job:
+    """What requests that are made together, or one among dummies, ask of the networks."""
+    pack, steps = layout or pipe.layouts(requests)[0], requests[0].steps
     return Job(
-        shapes=tuple(pipe.native(one).latent(stride) for one in requests),
-        lengths=pipe.parts.tokenizer(prompts)[1],
+        shapes=tuple(LatentShape(*shape) for shape in pack["shapes"]),
+        lengths=(*pack["prompts"], *pack["negatives"]),
         calls=2 * steps - 1 if requests[0].sampler == "heun" else steps,
-        guided=any(one.guidance != 1 for one in requests),
+        guided=any(pack["guided"]),
         cached=requests[0].step_cache > 0,
     )
 
@@ -40,29 +43,30 @@ def setup_of(pipe: Pipe) -> Setup:
     return Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way, pipe.parts.quantize, pipe.passes)
 
 
-def passes_of(passes: int) -> int:
+def passes_of(passes: Any) -> int:
     """InputError for another number than 1 or 2."""
-    if passes not in (1, 2):
+    if passes not in (1, 2) or isinstance(passes, bool):
         raise InputError(f"passes={passes}: it is 1 or 2")
     return passes
 
 
-def way_of(chunk: int) -> Way:
+def way_of(chunk: Any) -> Way:
     """To decode so many latent frames at a time, or 0: all of them. InputError for anything else."""
-    if not isinstance(chunk, int) or chunk < 0:
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 0:
         raise InputError(f"chunk={chunk}: how many latent frames are decoded at a time, or 0 for all")
     return Way(chunk)
 
 
-def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
+def check_memory(pipe: Pipe, requests: list[Request], how: str, layout: Layout | None = None) -> None:
     """Refuse requests that cannot fit, or with `how` "auto" find a setup that does. Nothing has been loaded yet."""
     if how not in ("check", "auto", "off"):
         raise InputError(f"memory={how}: it is check, auto or off")
     if how == "off":
         return
+    check_results(pipe, requests)
     base = base_memory(pipe.parts.device, resident())
     planner = Planner(pipe.parts, room(limits(pipe.parts.device)[0], base), base=base)
-    job, setup = job_of(pipe, requests), setup_of(pipe)
+    job, setup = job_of(pipe, requests, layout), setup_of(pipe)
     if how == "auto":
         planned = planner.choose(job, setup)
         if planned.setup != setup:
@@ -74,6 +78,21 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str) -> None:
     planned = planner.plan(job, setup)
     if not planned.fits:
         raise InputError(f"{planner.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
+
+
+def check_results(pipe: Pipe, requests: list[Request]) -> None:
+    """Refuse videos that, brought to what was asked for, the CPU's memory cannot hold."""
+    frames = [12 * one.height * one.width for one in requests]  # bytes of one in float32
+    kept = sum(size * one.frames for size, one in zip(frames, requests, strict=True))
+    resized = max(size * pipe.native(one).frames for size, one in zip(frames, requests, strict=True))
+    limit = limits(torch.device("cpu"))[0]
+    if kept + resized > limit.free:
+        need = f"{len(requests)} videos of" if len(requests) > 1 else "a video of"
+        one = max(requests, key=lambda one: one.frames * one.height * one.width)
+        raise InputError(
+            f"{need} {one.width}x{one.height}, {one.frames} frames: {(kept + resized) / GIB:.1f} GiB, "
+            f"{limit.name} leaves {limit.free / GIB:.1f}; fewer frames or pixels would fit (memory=off tries)"
+        )
 
 
 def room(limit: Limit, base: int) -> Limit:

@@ -14,10 +14,11 @@ from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
 from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of, way_of
 from videodit.errors import InputError
-from videodit.generate import Pipe, Request, load
+from videodit.generate import Pipe, load
 from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
 from videodit.printable import answer
+from videodit.request import Request
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

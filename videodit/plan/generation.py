@@ -103,9 +103,11 @@ class Planner:
 
     def _stages(self, job: Job, setup: Setup) -> Iterator[Stage]:
         costs = {"text": self._text, "denoise": self._denoise, "decode": self._decode}
-        extra, held = self._latents_and_clips(job), 0
+        extra, least, held = self._latents_and_clips(job), self._least(job, setup), 0
+        # A trace takes longer the more tokens there are: what is too large by the least there can be is not traced.
+        vast = any(self.base + extra[name] + least[name] > self.limit.free for name in costs)
         for name, trace in costs.items():
-            cost = trace(job, setup)
+            cost = Cost(0, 0, least[name]) if vast else trace(job, setup)
             many = len(self.parts.experts) if name == "denoise" and setup.offload == "none" else 1
             weights = cost.block if setup.offload == "block" else many * cost.weights
             held = (held if setup.offload == "none" else 0) + weights
@@ -187,6 +189,12 @@ class Planner:
         if (key, storage) not in self._costs:
             self._costs[key, storage] = trace(storage)
         return self._costs[key, storage]
+
+    def _least(self, job: Job, setup: Setup) -> dict[str, int]:
+        """Bytes that a stage's activations take at least: a block's tokens, and their queries, keys and values."""
+        dit = self.parts.sizes("dit")
+        tokens = sum(shape.grid(dit.patch).count for shape in job.shapes)
+        return {"text": 0, "denoise": 4 * tokens * dit.dim * setup.dtype.itemsize, "decode": 0}
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""

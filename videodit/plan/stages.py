@@ -18,7 +18,6 @@ from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
 from videodit.models.build import rebuild
 from videodit.models.pack import Text, patchify
-from videodit.models.text import together
 from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
@@ -56,7 +55,7 @@ class Storage:
 
 
 def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
-    """One pass over prompts of these lengths, by counting: to build the network would load transformers for seconds."""
+    """A pass for each prompt, of these lengths, by counting: building the network would load transformers."""
     a = part.spec["arguments"]
     dim, inner, ffn, layers, size = a["dim"], a["heads"] * a["head_dim"], a["ffn"], a["layers"], storage.dtype.itemsize
     matrices = [(inner, dim)] * 3 + [(dim, inner)] + [(ffn, dim)] * 2 + [(dim, ffn)]
@@ -64,17 +63,16 @@ def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
     biases = BUCKETS * a["heads"]
     block = size * (numbers + 2 * dim + (biases if a["bias_per_layer"] else 0))
     around = size * (a["vocabulary"] * dim + dim + (0 if a["bias_per_layer"] else biases))
-    groups = [sum(group) for group in together(lengths)]
-    most = max(groups)
+    most = max(lengths)
     peak = 4 * (most * (3 * dim + 2 * inner + 3 * ffn) + most**2 * (1 + 3 * a["heads"]))  # norms, biases in float32
     saved, widest = _by_int8([(".weight", shape) for shape in matrices], storage)
     block, peak = block - saved, peak + widest
     work = {
-        "matmul": 2.0 * numbers * layers * sum(groups),
-        "attention": 4.0 * inner * layers * sum(group**2 for group in groups),
-        "bytes": 60.0 * size * dim * layers * sum(groups),
+        "matmul": 2.0 * numbers * layers * sum(lengths),
+        "attention": 4.0 * inner * layers * sum(length**2 for length in lengths),
+        "bytes": 60.0 * size * dim * layers * sum(lengths),
     }
-    return Cost(around + layers * block, around + block, peak, work, 60.0 * layers * len(groups))
+    return Cost(around + layers * block, around + block, peak, work, 60.0 * layers * len(lengths))
 
 
 def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], storage: Storage) -> Cost:
