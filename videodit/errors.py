@@ -35,6 +35,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or MEMORY.search(str(error)) is not None
 
 
+class Terminated(KeyboardInterrupt):
+    """The process got SIGTERM. Like Ctrl-C it passes through what catches errors, and files are cleared up."""
+
+
 class Interrupted(Exception):
     """The work was asked to stop before its end, and can be taken up again by the same command.
 

@@ -324,6 +324,7 @@ def load(
     quantize: str = "",
     compiled: bool = False,
     lora: str | Path | Mapping[Any, float] | Iterable[Any] | None = None,
+    base: str = "",
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
@@ -333,7 +334,7 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     how = {"offload": offload, "quantize": quantize, "compiled": compiled}
-    return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), **how))
+    return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), base=base, **how))
 
 
 def _half(texts: Text, which: int) -> Text:

@@ -20,15 +20,14 @@ from torch import nn
 
 from tests.compare import noise, shaken
 from tests.tiny import DIT, TEXT, VAE
+from videodit.atomic import atomic, tidy
 from videodit.checkpoint import store
 from videodit.checkpoint.pretrained import load_model
 from videodit.checkpoint.store import (
     HEADER,
-    atomic,
     load_tensors,
     save_model,
     save_tensors,
-    tidy,
     write_json,
 )
 from videodit.checkpoint.weights import fingerprint
@@ -182,7 +181,7 @@ def test_two_processes_write_one_file_at_once(tmp_path: Path) -> None:
 
 def test_what_killed_processes_left_is_tidied_up(dit: nn.Module, tmp_path: Path) -> None:
     """And nothing of those that live, of other machines, or of anybody else."""
-    code = "import os, sys; from pathlib import Path; from videodit.checkpoint.store import atomic\n"
+    code = "import os, sys; from pathlib import Path; from videodit.atomic import atomic\n"
     code += "with atomic(Path(sys.argv[1])) as temporary:\n temporary.write_text('half'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a-1.json")], check=False)
     (dead,) = tmp_path.iterdir()

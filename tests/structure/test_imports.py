@@ -24,6 +24,7 @@ class Row(NamedTuple):
 TYPES = "pydantic annotated_types typing_extensions"  # what types of foreign values are written with
 TABLE = {
     "printable": Row("", ""),
+    "atomic": Row("", ""),
     "errors": Row("", ""),
     "untrusted": Row("", "pydantic"),
     "shapes": Row("", ""),
@@ -56,7 +57,7 @@ TABLE = {
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"printable", "errors", "untrusted", "shapes"}
+FREE = {"printable", "atomic", "errors", "untrusted", "shapes"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.atomic import tidy
 from videodit.checkpoint.families import wan
 from videodit.checkpoint.keymap import SHOWN, Form, names_of, single
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.store import save_tensors, tidy
+from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 

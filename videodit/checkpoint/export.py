@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.atomic import atomic
 from videodit.checkpoint.families import t5, wan
 from videodit.checkpoint.keymap import Form, Table, names_of, reverse, single
 from videodit.checkpoint.pretrained import FILES, Part
-from videodit.checkpoint.store import atomic, save_tensors, save_untagged, write_json
+from videodit.checkpoint.store import save_tensors, save_untagged, write_json
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
 

@@ -23,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videodit.atomic import tidy
 from videodit.checkpoint.schemas import CachedClip
 from videodit.checkpoint.schemas import Shard as Header
-from videodit.checkpoint.store import HEADER, save_tensors, tidy
+from videodit.checkpoint.store import HEADER, save_tensors
 from videodit.checkpoint.weights import Row, read_table
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
@@ -168,15 +169,20 @@ def fill(
     missing = [(key, index) for key, index in wanted if key not in known]
     for start in range(0, len(missing), shard):
         part = {index: key for key, index in missing[start : start + shard]}
-        entries, tensors = [], {}
-        for index, latents, caption in encode(list(part)):
-            entries.append({"key": part[index], "shape": list(latents.shape[1:]), "caption": caption})
-            tensors[part[index]] = latents.half().contiguous()
+        entries, tensors, stop = [], {}, None
+        try:
+            for index, latents, caption in encode(list(part)):
+                entries.append({"key": part[index], "shape": list(latents.shape[1:]), "caption": caption})
+                tensors[part[index]] = latents.half().contiguous()
+        except KeyboardInterrupt as told:  # what is encoded is kept
+            stop = told
         if tensors:
             digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
             header = {"clips": entries, "faults": {key: faults[i] for i, key in part.items() if i in faults}}
             written.append(f"shard-{digest}.safetensors")
             save_tensors(folder / written[-1], tensors, header)
+        if stop is not None:
+            raise stop
     return written
 
 

@@ -19,7 +19,7 @@ class Flow(TypedDict):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     path: Literal["rectified", "cosine_ddpm", "linear_ddpm"]
-    prediction: Literal["velocity", "noise", "data"]
+    prediction: Literal["velocity", "noise", "clean"]
 
 
 class ShiftByTokens(TypedDict):

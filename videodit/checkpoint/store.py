@@ -1,6 +1,6 @@
 """Weights on disk: safetensors, whose header says in JSON which architecture they are and with which arguments.
 
-Every write goes to a temporary name beside the target and is renamed when complete, so a reader never sees half a file.
+Every write is atomic (`videodit.atomic`), so a reader never sees half a file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from videodit.atomic import atomic, tidy
 from videodit.errors import InputError
 from videodit.untrusted import opened, parse_json
 
 HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the target's place, on failure it is removed.
-
-    The temporary path is this process's own, so that several may write the same file at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{socket.gethostname()}-{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def tidy(folder: Path) -> None:
-    """Remove what processes of this machine that were killed have left of their temporary files in a folder."""
-    for left in folder.glob(f".*.{escape(socket.gethostname())}-*.part"):
-        number = left.stem.rpartition("-")[2]
-        try:
-            os.kill(int(number), 0)
-        except (ValueError, PermissionError):  # not one of ours, or somebody else's and alive
-            continue
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
 
 
 @contextmanager

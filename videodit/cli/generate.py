@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> None:
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
     how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile}
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, **how)
+    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
     tell(pipe, requests)

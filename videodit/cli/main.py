@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +21,7 @@ import videodit
 from videodit.cli import compose
 from videodit.cli.keys import command_help
 from videodit.config import conf_dir
-from videodit.errors import InputError, Interrupted
+from videodit.errors import InputError, Interrupted, Terminated
 from videodit.printable import answer, one_line, say
 
 if TYPE_CHECKING:
@@ -27,21 +29,24 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """One line of help, the key that a bare word is meant for, and whether hydra launches it (run folders, sweeps)."""
+    """One line of help, the key that a bare word is meant for, whether hydra launches it (run folders, sweeps), and
+    whether it goes on where it was stopped when it is called again.
+    """
 
     help: str
     positional: str | None = None
     launched: bool = False
+    goes_on: bool = False
 
 
 COMMANDS = {
     "generate": Command("make a video from a prompt", positional="prompt"),
     "plan": Command("what a generation will need of memory and time", positional="prompt"),
     "decode": Command("finish a video that was denoised but not decoded", positional="path"),
-    "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True),
+    "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True, goes_on=True),
     "doctor": Command("is a training worth starting? short checks of data, model and machine"),
-    "ingest": Command("make a training set from a folder of raw videos", positional="videos"),
-    "encode": Command("cache the latents of a data set"),
+    "ingest": Command("make a training set from a folder of raw videos", positional="videos", goes_on=True),
+    "encode": Command("cache the latents of a data set", goes_on=True),
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
     "report": Command("a run as one HTML page: curves, samples, config", positional="path"),
     "export": Command("write a run's weights as a folder that model= takes"),
@@ -52,15 +57,21 @@ COMMANDS = {
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # as a shell says it: 128 and the signal
 TRY_AGAIN = 75  # EX_TEMPFAIL, which a scheduler's script can requeue on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input,
     75 for work that was told to stop and can go on."""
+    args = list(sys.argv[1:] if argv is None else argv)
     try:
-        dispatch(list(sys.argv[1:] if argv is None else argv))
+        with listening():
+            dispatch(args)
+    except Terminated:
+        goes_on = args[0] in COMMANDS and COMMANDS[args[0]].goes_on
+        say(f"videodit: stopped{'; the same command goes on from there' if goes_on else ''}")
+        return TRY_AGAIN if goes_on else TERMINATED
     except KeyboardInterrupt:
         say("videodit: interrupted")
         return INTERRUPTED
@@ -77,6 +88,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"videodit: error: {message}")
         return USAGE_ERROR
     return 0
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """While this lasts, SIGTERM raises Terminated: a process that is only killed would leave half-written files."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only a process's main thread may listen
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def dispatch(args: list[str]) -> None:

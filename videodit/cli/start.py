@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from videodit.atomic import atomic
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.pretrained import FILES, Part, check_kinds
 from videodit.checkpoint.resolve import lasting, locate
-from videodit.checkpoint.store import HEADER, atomic
+from videodit.checkpoint.store import HEADER
 from videodit.checkpoint.texts import Remembered
 from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain

@@ -186,7 +186,9 @@ def summary(value: Mapping[str, Any]) -> Iterator[str]:
     for kind, section in value.get("prompts", {}).items():
         yield f"{kind}: {section['prompts']} prompts, {section['shape']}"
         yield from _table({name: section[name] for name in ("accuracy", "ceiling", "floor")})
-        yield f"  {DISTANCE} {section[DISTANCE]:.2f}, of as many rendered clips {section[f'{DISTANCE}, rendered']:.2f}"
+        if DISTANCE in section:  # of two clips and more
+            rendered = section[f"{DISTANCE}, rendered"]
+            yield f"  {DISTANCE} {section[DISTANCE]:.2f}, of as many rendered clips {rendered:.2f}"
     if shapes := value.get("shapes", {}):
         yield "ordinary prompts by shape"
         yield from _table({shape: row["accuracy"] for shape, row in shapes.items()})

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
@@ -124,13 +125,10 @@ def _serve(pipe: Connection, stage: Callable[[Record], list[Record]], scratch: s
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
     tempfile.tempdir = scratch  # who is killed cannot clear up
     threading.Thread(target=_follow_parent, args=(scratch,), daemon=True).start()
-    pipe.send("ready")
-    while True:
-        try:
-            record = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(outcome(stage, record))
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone
+        pipe.send("ready")
+        while True:
+            pipe.send(outcome(stage, pipe.recv()))
 
 
 def _follow_parent(scratch: str) -> None:

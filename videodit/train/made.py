@@ -13,7 +13,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from videodit.checkpoint.store import atomic, write_json
+from videodit.atomic import atomic
+from videodit.checkpoint.store import write_json
 from videodit.errors import InputError
 from videodit.untrusted import json_lines, read_json
 

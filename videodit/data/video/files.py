@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from videodit.atomic import atomic, tidy
 from videodit.errors import InputError
 from videodit.printable import one_line
 
@@ -48,20 +48,17 @@ def identity(path: str | Path) -> tuple[str, tuple[int, ...]]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; it takes `path`'s place at the end, or vanishes on an error.
 
-    Missing folders above are made. Raises InputError, one line, for a folder, a device or what the disk refuses.
+    Missing folders above are made, and what a killed process left half written beside it goes. Raises InputError, one
+    line, for a folder, a device or what the disk refuses.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part"
     if os.path.isdir(path):
         raise InputError(f"{named(path)}: is a folder; give the name of a file")
     if os.path.exists(path) and not os.path.isfile(path):  # replacing /dev/null would be a bad surprise
         raise InputError(f"{named(path)}: is not a plain file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            tidy(path.parent)
+            yield temporary
     except OSError as error:
         raise InputError(f"{named(path)}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
