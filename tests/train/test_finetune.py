@@ -252,7 +252,7 @@ def test_generate_takes_adapters_and_records_them(place: Path, trained: Path, tm
     size = ["size=32x32", "frames=5", "steps=2"]
     asked = [f"model={place / 'public'}", f"lora={trained}:0.8"]
     assert main(["generate", WORDS[0], *asked, *size, f"out={out}"]) == 0
-    assert read_json(out.with_suffix(".json"))["lora"] == {str(trained): 0.8}
+    assert read_json(out.with_name("a.mp4.json"))["lora"] == {str(trained): 0.8}
     assert main(["generate", f"recipe={out}", *asked, f"out={again}"]) == 0
     assert np.array_equal(read(out)[0], read(again)[0])
     assert main(["generate", f"recipe={out}", asked[0], f"out={again}"]) == 2
