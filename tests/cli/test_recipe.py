@@ -154,3 +154,14 @@ def test_only_a_record_is_replaced(
     others[1].unlink()
     assert main(words) == main(words) == 0
     assert others[0].read_text() == content and json.loads(others[1].read_text())["prompt"] == CAPTIONS[0]
+
+
+def test_a_video_that_no_memory_holds_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its own size, and by the steps to it: neither is planned in detail."""
+    words = ["generate", "a ball", f"model={model}", f"out={tmp_path / 'a.mp4'}", "steps=16384"]
+    assert main([*words, "size=16384x16384", "frames=16384"]) == 2
+    assert "fewer frames or pixels would fit" in capsys.readouterr().err
+    assert main([*words, "frames=16384", "fps=0.01", "size=1x1"]) == 2
+    assert "GiB" in capsys.readouterr().err and not list(tmp_path.iterdir())

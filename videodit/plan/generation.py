@@ -17,6 +17,7 @@ from videodit.plan.stages import MARGIN, Cost, Storage, decode_cost, step_cost, 
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
+TRACED = 2**18  # tokens of a pack that is traced whatever the limit
 STATES = 5  # of a pack's size, that a step cache holds at most
 LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's libraries take when they first work
 
@@ -104,8 +105,9 @@ class Planner:
     def _stages(self, job: Job, setup: Setup) -> Iterator[Stage]:
         costs = {"text": self._text, "denoise": self._denoise, "decode": self._decode}
         extra, least, held = self._latents_and_clips(job), self._least(job, setup), 0
-        # A trace takes longer the more tokens there are: what is too large by the least there can be is not traced.
-        vast = any(self.base + extra[name] + least[name] > self.limit.free for name in costs)
+        # A trace takes longer the more tokens there are: many that are too large by the least they take go untraced.
+        vast = self._tokens(job) > TRACED
+        vast = vast and any(self.base + extra[name] + least[name] > self.limit.free for name in costs)
         for name, trace in costs.items():
             cost = Cost(0, 0, least[name]) if vast else trace(job, setup)
             many = len(self.parts.experts) if name == "denoise" and setup.offload == "none" else 1
@@ -160,7 +162,7 @@ class Planner:
         cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
         cost = self._once(("dit", shapes, lengths), cost, setup).times(calls)
         dit = self.parts.sizes("dit")
-        tokens = sum(shape.grid(dit.patch).count for shape in shapes)
+        tokens = len(shapes) // len(job.shapes) * self._tokens(job)
         states = STATES * tokens * dit.dim * setup.dtype.itemsize if job.cached else 0
         states *= 1 + (job.guided and setup.passes == 2)
         return replace(cost, peak=cost.peak + states + self._keys(job, setup))
@@ -192,9 +194,11 @@ class Planner:
 
     def _least(self, job: Job, setup: Setup) -> dict[str, int]:
         """Bytes that a stage's activations take at least: a block's tokens, and their queries, keys and values."""
-        dit = self.parts.sizes("dit")
-        tokens = sum(shape.grid(dit.patch).count for shape in job.shapes)
-        return {"text": 0, "denoise": 4 * tokens * dit.dim * setup.dtype.itemsize, "decode": 0}
+        values = 4 * self._tokens(job) * self.parts.sizes("dit").dim
+        return {"text": 0, "denoise": values * setup.dtype.itemsize, "decode": 0}
+
+    def _tokens(self, job: Job) -> int:
+        return sum(shape.grid(self.parts.sizes("dit").patch).count for shape in job.shapes)
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
