@@ -45,6 +45,13 @@ def test_captions_of_every_layout(tmp_path: Path) -> None:
     assert {file.origin for file in listing.files} == {"", "film"}
 
 
+def test_a_record_of_a_video_made_here_is_its_caption(tmp_path: Path) -> None:
+    put(tmp_path / "a.mp4"), put(tmp_path / "a.mp4.json", json.dumps({"prompt": "a ball", "weights": {}}))
+    put(tmp_path / "b.mp4"), put(tmp_path / "b.MP4.txt", "another file's")
+    assert listed(tmp_path) == {"a.mp4": "a ball", "b.mp4": "", "b.MP4.txt": ""}
+    assert Root(str(tmp_path)).list(without=tmp_path / "out").beside == ["a.mp4.json"]
+
+
 def test_a_webdataset_tar(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard-000.tar", "w") as tar:
         for name, content in (("k/1.mp4", b"one"), ("k/1.txt", b"first"), ("k/2.mp4", b"two"),

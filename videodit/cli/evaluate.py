@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
     """Evaluate `cfg.model`, write the report into the folder `cfg.out`, print its numbers."""
     check(cfg)
     path = Path(cfg.judge) if cfg.judge else assets_dir() / "judge.safetensors"
-    judge, pipe, out = load_judge(path), load(cfg.model, device=cfg.device or None), Path(cfg.out)
+    judge, pipe, out = load_judge(path), load(cfg.model, device=cfg.device or None, base=cfg.base), Path(cfg.out)
     report: dict[str, Any] = {
         "model": pipe.parts.name,
         "weights": pipe.parts.fingerprints,

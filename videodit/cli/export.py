@@ -9,7 +9,7 @@ import torch
 
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
-from videodit.checkpoint.find import describe
+from videodit.checkpoint.find import described
 from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_kinds
 from videodit.checkpoint.resolve import locate
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
         return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
-    pipeline, parts, tokenizer = describe(cfg.model)
+    pipeline, parts, tokenizer = described(*locate(cfg.model), cfg.base)[0]
     check_kinds(parts)
     parts = adapters.attach(parts, adapters.parse(cfg.lora))
     if cfg.vae_from:

@@ -71,7 +71,7 @@ def opened(cfg: DictConfig) -> Pipe:
     how = {"offload": cfg.offload, "quantize": cfg.quantize}
     if cfg.model in families():
         return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
-    return load(cfg.model, device=device, dtype=dtype, **how)
+    return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)
 
 
 def size_of(text: str) -> int:

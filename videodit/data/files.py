@@ -92,7 +92,8 @@ class Root:
                 continue
             listing.faults += [(name, f"{MISSING}: {path}") for name in lines.keys() - found]
             told |= lines
-        stems = {posixpath.splitext(path)[0] for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE}
+        media = [path for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE]
+        stems = {*media, *(posixpath.splitext(path)[0] for path in media)}  # a.mp4 has a.txt, or a.mp4.json
         for path, stamp in stamps.items():
             stem, ending = posixpath.splitext(path)
             if path in listing.beside:
@@ -102,7 +103,7 @@ class Root:
             elif ending.lower() == ".tar":
                 self._members(path, stamp, listing)
             else:
-                caption, origin = told.get(path) or (self._beside(stem, stamps, listing), "")
+                caption, origin = told.get(path) or (self._beside((stem, path), stamps, listing), "")
                 listing.files.append(File(path, stamp, caption, origin))
         listing.faults = sorted(set(listing.faults))
         listing.beside = sorted(set(listing.beside) - {path for path, _ in listing.faults})
@@ -175,14 +176,14 @@ class Root:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
         return told
 
-    def _beside(self, stem: str, stamps: dict[str, str], listing: Listing) -> str:
-        """The caption in a text file of a video's name."""
-        for ending in BESIDE:
-            if stem + ending in stamps:
+    def _beside(self, names: tuple[str, str], stamps: dict[str, str], listing: Listing) -> str:
+        """The caption in a text file of a video's name, with or without its ending."""
+        for path, ending in ((name + ending, ending) for name in names for ending in BESIDE):
+            if path in stamps:
                 try:
-                    return _told(self._text(stem + ending, listing), ending)
+                    return _told(self._text(path, listing), ending)
                 except InputError as error:
-                    listing.faults.append((stem + ending, str(error)))
+                    listing.faults.append((path, str(error)))
         return ""
 
     def _members(self, path: str, stamp: str, listing: Listing) -> None:
