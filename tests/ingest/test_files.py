@@ -47,9 +47,9 @@ def test_captions_of_every_layout(tmp_path: Path) -> None:
 
 def test_a_record_of_a_video_made_here_is_its_caption(tmp_path: Path) -> None:
     put(tmp_path / "a.mp4"), put(tmp_path / "a.mp4.json", json.dumps({"prompt": "a ball", "weights": {}}))
-    put(tmp_path / "b.mp4"), put(tmp_path / "b.MP4.txt", "another file's")
-    assert listed(tmp_path) == {"a.mp4": "a ball", "b.mp4": "", "b.MP4.txt": ""}
-    assert Root(str(tmp_path)).list(without=tmp_path / "out").beside == ["a.mp4.json"]
+    put(tmp_path / "b.mp4"), put(tmp_path / "b.mov"), put(tmp_path / "b.mov.txt", "a sea")
+    assert listed(tmp_path) == {"a.mp4": "a ball", "b.mp4": "", "b.mov": "a sea"}
+    assert Root(str(tmp_path)).list(without=tmp_path / "out").beside == ["a.mp4.json", "b.mov.txt"]
 
 
 def test_a_webdataset_tar(tmp_path: Path) -> None:
