@@ -25,6 +25,7 @@ TYPES = "pydantic annotated_types typing_extensions"  # what types of foreign va
 TABLE = {
     "printable": Row("", ""),
     "atomic": Row("", ""),
+    "signals": Row("", ""),
     "errors": Row("", ""),
     "untrusted": Row("", "pydantic"),
     "shapes": Row("", ""),
@@ -57,7 +58,7 @@ TABLE = {
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"printable", "atomic", "errors", "untrusted", "shapes"}
+FREE = {"printable", "atomic", "signals", "errors", "untrusted", "shapes"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +21,7 @@ from videodit.cli.keys import command_help
 from videodit.config import conf_dir
 from videodit.errors import InputError, Interrupted, Terminated
 from videodit.printable import answer, one_line, say
+from videodit.signals import on_sigterm
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     75 for work that was told to stop and can go on."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with listening():
+        with on_sigterm(end):
             dispatch(args)
     except Terminated:
-        goes_on = args[0] in COMMANDS and COMMANDS[args[0]].goes_on
+        goes_on = bool(args) and args[0] in COMMANDS and COMMANDS[args[0]].goes_on
         say(f"videodit: stopped{'; the same command goes on from there' if goes_on else ''}")
         return TRY_AGAIN if goes_on else TERMINATED
     except KeyboardInterrupt:
@@ -90,22 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@contextmanager
-def listening() -> Iterator[None]:
-    """While this lasts, SIGTERM raises Terminated: a process that is only killed would leave half-written files."""
-
-    def stop(*_: object) -> None:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only a process's main thread may listen
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def end() -> None:
+    """End the command as Ctrl-C does: a process that is only killed would leave half-written files."""
+    raise Terminated
 
 
 def dispatch(args: list[str]) -> None:

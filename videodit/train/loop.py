@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
 from videodit.parallel.store import Checkpoints
 from videodit.printable import say
+from videodit.signals import on_sigterm
 from videodit.track.names import SAMPLED
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
@@ -134,7 +134,7 @@ class Run:
             self.told = told_before(self.folder / "skipped.jsonl", self.step)
         batches, meter = self.batches(self.step, steps), self.meter
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
-        with self.checkpoints, self.tracker, progress or nullcontext(), self.listening(), closing(batches):
+        with self.checkpoints, self.tracker, progress or nullcontext(), on_sigterm(self.ask_to_stop), closing(batches):
             self.tracker.start(self.config, self.step)
             for path, reason in unread if self.step == 0 else ():
                 self.count_skipped(path, reason, known=True)
@@ -337,19 +337,6 @@ class Run:
             with (self.folder / "skipped.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While this lasts, SIGTERM asks the run to stop after its present step."""
-
-        def ask(*_: object) -> None:
-            self.asked_to_stop = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, ask)
-        except ValueError:  # only a process's main thread may listen
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def ask_to_stop(self) -> None:
+        """Have the run stop after its present step: what SIGTERM asks for."""
+        self.asked_to_stop = True
