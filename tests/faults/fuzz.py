@@ -51,12 +51,16 @@ OFFSETS = ([-1, 4], [0, 2**63], [4, 0], [0, 0], [0], "x", None, [2**64 - 1, 3])
 
 @dataclass(frozen=True)
 class Reader:
-    """`make` fills a folder; `file` in it is changed by `change`; `read` is called in that folder and may raise."""
+    """`make` fills a folder; `file` in it is changed by `change`; `read` is called in that folder and may raise.
+
+    `refuses`: some changes are refused; else whatever is damaged is left out.
+    """
 
     make: Callable[[Path], None]
     file: str
     change: Callable[[st.DataObject, bytes], bytes]
     read: Callable[[], Any]
+    refuses: bool = True
 
 
 # ------------------------------------------------------------------------------------------------------------- changes
@@ -253,7 +257,7 @@ READERS = {
     "requests": Reader(_requests, "many.jsonl", changed_line, _read_requests),
     "report/config": Reader(_run, "config.json", changed_json, lambda: main(["report", "."])),
     "report/metrics": Reader(_run, "metrics.jsonl", changed_line, lambda: main(["report", "."])),
-    "report/skipped": Reader(_run, "skipped.jsonl", changed_line, lambda: main(["report", "."])),
+    "report/skipped": Reader(_run, "skipped.jsonl", changed_line, lambda: main(["report", "."]), refuses=False),
     "latents' shard": Reader(_cache, "shard-0.safetensors", changed_safetensors, _read_cache),
     **{
         f"diffusers/{file}": Reader(_diffusers, f"m/{file}", changed_json, _generate())
