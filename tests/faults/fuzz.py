@@ -283,14 +283,15 @@ def outcome(name: str, data: st.DataObject) -> str:
 
 def in_a_process(read: Callable[[], Any], folder: Path, told: Path) -> str:
     """Call `read` in a fork, in this folder, and judge it; `told` is a file for what it says."""
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")  # a fork begins with it
     pid = os.fork()
     if not pid:
         _read_and_tell(read, folder, told)
     _, status, usage = os.wait4(pid, 0)
     if os.WIFSIGNALED(status):
         return f"hangs for {SECONDS} s" if os.WTERMSIG(status) == signal.SIGALRM else f"dies of {os.WTERMSIG(status)}"
-    if usage.ru_maxrss * 1024 > BYTES:
-        return f"takes {usage.ru_maxrss / 2**20:.1f} GiB"
+    if (grown := usage.ru_maxrss * 1024 - before) > BYTES:
+        return f"takes {grown / 2**30:.1f} GiB"
     return told.read_text("utf-8") if told.exists() else "ends without a word"
 
 
