@@ -26,7 +26,7 @@ def gone(pid: int) -> bool:
 
 def test_every_record_has_its_outcome() -> None:
     does = ["fine", "sleep", "die", "killed", "exit", "drop", "bug", "disk", "memory", "lost", "stop", "input",
-            "package", "shard", *["fine"] * 5]  # fmt: skip
+            "package", "shard", "named so", *["fine"] * 5]  # fmt: skip
     records = [{"do": do, "value": i} for i, do in enumerate(does)]
     found = dict(Local(workers=2).run(Naughty(), records, [2.0 if r["do"] == "sleep" else 60.0 for r in records], None))
     assert sorted(found) == list(range(len(does)))
@@ -43,6 +43,7 @@ def test_every_record_has_its_outcome() -> None:
     assert said["stop"] == {"stop": "key=x: is wrong"}
     assert said["input"] == {"dropped": "cannot be used", "detail": "frame 3 is odd", "again": False}
     assert all("No space left" in said[do]["stop"] for do in ("disk", "shard")), "a full disk meets every record"
+    assert said["named so"]["dropped"] == "cannot be used", "a file's name stops nobody"
     assert "no module" in said["package"]["stop"]
     pids = {found[i]["records"][0]["pid"] for i, do in enumerate(does) if do == "fine"}
     assert os.getpid() not in pids and all(map(gone, pids))

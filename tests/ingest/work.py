@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 
 from videodit.errors import InputError
 from videodit.ingest.engine import Local
@@ -55,6 +56,8 @@ class Naughty:
                 raise Stop("key=x: is wrong")
             case "input":
                 raise InputError("frame 3 is odd")
+            case "named so":
+                raise InputError("No space left on device.mp4: not a readable video")
             case "package":
                 raise ImportError("no module")
             case "shard":
@@ -65,8 +68,8 @@ class Naughty:
 def _write_shard() -> None:
     """Fail as safetensors does on a full disk, told on as something else."""
     try:
-        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
-    except ValueError:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    except SafetensorError:
         raise InputError("a shard cannot be written: No space left on device") from None
 
 

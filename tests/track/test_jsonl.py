@@ -16,6 +16,7 @@ import pytest
 import videodit
 from videodit.errors import InputError
 from videodit.track.jsonl import Jsonl, records
+from videodit.untrusted import MOST
 
 
 def strict(line: str) -> dict:
@@ -162,3 +163,10 @@ def test_what_comes_again_is_forgotten_of_its_step_alone(tmp_path) -> None:
     told = [sorted(record.keys() - {"time"}) for record in records(path)]
     assert told[:3] == [["loss", "step"], ["heldout/loss", "loss again", "step"], ["samples/prompts", "step"]]
     assert told[3:] == [["loss", "step"], ["loss again", "step"], ["heldout/loss", "step"]]
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 1.0}\n{"step": 2, "x": "' + b"x" * (3 * MOST.line) + b'"}\n')
+    with pytest.raises(InputError, match="line 2 is not a record"):
+        list(records(path))

@@ -54,7 +54,9 @@ def stops(error: BaseException | None) -> bool:
     if isinstance(error, Stop | ImportError):
         return True
     while error is not None:
-        if getattr(error, "errno", None) in FULL or any(told in str(error) for told in FULL_TOLD):
+        # Only of safetensors, which has no number for it: other errors quote names, and a file may be called so.
+        told = str(error) if type(error).__name__ == "SafetensorError" else ""
+        if getattr(error, "errno", None) in FULL or any(words in told for words in FULL_TOLD):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -303,8 +303,8 @@ class Run:
             )
         saved.load({**weights, "optim": self.optimizer.blank(saved.shapes.get("optim", {}))})
         info = saved.info
-        self.step, self.bad, self.bad_total = info["step"], info["bad"], info["bad_total"]
-        self.skipped, self.seen = info["skipped"], info["seen"]
+        self.step, self.bad, self.bad_total = info["step"], info.get("bad", 0), info.get("bad_total", 0)
+        self.skipped, self.seen = info.get("skipped", {}), self.seen | info.get("seen", {})
         self.meter.numbers.join(info.get("interval", {}))  # checkpoints of older versions have none
 
     def counts(self) -> dict[str, float]:
