@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,24 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
             path.write_text(content)
         with pytest.raises(InputError, match="words.json is not a tokenizer file|words.json does not exist"):
             Tokenizer(path=path)
+
+
+def test_a_template_of_a_token_that_is_not_there_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Found when a prompt is read, by whatever reads it: the library panics, with no Exception."""
+    content = json.loads(tokenizer.path.read_text())
+    content["post_processor"]["single"][1]["SpecialToken"]["id"] = ""
+    (tmp_path / "words.json").write_text(json.dumps(content))
+    bad = Tokenizer(path=tmp_path / "words.json")
+    for read in (lambda prompt: bad([prompt]), bad.unknown_words, bad.unread):
+        with pytest.raises(InputError, match="words.json is not a tokenizer file"):
+            read("a ball")
+
+
+def test_new_words_of_a_tokenizer_that_normalizes_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    content = json.loads(tokenizer.path.read_text()) | {"normalizer": None}
+    (tmp_path / "plain.json").write_text(json.dumps(content))
+    more = json.loads(extended(tmp_path / "plain.json", ["a Woman walks"], vocabulary=99))["model"]["vocab"]
+    assert "Woman" in more and "walks" in more
 
 
 # ---- the encoder ----

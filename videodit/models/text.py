@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,8 +138,7 @@ class Tokenizer:
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """B prompts -> ids (S,) and lengths. Raises InputError for a token that the text encoder does not have."""
-        with _refusals(self.path):
-            encoded = [encoding.ids for encoding in self._backend.encode_batch([clean(prompt) for prompt in prompts])]
+        encoded = [encoding.ids for encoding in self._encoded([clean(prompt) for prompt in prompts])]
         ids = [i for one in encoded for i in one]
         if self.vocabulary and (largest := max(ids, default=0)) >= self.vocabulary:
             raise InputError(f"{self.path}: it has a token {largest}, the text encoder only {self.vocabulary} tokens")
@@ -152,15 +152,20 @@ class Tokenizer:
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that the tokenizer has no token for."""
         prompt = clean(prompt)
-        encoding = self._backend.encode(prompt)
+        [encoding] = self._encoded([prompt])
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [prompt[start:end] for i, (start, end) in spans if i == self.unknown]
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that is too long; usually nothing."""
         prompt = clean(prompt)
-        encoding = self._backend.encode(prompt)
+        [encoding] = self._encoded([prompt])
         return prompt[max(end for _, end in encoding.offsets) :].strip() if encoding.overflowing else ""
+
+    def _encoded(self, prompts: Sequence[str]) -> list[Any]:
+        """The library's encoding of each prompt, which is clean. Raises InputError where the file is at fault."""
+        with _refusals(self.path):
+            return self._backend.encode_batch(prompts)
 
 
 @contextmanager
@@ -201,9 +206,10 @@ def extended(path: Path, captions: Iterable[str], *, vocabulary: int) -> bytes:
     """
     content, known = path.read_bytes(), Tokenizer(path=path)
     as_json = json.loads(content)
-    if as_json["model"]["type"] != "WordLevel":
+    if as_json["model"].get("type") != "WordLevel":
         return content
-    normal = known._backend.normalizer.normalize_str
+    normalizer = known._backend.normalizer
+    normal = normalizer.normalize_str if normalizer else str
     counts = Counter(normal(word) for caption in captions for word in known.unknown_words(caption))
     new = sorted(counts, key=lambda word: (-counts[word], word))[: max(0, vocabulary - len(known))]
     as_json["model"]["vocab"] |= {word: len(known) + place for place, word in enumerate(new)}
