@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import CAPTIONS, PIPELINE, tiny_pipeline
+from tests.tiny import CAPTIONS, DIT, PIPELINE, TEXT, VAE, tiny_pipeline
 from videodit.checkpoint import resolve
 from videodit.checkpoint.find import open_pipeline
-from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.pretrained import FILES, Part, check_parts
 from videodit.checkpoint.resolve import find_pipeline
-from videodit.checkpoint.store import load_tensors
+from videodit.checkpoint.store import load_tensors, save_model
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
+from videodit.models.build import build
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,26 @@ def test_a_network_under_another_ones_name_is_told(tmp_path: Path) -> None:
     (folder / "dit.safetensors").write_bytes((folder / "text.safetensors").read_bytes())
     with pytest.raises(InputError, match="dit.safetensors: it holds another architecture"):
         open_pipeline(str(folder), device="cpu", dtype=None)
+
+
+@pytest.mark.parametrize(("part", "architecture", "change", "told"), [
+    ("vae", "video_vae", {**VAE, "latent_channels": 7}, "its channels is 4, but latent_channels of .*vae.* is 7"),
+    ("dit", "dit", {**DIT, "out_channels": 8}, "its out_channels is 8, but latent_channels of .*vae.* is 4"),
+    ("text", "t5", {**TEXT, "dim": 24}, "its text_dim is 16, but dim of .*text.* is 24"),
+])  # fmt: skip
+def test_networks_that_do_not_fit_each_other_are_told(
+    part: str, architecture: str, change: dict, told: str, tmp_path: Path
+) -> None:
+    """Before anything is made: the VAE would be opened only after all the denoising."""
+    folder = tiny_pipeline(tmp_path)
+    save_model(folder / FILES[part], build(architecture, **change))
+    with pytest.raises(InputError, match=f"dit.safetensors: {told}.*they should be the same"):
+        open_pipeline(str(folder), device="cpu", dtype=None)
+
+
+def test_two_experts_have_one_patch(tmp_path: Path) -> None:
+    folder = tiny_pipeline(tmp_path)
+    parts = {name: Part.own(folder / FILES[name]) for name in ("dit", "text", "vae")}
+    save_model(folder / "low.safetensors", build("dit", **{**DIT, "patch": [1, 1, 1]}))
+    with pytest.raises(InputError, match=r"low.safetensors: its patch is \[1, 1, 1\], but patch of .*dit.safetensors"):
+        check_parts({**parts, "dit_low": Part.own(folder / "low.safetensors")})

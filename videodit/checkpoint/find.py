@@ -12,7 +12,7 @@ from videodit.checkpoint import adapters
 from videodit.checkpoint.families import ltx, t5, wan
 from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.loose import loose_parts
-from videodit.checkpoint.pretrained import FILES, Components, Part, check_kinds
+from videodit.checkpoint.pretrained import FILES, Components, Part, check_parts
 from videodit.checkpoint.resolve import families, from_hub, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
 from videodit.checkpoint.weights import Weights, open_weights
@@ -57,7 +57,7 @@ def open_pipeline(
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model, base)
-    check_kinds(parts)
+    check_parts(parts)
     parts = adapters.attach(parts, lora or {})
     if offload == "block" and any(part.added for part in parts.values()):
         raise InputError("offload=block: its weights stay in their files, without the adapter; export the model first")

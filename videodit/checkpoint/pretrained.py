@@ -33,6 +33,12 @@ from videodit.nn.stream import stream
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
 Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
 KINDS = {"dit": "dit", "dit_low": "dit", "text": "t5", "vae": "video_vae"}  # architecture of each part
+FITTING = (  # an argument of a DiT, the part that it belongs to, and what it is called there
+    ("channels", "vae", "latent_channels"),
+    ("out_channels", "vae", "latent_channels"),
+    ("text_dim", "text", "dim"),
+    ("patch", "dit", "patch"),
+)
 
 
 @dataclass(frozen=True)
@@ -265,11 +271,18 @@ class Components:
         return self._fingerprints | {name: part.fingerprint for name, part in self.parts.items()}
 
 
-def check_kinds(parts: Mapping[str, Part]) -> None:
-    """InputError where a part is another kind of network than its name says."""
+def check_parts(parts: Mapping[str, Part]) -> None:
+    """InputError where a part is another kind of network than its name says, or does not fit the others."""
     for name, part in parts.items():
         if part.spec.get("architecture") != KINDS[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
+    for name in ("dit", "dit_low"):
+        for key, other, its in FITTING:
+            if name in parts and other in parts:
+                mine, theirs = parts[name].spec["arguments"][key], parts[other].spec["arguments"][its]
+                if mine != theirs:
+                    told = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
+                    raise InputError(f"{parts[name].weights.source}: {told}; they should be the same")
 
 
 def _same(x: Tensor) -> Tensor:

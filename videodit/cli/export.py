@@ -11,7 +11,7 @@ from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
 from videodit.checkpoint.find import described
 from videodit.checkpoint.latents import encoder_fingerprint
-from videodit.checkpoint.pretrained import Part, check_kinds
+from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import dtype_of
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
     pipeline, parts, tokenizer = described(*locate(cfg.model), cfg.base)[0]
-    check_kinds(parts)
+    check_parts(parts)
     parts = adapters.attach(parts, adapters.parse(cfg.lora))
     if cfg.vae_from:
         parts["vae"] = same_latents(find_vae(cfg.vae_from), parts["vae"])

@@ -12,7 +12,7 @@ import torch
 from videodit.atomic import atomic
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES, Part, check_kinds
+from videodit.checkpoint.pretrained import FILES, Part, check_parts
 from videodit.checkpoint.resolve import lasting, locate
 from videodit.checkpoint.store import HEADER
 from videodit.checkpoint.texts import Remembered
@@ -75,7 +75,7 @@ def base_named(key: str, model: str) -> Base:
         base = Base(model, *describe(model))
     except InputError as error:
         raise InputError(str(error).replace("model=", f"{key}=", 1)) from None
-    check_kinds(base.parts)
+    check_parts(base.parts)
     return base
 
 
