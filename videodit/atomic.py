@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from glob import escape
 from pathlib import Path
 from uuid import uuid4
@@ -15,9 +16,11 @@ from uuid import uuid4
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the target's place, on failure it is removed.
 
-    The temporary path is this call's own, so that several may write the same file at once.
+    The temporary path is this call's own, so that several may write the same file at once. A process's first file in a
+    folder also removes what killed processes have left there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy_once(path.parent.absolute())
     own = f"{uuid4().hex[:8]}.{socket.gethostname()}-{os.getpid()}"
     temporary = path.with_name(f".{path.name[:100]}.{own}.part")
     try:
@@ -40,3 +43,8 @@ def tidy(folder: Path) -> None:
             continue
         except ProcessLookupError:
             left.unlink(missing_ok=True)
+
+
+@cache
+def _tidy_once(folder: Path) -> None:
+    tidy(folder)

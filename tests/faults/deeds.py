@@ -7,17 +7,21 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from pyarrow import parquet
 from safetensors import safe_open
+from torch import Tensor
 
 from tests.faults.killing import Ended, Parent
 from tests.ingest.commands import HERE
 from tests.ingest.commands import folder as videos
 from tests.tiny import CAPTIONS, tiny_pipeline
 from tests.train import tiny
+from videodit.checkpoint.latents import LatentCache
 from videodit.data.video import read
 
 LAST = 4  # step
@@ -58,15 +62,20 @@ def deeds(inputs: Path) -> dict[str, Deed]:
     given, model = f"vae_from={inputs / 'vae-0.safetensors'}", f"model={inputs / 'model'}"
     data = [word for word in tiny.COMMAND if word.startswith("data")]
     asked = [model, "size=40x24", "frames=5"]
+    encoding = ["encode", *data, given, "cache=cache", "workers=0"]
+    ingesting = ["ingest", str(inputs / "videos"), "out=set", f"vae={inputs / 'vae-0.safetensors'}",
+                 "encode.bundle=2", "shape.areas=[1024]", "heldout_share=0.3"]
     found = [
         Deed("train dit", ["train", *TINY, given], end, 1, "encoded", done),
         Deed("train vae", ["train", *TINY, *VAE], end, 1, "", done),
         Deed("train after", ["train", *TINY, "vae_from=run/vae", f"after=[[{BEFORE}]]"], f"vae/checkpoints/.{end}", 1,
              "", done),
         Deed("train dit on two", ["train", *TINY, given], end, 2, "encoded", done),
-        Deed("encode", ["encode", *data, given, "cache=cache", "workers=0"]),
-        Deed("ingest", ["ingest", str(inputs / "videos"), "out=set", *HERE, f"vae={inputs / 'vae-0.safetensors'}",
-                        "encode.bundle=2", "shape.areas=[1024]", "heldout_share=0.3"]),
+        Deed("train vae on two", ["train", *TINY, *VAE], end, 2, "", done),
+        Deed("encode", encoding),
+        Deed("encode on two", encoding, ranks=2),
+        Deed("ingest", [*ingesting, *HERE]),
+        Deed("ingest with workers", [*ingesting, "engine.workers=2"]),
         Deed("generate", ["generate", f"prompts={inputs / 'prompts.jsonl'}", "out=clips", "sheet=sheet.png", *asked]),
         Deed("decode", ["decode", "waiting/a.latents.safetensors", "out=a.mp4", "keep=true"], start="denoised"),
         Deed("evaluate", ["evaluate", model, "out=evaluation", "prompts=[ordinary]", "count=2", "shapes=0", "clips=0",
@@ -139,8 +148,7 @@ def tried(parent: Parent, inputs: Path, one: Whole, at: tuple[int, int], place: 
         faults.append(f"run again, it ended with {again.codes}: {last(again)}")
     now = outcome(place)
     apart = [name for name in sorted(now.keys() | one.outcome) if now.get(name) != one.outcome.get(name)]
-    # A run's folder is its own, to be tidied. Beside what else a user keeps, a temporary name may stay.
-    faults += [f"another {name}" for name in apart if deed.complete or not is_temporary(name)]
+    faults += [f"another {name}" for name in apart]
     if deed.complete:
         third = parent.run(deed.arguments, place, ranks=deed.ranks)
         if deed.complete not in third.told or outcome(place) != now:
@@ -177,8 +185,37 @@ def last(ended: Ended) -> str:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Everything below a folder that does not depend on the time, by its path."""
-    return {name: content(path) for name, path in files(folder)}
+    """Everything below a folder that does not depend on the time or on who of several did it, by its path."""
+    found: dict[str, Any] = {}
+    for name, path in files(folder):
+        if not path.name.startswith("shard-"):
+            found[name] = content(path)
+    for place in sorted({path.parent for path in folder.rglob("shard-*.safetensors")}):  # which holds what may differ
+        name = f"{place.relative_to(folder).as_posix()}/shards"
+        found[name] = gathered(place) if "checkpoints" in place.parts else latents(place)
+    return found
+
+
+def gathered(place: Path) -> dict[str, str]:
+    """All the tensors in a folder's shards."""
+    return {name: tensor for path in sorted(place.glob("shard-*")) for name, tensor in content(path)[1].items()}
+
+
+def latents(place: Path) -> list[tuple[str, str, Near]]:
+    """The keys, captions and latents of a cache. Clips that pass together otherwise are the same but for rounding."""
+    cache = LatentCache(place)
+    entries = sorted((entry.key, number) for number, entry in enumerate(cache.entries))
+    return [(key, cache[number][1], Near(cache[number][0].float())) for key, number in entries]
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """A tensor that equals what is the same but for rounding."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Near) and torch.allclose(self.tensor, other.tensor, rtol=1e-3, atol=1e-3)
 
 
 def unreadable(folder: Path) -> Iterator[str]:
@@ -189,12 +226,6 @@ def unreadable(folder: Path) -> Iterator[str]:
                 content(path)
             except Exception as error:
                 yield f"{name}: {type(error).__name__} {error}"
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a path is one of a file that was still being written."""
-    last = name.rpartition("/")[2]
-    return last.startswith(".") and last.endswith(".part")
 
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -218,7 +249,8 @@ def content(path: Path) -> Any:
     if path.suffix == ".json":
         return untimed(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
-        return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        lines = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        return sorted(lines, key=json.dumps) if path.parent.name == ".ingest" else lines  # workers end as they may
     if path.suffix == ".parquet":
         return parquet.read_table(path).to_pylist()
     if path.suffix == ".html":

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videodit.atomic import tidy
 from videodit.checkpoint.families import wan
 from videodit.checkpoint.keymap import SHOWN, Form, names_of, single
 from videodit.checkpoint.pretrained import Part
@@ -165,7 +164,6 @@ def save_adapter(
         for ours, change in changes.items()
         for which, tensor in change.items()
     }
-    tidy(path.parent)
     save_tensors(path, tensors, header)
 
 

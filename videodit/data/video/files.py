@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from videodit.atomic import atomic, tidy
+from videodit.atomic import atomic
 from videodit.errors import InputError
 from videodit.printable import one_line
 
@@ -58,7 +58,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{named(path)}: is not a plain file")
     try:
         with atomic(path) as temporary:
-            tidy(path.parent)
             yield temporary
     except OSError as error:
         raise InputError(f"{named(path)}: cannot be written: {error.strerror or error}") from error
