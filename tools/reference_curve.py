@@ -1,6 +1,6 @@
 """Write the losses of a run as the reference curve that ships with an experiment, for `videodit report` to draw.
 
-    python tools/reference_curve.py RUN_DIR NAME     writes data/curves/NAME.json
+python tools/reference_curve.py RUN_DIR NAME     writes data/curves/NAME.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draws toy scenes as a contact sheet (a row each, captions on top), and times the renderer.
 
-    python tools/toy_sheet.py out.png [--rows 12] [--columns 9] [--first 0] [--seed 0] [--split train] [--bodies 1]
-        [--size 64x64] [--frames 17] [--zoom 2] [--time]
+python tools/toy_sheet.py out.png [--rows 12] [--columns 9] [--first 0] [--seed 0] [--split train] [--bodies 1]
+    [--size 64x64] [--frames 17] [--zoom 2] [--time]
 """
 
 from __future__ import annotations

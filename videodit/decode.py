@@ -1,6 +1,6 @@
 """From latents to a clip within the memory that there is: whole, in chunks of time, in tiles of space, on the CPU.
 
-    C, t, h, w of latents; T, H, W of the clip
+C, t, h, w of latents; T, H, W of the clip
 """
 
 from __future__ import annotations

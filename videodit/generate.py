@@ -1,6 +1,6 @@
 """From prompts to videos: the whole path on one screen. Start reading at `Pipe.run`.
 
-    B clips; C, t, h, w of latents; T, H, W of clips
+B clips; C, t, h, w of latents; T, H, W of clips
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_a_model_of_ours_in_diffusers(tmp_path: Path) -> None:
     prompt = tokenizer_words(tokenizer)
 
     assert main(["export", f"model={folder}", f"out={tmp_path / 'out'}", "format=diffusers"]) == 0
-    stride = 2 ** levels
+    stride = 2**levels
     size = (1 + stride, 8 * stride, 8 * stride)
     video = videodit.load(str(folder), device="cpu")(
         prompt, frames=size[0], height=size[1], width=size[2], steps=3, guidance=2.0, sampler="unipc", seed=4,

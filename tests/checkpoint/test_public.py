@@ -299,3 +299,10 @@ def test_private_memory_of_loading(dtype: str, most: float, tmp_path: Path) -> N
     save_model(path, network)
     out = subprocess.run([sys.executable, "-c", PRIVATE, str(path), dtype], capture_output=True, text=True, check=True)
     assert float(out.stdout) < most, out.stdout
+
+
+def test_a_component_without_its_class_is_named(copy: Folder) -> None:
+    file = copy / "model_index.json"
+    write_json(file, read_json(file) | {"transformer": []})
+    with pytest.raises(InputError, match=r"model_index.json: transformer: .* 2 items"):
+        describe(str(copy))

@@ -42,9 +42,7 @@ def test_a_prompt_becomes_a_video_its_record_and_a_sheet(model: Path, tmp_path: 
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
-def test_skipped_steps_are_told_and_recorded(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_skipped_steps_are_told_and_recorded(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.mp4"
     assert main(["generate", CAPTIONS[0], f"model={model}", f"out={out}", "steps=8", "step_cache=0.9"]) == 0
     told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("step cache: "))
@@ -101,9 +99,7 @@ def test_unknown_words_and_another_shape_are_said(
     assert "31x33, 6 frames" in said.out
 
 
-def test_bad_input_is_one_line_and_exit_code_2(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, at = f"out={tmp_path / 'x.mp4'}", f"model={model}"
     fails(capsys, "prompt", "generate", "", at, out)
     fails(capsys, "prompt", "generate", at, out)

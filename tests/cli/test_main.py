@@ -23,7 +23,7 @@ from videodit.errors import InputError
 AWKWARD = [
     "a red ball",
     "a = b, c: {d} [e] (f)",
-    'say "hello" and \'bye\'',
+    "say \"hello\" and 'bye'",
     "costs $5, ${name} and \\${name} and \\\\${x",
     "zwölf Bälle 球 🎈",
     "first line\nsecond line\n",

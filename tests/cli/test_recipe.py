@@ -93,9 +93,7 @@ def test_what_is_done_in_another_way_is_told(
     assert "may differ" not in capsys.readouterr().err
     assert main([*again, "dtype=bfloat16", "passes=2"]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "may differ within rounding" in line]
-    assert told == [
-        "recipe: made with dtype=float32, now bfloat16; passes=1, now 2: pixels may differ within rounding"
-    ]
+    assert told == ["recipe: made with dtype=float32, now bfloat16; passes=1, now 2: pixels may differ within rounding"]
 
 
 @pytest.mark.parametrize(

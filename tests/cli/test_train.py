@@ -19,6 +19,7 @@ from videodit.cli.main import main
 from videodit.cli.prepare import Prepared
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.video import write
+from videodit.errors import InputError
 from videodit.track.jsonl import records
 
 BRIEF = "loop={steps: 3, save_every: 3, sample_every: 3, log_every: 1}"
@@ -270,6 +271,19 @@ def test_precision_is_kept_when_a_run_goes_on(
     assert capsys.readouterr().err == ""
     assert folder.settled({"precision": "bf16"}, path, device, resuming=True) == {"precision": "bf16"}
     assert "precision: fp32 -> bf16 (from here on another training)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '"x"', '{"precision": [1]}', '{"precision": 16}'])
+def test_a_damaged_config_of_a_run_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match="config.json: "):
+        folder.settled({"precision": "auto"}, tmp_path / "config.json", torch.device("cpu"), resuming=True)
+
+
+def test_a_config_without_a_precision_is_of_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    now = folder.settled({"precision": "bf16"}, tmp_path / "config.json", torch.device("cpu"), resuming=True)
+    assert now == {"precision": "bf16"}
 
 
 def test_what_is_safe_to_change_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

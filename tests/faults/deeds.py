@@ -63,8 +63,15 @@ def deeds(inputs: Path) -> dict[str, Deed]:
     data = [word for word in tiny.COMMAND if word.startswith("data")]
     asked = [model, "size=40x24", "frames=5"]
     encoding = ["encode", *data, given, "cache=cache", "workers=0"]
-    ingesting = ["ingest", str(inputs / "videos"), "out=set", f"vae={inputs / 'vae-0.safetensors'}",
-                 "encode.bundle=2", "shape.areas=[1024]", "heldout_share=0.3"]
+    ingesting = [
+        "ingest",
+        str(inputs / "videos"),
+        "out=set",
+        f"vae={inputs / 'vae-0.safetensors'}",
+        "encode.bundle=2",
+        "shape.areas=[1024]",
+        "heldout_share=0.3",
+    ]
     found = [
         Deed("train dit", ["train", *TINY, given], end, 1, "encoded", done),
         Deed("train vae", ["train", *TINY, *VAE], end, 1, "", done),
@@ -204,7 +211,7 @@ def gathered(place: Path) -> dict[str, str]:
 def latents(place: Path) -> list[tuple[str, str, Near]]:
     """The keys, captions and latents of a cache. Clips that pass together otherwise are the same but for rounding."""
     cache = LatentCache(place)
-    entries = sorted((entry.key, number) for number, entry in enumerate(cache.entries))
+    entries = sorted((entry.name, number) for number, entry in enumerate(cache.entries))
     return [(key, cache[number][1], Near(cache[number][0].float())) for key, number in entries]
 
 

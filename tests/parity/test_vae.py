@@ -20,6 +20,7 @@ KINDS = {
 }
 SIZES = [(17, 64, 32), (1, 32, 48)]
 
+
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request: pytest.FixtureRequest) -> tuple[VideoVAE, AutoencoderKLWan]:
     """The same network twice."""

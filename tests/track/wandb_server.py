@@ -17,6 +17,7 @@ ENTITY = {"id": "e", "name": "tester"}
 @dataclass
 class Synced:
     """What the server holds of one run. files: {"media/videos/….mp4": bytes}."""
+
     project: str = ""
     name: str = ""
     config: dict[str, Any] = field(default_factory=dict)

@@ -321,8 +321,7 @@ def test_a_plan_knows_what_trains(place: Path, capsys: pytest.CaptureFixture[str
         adapter.inject(networks["dit"])
 
     whole, small = (
-        dit_step(specs, shapes, words, Training(torch.float32, (), False, change=change))
-        for change in (None, inject)
+        dit_step(specs, shapes, words, Training(torch.float32, (), False, change=change)) for change in (None, inject)
     )
     count = sum(p.numel() for p in build("dit", **specs["dit"]["arguments"]).parameters())
     trained = DIT["layers"] * 2 * 2 * 96

@@ -73,9 +73,7 @@ def dit(seed: int = 0, time: str = "adaln_single") -> DiT:
 def text(vocabulary: int = 64, seed: int = 0) -> nn.Module:
     """A T5 of one block."""
     torch.manual_seed(seed)
-    return build(
-        "t5", vocabulary=vocabulary, dim=TEXT_DIM, layers=1, heads=2, head_dim=8, ffn=32, bias_per_layer=False
-    )
+    return build("t5", vocabulary=vocabulary, dim=TEXT_DIM, layers=1, heads=2, head_dim=8, ffn=32, bias_per_layer=False)
 
 
 def saved_vae(folder: Path, seed: int = 0) -> Path:

@@ -190,4 +190,3 @@ def _statistic(part: Part, name: str) -> list[float]:
 def _constant(shift: float | Mapping[str, float]) -> float:
     """diffusers' shift does not follow the number of tokens: the one for `base_tokens` stands for all."""
     return float(shift) if isinstance(shift, float | int) else float(shift["base_shift"])
-

@@ -123,9 +123,7 @@ class LatentCache(Dataset):
             self.sizes.append(size)
         self.known = found.keys()
         wanted = list(found) if keys is None else [key for key in keys if key in found]
-        self.entries = [
-            found[key]._replace(caption=captions[key]) if key in captions else found[key] for key in wanted
-        ]
+        self.entries = [found[key]._replace(caption=captions[key]) if key in captions else found[key] for key in wanted]
         self._open = lru_cache(OPEN)(Shard)
 
     def __len__(self) -> int:

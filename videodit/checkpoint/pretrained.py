@@ -113,9 +113,7 @@ class Part:
                 raise InputError(f"{source}: {theirs} is {given}{order}, expected {tuple(wanted[ours])}")
         return found
 
-    def read(
-        self, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-    ) -> Tensor:
+    def read(self, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Tensor:
         """One tensor by our name, with what adapters add; the sum is made in float32 (or float64) and rounded once."""
         theirs, change = self.sources[name]
         tensor = change(self.weights.read(theirs))

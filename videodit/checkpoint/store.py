@@ -132,9 +132,7 @@ def _holds(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -
     return same and all(torch.equal(held[name], tensor.detach().cpu()) for name, tensor in state.items())
 
 
-def give(
-    module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, dtype: torch.dtype | None = None
-) -> None:
+def give(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, dtype: torch.dtype | None = None) -> None:
     """Make `tensors` the parameters and buffers of a module on the meta device, strictly."""
     wanted = module.state_dict()
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

@@ -6,9 +6,10 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from typing_extensions import TypedDict
 
 import videodit
 from videodit.cli.origin import origin
@@ -16,7 +17,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.printable import say
 from videodit.train.machine import pick_precision
 from videodit.train.made import FILE as MADE
-from videodit.untrusted import read_json
+from videodit.untrusted import check, read_json
 
 OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
 # What changes how a run goes, but not what it computes (of `parallel` and `packs.most`: beyond rounding).
@@ -25,6 +26,12 @@ SAFE = ("after", "cache", "data.root", "device", "keep", "loop.log_every", "loop
         "tracker", "workers")  # fmt: skip
 WRITTEN = ("checkpoints", "config.json", MADE, "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
            "tensorboard", "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
+
+
+class Settled(TypedDict):
+    """What decides, of the config.json of a run that is resumed."""
+
+    precision: NotRequired[str]
 
 
 def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) -> dict[str, Any]:
@@ -41,10 +48,12 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     What else differs from the run's config is told on stderr: it may be meant, such as more steps.
     """
     config = {key: value for key, value in config.items() if key not in OF_THIS_START}
-    before = dict(read_json(path) if resuming and path.exists() else config)
+    before = read_json(path, dict[str, Any]) if resuming and path.exists() else dict(config)
+    check(before, Settled, path)
+    known = before.get("precision", "auto")
     if config["precision"] == "auto":
-        config["precision"] = pick_precision(before["precision"], device)
-    if before["precision"] == "auto":
+        config["precision"] = pick_precision(known, device)
+    if known == "auto":
         before["precision"] = config["precision"]
     for line in differences(before, config):
         key = line.partition(": ")[0]
@@ -84,5 +93,3 @@ def start_over(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-

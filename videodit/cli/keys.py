@@ -18,9 +18,7 @@ _KEY = re.compile(
     re.VERBOSE,
 )
 _BASE = re.compile(r"\s*-\s+(?P<name>[a-z]+)")
-_CHOICE = re.compile(
-    r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?"
-)
+_CHOICE = re.compile(r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?")
 
 
 class Key(NamedTuple):

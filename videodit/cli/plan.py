@@ -80,4 +80,3 @@ def size_of(text: str) -> int:
     if not match or match[2].lower() not in UNITS:
         raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
     return int(float(match[1]) * UNITS[match[2].lower()])
-

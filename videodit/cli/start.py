@@ -169,9 +169,7 @@ def remembered(
     return text
 
 
-def words(
-    cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int
-) -> Tokenizer:
+def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int) -> Tokenizer:
     """The tokenizer: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
     path = folder / FILES["tokenizer"]
     resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))

@@ -342,6 +342,4 @@ def _trace_cone(eye: Tensor, ray: list[Tensor], light: Tensor, shine: Tensor, ha
     return hit, x / r, *lit
 
 
-TRACERS = MappingProxyType(
-    {"ball": _trace_ball, "cube": _trace_cube, "cone": _trace_cone, "cylinder": _trace_cylinder}
-)
+TRACERS = MappingProxyType({"ball": _trace_ball, "cube": _trace_cube, "cone": _trace_cone, "cylinder": _trace_cylinder})

@@ -1,6 +1,6 @@
 """A training set that `videodit ingest` made: a manifest, and for training on pixels the files it was made from.
 
-    C, T, H, W channels, frames, height, width
+C, T, H, W channels, frames, height, width
 """
 
 from __future__ import annotations

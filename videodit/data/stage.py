@@ -255,5 +255,3 @@ def _turned(yaw: Tensor, right: Tensor, away: Tensor) -> Tensor:
     about_z = matrix(right.cos(), -right.sin(), zero, right.sin(), right.cos(), zero, zero, zero, one)
     about_x = matrix(one, zero, zero, zero, away.cos(), away.sin(), zero, -away.sin(), away.cos())
     return about_y @ about_z @ about_x
-
-

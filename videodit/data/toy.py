@@ -239,9 +239,7 @@ def _draw_two(rng: Random, split: str, ground: str, sky: str) -> tuple[tuple[Bod
     return tuple(drawn), ground, sky, "still", relation
 
 
-def _draw_words(
-    rng: Random, split: str, motions: Sequence[str], other_than: str | None = None
-) -> tuple[str, str, str]:
+def _draw_words(rng: Random, split: str, motions: Sequence[str], other_than: str | None = None) -> tuple[str, str, str]:
     """A kind, a colour and a motion that the split allows; `motions` may give way to a held-out one."""
     if split == "composition":
         if rng.random() < 0.5:

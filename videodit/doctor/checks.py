@@ -1,6 +1,6 @@
 """The checks, each a function of the objects that a training is made of.
 
-    C, t, h, w latents; L tokens
+C, t, h, w latents; L tokens
 """
 
 from __future__ import annotations

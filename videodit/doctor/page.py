@@ -49,7 +49,7 @@ def page(title: str, findings: Sequence[Finding], told: str, pictures: Pictures)
         f'<tr><td class="{MARKS[f.verdict]}">{f.verdict}</td><td>{markup(f.name)}</td><td>{markup(f.told)}</td></tr>'
         for f in findings
     )
-    parts = [f"<h1>{markup(title)}</h1><p>{markup(told)}</p><h2>Findings</h2><table class=\"found\">{rows}</table>"]
+    parts = [f'<h1>{markup(title)}</h1><p>{markup(told)}</p><h2>Findings</h2><table class="found">{rows}</table>']
     if pictures.losses:
         steps = np.arange(1, len(pictures.losses) + 1)
         curve = chart([Line("loss", steps, np.array(pictures.losses), HUE)], title="loss on one clip", log=True)

@@ -1,6 +1,6 @@
 """Learned looks at a clip, by image models of transformers: scores, and an embedding by which duplicates are known.
 
-    D values of an embedding
+D values of an embedding
 """
 
 from __future__ import annotations

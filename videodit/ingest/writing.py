@@ -1,11 +1,11 @@
 """A set on disk: its manifest, what was dropped, and where it came from. It changes at once, or not at all.
 
-    set/manifest.parquet   a row a clip (record.COLUMNS, then every measure)
-    set/dropped.parquet    a row for each file or shot that did not get there: stage, reason, detail
-    set/set.json           what it was made from, and how
-    set/cache/             latents and text states, by content
-    set/report.html        the doctor's page
-    set/.ingest/           what stages have done, for the next run
+set/manifest.parquet   a row a clip (record.COLUMNS, then every measure)
+set/dropped.parquet    a row for each file or shot that did not get there: stage, reason, detail
+set/set.json           what it was made from, and how
+set/cache/             latents and text states, by content
+set/report.html        the doctor's page
+set/.ingest/           what stages have done, for the next run
 """
 
 from __future__ import annotations

@@ -134,18 +134,18 @@ class Block(nn.Module):
 
 class DiT(nn.Module):
     """Args:
-        channels, out_channels: latent channels in and out.
-        patch: latent frames, rows and columns of one token.
-        dim, layers, heads, ffn: N, blocks, H, hidden width of the feed-forward.
-        text_dim: E.
-        text_length: the states a clip attends to: those that a prompt lacks are zero; 0: a prompt's own and no others.
-        frequency_dim: width of the time sinusoid.
-        time: one of TIME_MODES.
-        norm: "layer" or "rms", of the blocks' inputs.
-        qk_norm, qk_eps: "full" or "head", and its epsilon.
-        cross_norm: a norm with weights before cross-attention.
-        fractions: None for rotations by whole positions, the same in every head; else, for time, height and width, the
-            length of a token's step and the full extent, for `nn.rope.fractional_rope`.
+    channels, out_channels: latent channels in and out.
+    patch: latent frames, rows and columns of one token.
+    dim, layers, heads, ffn: N, blocks, H, hidden width of the feed-forward.
+    text_dim: E.
+    text_length: the states a clip attends to: those that a prompt lacks are zero; 0: a prompt's own and no others.
+    frequency_dim: width of the time sinusoid.
+    time: one of TIME_MODES.
+    norm: "layer" or "rms", of the blocks' inputs.
+    qk_norm, qk_eps: "full" or "head", and its epsilon.
+    cross_norm: a norm with weights before cross-attention.
+    fractions: None for rotations by whole positions, the same in every head; else, for time, height and width, the
+        length of a token's step and the full extent, for `nn.rope.fractional_rope`.
     """
 
     BLOCKS = "blocks"  # what `nn.stream` may bring one by one

@@ -1,6 +1,6 @@
 """Packs: the tokens of B clips of any sizes laid end to end.
 
-    B clips, L tokens in all, C latent channels, D = C*pt*ph*pw values a token, S text states in all, E text width
+B clips, L tokens in all, C latent channels, D = C*pt*ph*pw values a token, S text states in all, E text width
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How time scales, shifts and gates the tokens (adaptive layer norm, Peebles & Xie 2022, arXiv:2212.09748).
 
-    B clips, L tokens in all, N model width
+B clips, L tokens in all, N model width
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rotary position embedding over (time, row, column): Su et al. 2021 (arXiv:2104.09864), one axis after another.
 
-    L tokens, H heads, K = head dim
+L tokens, H heads, K = head dim
 """
 
 from __future__ import annotations

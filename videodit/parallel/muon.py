@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024), also on matrices that are sharded by rows: each process orthogonalises some, whole.
 
-    S processes hold a matrix (m,n) as up to S parts (m/S,n), S matrices of one shape at a time:
-    momentum on parts -> all-to-all: process i has matrix i -> Newton-Schulz -> all-to-all: parts -> update of parts
+S processes hold a matrix (m,n) as up to S parts (m/S,n), S matrices of one shape at a time:
+momentum on parts -> all-to-all: process i has matrix i -> Newton-Schulz -> all-to-all: parts -> update of parts
 """
 
 from __future__ import annotations

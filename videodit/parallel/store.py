@@ -188,4 +188,3 @@ def _copy(value: Tensor) -> Tensor:
     if isinstance(value, DTensor):
         return DTensor(value.to_local().detach().to("cpu", copy=True), value._spec, requires_grad=False)
     return value.detach().to("cpu", copy=True)
-

@@ -108,7 +108,7 @@ def rates(device: torch.device, dtype: torch.dtype) -> Rates:
     key = "-".join([name, str(dtype).split(".")[-1], torch.__version__]).replace(" ", "-").replace("/", "-")
     path = cache_dir() / "rates" / f"{key}.json"
     try:
-        return Rates(**read_json(path))
+        return Rates(**read_json(path, dict[str, float]))
     except (InputError, TypeError):
         measured = _measure(device, dtype)
         write_json(path, asdict(measured))

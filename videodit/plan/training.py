@@ -1,6 +1,6 @@
 """What a training step will need: the networks' forward and backward pass on tensors without values.
 
-    B clips
+B clips
 """
 
 from __future__ import annotations

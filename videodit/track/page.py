@@ -148,7 +148,7 @@ def _card(metric: Metric, names: Sequence[str], story: Story, beside: Sequence[B
     return (
         f'<figure class="card" data-metric="{markup(metric.name)}"><header><h3>{markup(metric.title)}{unit}</h3>'
         f"<span>{last}</span></header>{chart(lines, title=metric.title, log=log)}"
-        f'{"<ul class=keys>" + "".join(keys) + "</ul>" if keys else ""}'
+        f"{'<ul class=keys>' + ''.join(keys) + '</ul>' if keys else ''}"
         f"<figcaption>{markup(metric.meaning)}</figcaption></figure>"
     )
 

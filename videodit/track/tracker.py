@@ -1,8 +1,8 @@
 """The null tracker, which every tracker derives from, and the composite that feeds several.
 
-    with Composite(trackers=[Jsonl(path=...), TensorBoard(folder=...)]) as tracker:
-        tracker.start(config, step=0)
-        tracker.scalars(1, {"loss": 0.5})
+with Composite(trackers=[Jsonl(path=...), TensorBoard(folder=...)]) as tracker:
+    tracker.start(config, step=0)
+    tracker.scalars(1, {"loss": 0.5})
 """
 
 from __future__ import annotations

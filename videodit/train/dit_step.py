@@ -1,6 +1,6 @@
 """What the DiT is trained for: the velocity from noise to data, given the text (flow matching).
 
-    B clips, L tokens in all, D values a token; C, t, h, w of latents
+B clips, L tokens in all, D values a token; C, t, h, w of latents
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Filling a cache of latents, and the statistics that normalise them.
 
-    C latent channels; T, H, W frames, height, width of a clip
+C latent channels; T, H, W frames, height, width of a clip
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ SHARD = 2048  # clips a file: what a kill in the middle can cost
 
 
 @torch.no_grad()
-def encode_datasets(
-    datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, workers: int, mesh: Mesh
-) -> LatentCache:
+def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, workers: int, mesh: Mesh) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
     Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out; all processes

@@ -21,9 +21,7 @@ from videodit.track.tracker import Tracker
 COLUMNS = 9  # frames of a clip on a sheet
 
 
-def vae_samples(
-    vae: VideoVAE, clips: Sequence[Tensor], folder: Path, mesh: Mesh, step: int, tracker: Tracker
-) -> float:
+def vae_samples(vae: VideoVAE, clips: Sequence[Tensor], folder: Path, mesh: Mesh, step: int, tracker: Tracker) -> float:
     """Reconstructions of held-out clips, each (3,T,H,W), beside the clips, their PSNR and SSIM. -> the mean squared
     error, on the main process.
     """

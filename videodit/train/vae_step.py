@@ -1,6 +1,6 @@
 """What the VAE is trained for: reconstruction, a simple latent space, and by choice what a critic sees.
 
-    B clips, C latent channels
+B clips, C latent channels
 """
 
 from __future__ import annotations

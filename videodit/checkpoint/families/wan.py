@@ -17,7 +17,7 @@ from videodit.errors import InputError
 
 TEXT_LENGTH = 512  # states that cross-attention sees, zero ones included
 Size = Annotated[int, Ge(1), Le(2**17)]
-Class = list[str | None]  # a library and a class of it
+Class = Annotated[list[str | None], Len(2, 2)]  # a library and a class of it
 
 
 class ModelIndex(TypedDict):
