@@ -142,6 +142,11 @@ def reshape(state: dict[str, torch.Tensor]) -> None:
     state["patch_embedding.bias"] = state["patch_embedding.bias"][:-1].clone()
 
 
+def flatten(state: dict[str, torch.Tensor]) -> None:
+    """What our order cannot be made of."""
+    state["patch_embedding.weight"] = state["patch_embedding.weight"].reshape(-1)
+
+
 def truncate(folder: Folder) -> None:
     path = folder / DIT
     path.write_bytes(path.read_bytes()[:-100])
@@ -167,6 +172,7 @@ DIT = "transformer/diffusion_pytorch_model.safetensors"
 DAMAGES = [
     (edit(DIT, rename), r"unknown: blocks.0.attn1.to_kk.weight; missing: blocks.0.attn1.to_k.weight"),
     (edit(DIT, spoil), r"blocks.1.ffn.net.2.weight holds values that are not finite"),
+    (edit(DIT, flatten), r"patch_embedding.weight is \(\d+,\), expected \(40, \d+\)"),
     (edit(DIT, reshape), r"patch_embedding.bias is \(39,\) in our order, expected \(40,\)"),
     (truncate, r"diffusion_pytorch_model.safetensors is not a readable safetensors file .* truncated"),
     (swap, r"unknown: decoder.conv_in.bias.*missing"),

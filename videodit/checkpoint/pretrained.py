@@ -105,11 +105,11 @@ class Part:
             self.weights.check_floats(theirs)
             try:
                 shape = change(torch.empty(self.weights.shapes[theirs], device="meta")).shape
-            except (RuntimeError, ValueError):  # what torch and einops say of a shape that cannot be arranged
+            except (RuntimeError, ValueError, IndexError):  # what torch and einops say of a shape that cannot be arranged
                 shape = None
             if shape != wanted[ours]:
-                order = "" if self.table is None else " in our order"
                 given = self.weights.shapes[theirs] if shape is None else tuple(shape)
+                order = "" if self.table is None or shape is None else " in our order"
                 raise InputError(f"{source}: {theirs} is {given}{order}, expected {tuple(wanted[ours])}")
         return found
 
