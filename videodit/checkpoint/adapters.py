@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from videodit.checkpoint import changes, scales
-from videodit.checkpoint.adapter_keys import Group, by_expert, says_expert, some, sort_keys
+from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys
 from videodit.checkpoint.experts import FILE, adapter_files, experts_named
 from videodit.checkpoint.families import lora as spelt
 from videodit.checkpoint.families import wan
@@ -141,9 +141,8 @@ def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], stren
         if group.keys() & LOW_RANK
     }
     added = dict(part.added)
-    for ours, group in keys.groups.items():
-        deltas = _deltas(weights, group, (ours, keys.forms[ours], shapes[ours]), scaled, strength)
-        added[ours] = [*added.get(ours, ()), *deltas]
+    for ours in keys.groups:
+        added[ours] = [*added.get(ours, ()), *_deltas(weights, keys, ours, shapes[ours], scaled, strength)]
     told.layers[expert] = len({ours.rpartition(".")[0] for ours in keys.groups})
     told.left_out = keys.left_out
     if any(one.kohya for one in said) and not any(_kohya(group) for group in keys.groups.values()):
@@ -168,10 +167,10 @@ def _scale(weights: Weights, group: Group, ours: str, shape: Sequence[int], said
 
 
 def _deltas(
-    weights: Weights, group: Group, place: tuple[str, Form, Sequence[int]], scaled: Mapping[str, float], strength: float
+    weights: Weights, keys: Keys, ours: str, shape: Sequence[int], scaled: Mapping[str, float], strength: float
 ) -> Iterator[Delta]:
-    """What a file adds to a parameter of ours of this name, form and shape. `scaled`: scales of matrices."""
-    ours, form, shape = place
+    """What a file adds to our parameter of this name and shape. `scaled`: scales of matrices."""
+    group, form = keys.groups[ours], keys.forms[ours]
     if ours in scaled:
         yield changes.LowRank(weights, _names(group), form, strength * scaled[ours])
     for which in group.keys() - LOW_RANK:
@@ -181,6 +180,8 @@ def _deltas(
             matrix = ours.removesuffix("bias") + "weight"
             if matrix not in scaled:
                 raise InputError(f"{weights.source}: {name} lacks its partner")
+            if "magnitude" in keys.groups[matrix]:
+                raise InputError(f"{weights.source}: {name} stands beside lengths of rows; PEFT's DoRA has no bias")
             factor *= scaled[matrix]
         make = changes.Value if which.endswith("value") else changes.Difference
         yield make(weights, name, form, factor)
