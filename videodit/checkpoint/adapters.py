@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from videodit.checkpoint import changes, scales
+from videodit.checkpoint import scales
 from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys
+from videodit.checkpoint.changes import Difference, LowRank, Value, alpha_of, check_low_rank, check_whole
 from videodit.checkpoint.experts import FILE, adapter_files, experts_named
 from videodit.checkpoint.families import lora as spelt
 from videodit.checkpoint.families import wan
@@ -144,7 +145,7 @@ def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], stren
     for ours in keys.groups:
         added[ours] = [*added.get(ours, ()), *_deltas(weights, keys, ours, shapes[ours], scaled, strength)]
     told.layers[expert] = len({ours.rpartition(".")[0] for ours in keys.groups})
-    told.left_out = keys.left_out
+    told.left_out = list(dict.fromkeys([*told.left_out, *keys.left_out]))  # both experts may lack the same
     if any(one.kohya for one in said) and not any(_kohya(group) for group in keys.groups.values()):
         told.notes = [f"{spelt.KOHYA_ALPHA} of its header: not applied, whoever respells such a file puts it into B·A"]
     return replace(part, added=added, adapters=(*part.adapters, f"{scales.fingerprint(weights)}:{strength}"))
@@ -152,11 +153,11 @@ def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], stren
 
 def _scale(weights: Weights, group: Group, ours: str, shape: Sequence[int], said: Sequence[Said]) -> float:
     """Of an adapter's B·A, by all that its files say."""
-    rank = changes.check_low_rank(weights, _names(group), ours, shape)
+    rank = check_low_rank(weights, _names(group), ours, shape)
     module, found = group["down"].module, {}
     if "alpha" in group:
         name = group["alpha"].name
-        found[f"{weights.source}: {name}"] = changes.alpha_of(weights, name) / rank
+        found[f"{weights.source}: {name}"] = alpha_of(weights, name) / rank
     for one in said:
         if one.dora is not None and one.dora != ("magnitude" in group):
             lengths = "no lengths of rows" if one.dora else "lengths of rows"
@@ -172,10 +173,10 @@ def _deltas(
     """What a file adds to our parameter of this name and shape. `scaled`: scales of matrices."""
     group, form = keys.groups[ours], keys.forms[ours]
     if ours in scaled:
-        yield changes.LowRank(weights, _names(group), form, strength * scaled[ours])
-    for which in group.keys() - LOW_RANK:
+        yield LowRank(weights, _names(group), form, strength * scaled[ours])
+    for which in [which for which in group if which not in LOW_RANK]:
         name, factor = group[which].name, strength
-        changes.check_whole(weights, name, form, ours, shape)
+        check_whole(weights, name, form, ours, shape)
         if which == "up_bias":
             matrix = ours.removesuffix("bias") + "weight"
             if matrix not in scaled:
@@ -183,7 +184,7 @@ def _deltas(
             if "magnitude" in keys.groups[matrix]:
                 raise InputError(f"{weights.source}: {name} stands beside lengths of rows; PEFT's DoRA has no bias")
             factor *= scaled[matrix]
-        make = changes.Value if which.endswith("value") else changes.Difference
+        make = Value if which.endswith("value") else Difference
         yield make(weights, name, form, factor)
 
 

@@ -149,13 +149,13 @@ def _peft(content: Mapping[str, Any], where: str) -> Said:
     """What a LoraConfig says; InputError for one whose mathematics is another."""
     kind = content.get("peft_type", "LORA")
     if kind not in ("LORA", None):
-        raise InputError(f"{where}: peft_type={kind!r}: only LORA is read")
+        raise InputError(f"{where}: peft_type={str(kind)[:60]!r}: only LORA is read")
     theirs: Config = check(dict(content), Config, where)
     if others := [key for key in WITHOUT if content.get(key)]:
         raise InputError(f"{where}: {others[0]} is other mathematics than LoRA's, which is not read")
     if (start := theirs.get("init_lora_weights")) not in STARTS:
         told = "changed the model's own weights, which this file lacks; convert it to LoRA first"
-        raise InputError(f"{where}: init_lora_weights={start!r} {told}")
+        raise InputError(f"{where}: init_lora_weights={str(start)[:60]!r} {told}")
     return Said(
         where,
         theirs["lora_alpha"],
