@@ -18,6 +18,7 @@ from videodit.checkpoint.adapters import LAYOUTS, TARGETS, attach, matrices, par
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
 from videodit.errors import InputError
+from videodit.models.pack import Text, patchify
 
 RANK = 3
 REQUEST = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 2, "guidance": 3.0, "seed": 1}
@@ -189,7 +190,8 @@ def test_files_that_do_not_fit_are_told(part: Part, tmp_path: Path) -> None:
     path = saved_adapter(tmp_path / "a.safetensors", part)
     q = "diffusion_model.blocks.0.self_attn.q.lora_A.weight"
     cases = {
-        "no place for diffusion_model.blocks.0.self_attn.q.diff": {q.replace("lora_A.weight", "diff"): torch.ones(3)},
+        r"self_attn.q.diff is \(3,\), and the model's": {q.replace("lora_A.weight", "diff"): torch.ones(3)},
+        "no place for diffusion_model.blocks.0.self_attn.q.what": {q.replace("lora_A", "what"): torch.ones(3)},
         "no place for diffusion_model.blocks.7.self_attn.q": {q.replace("blocks.0", "blocks.7"): torch.ones(3, 40)},
         "a.safetensors is for another model: its blocks.0.attention.q changes a matrix 40x48": {q: torch.ones(3, 48)},
         "is of rank 5 in one tensor and 3 in another": {q: torch.ones(5, 40)},
@@ -204,8 +206,9 @@ def test_files_that_do_not_fit_are_told(part: Part, tmp_path: Path) -> None:
     save_file(whole, path)
     with pytest.raises(InputError, match="self_attn.q.lora_B.weight lacks its partner"):
         attach({"dit": part}, {str(path): 1.0})
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no adapter.safetensors in this folder"):
-        attach({"dit": part}, {str(tmp_path): 1.0})
+        attach({"dit": part}, {str(tmp_path / "empty"): 1.0})
     with pytest.raises(InputError, match="nowhere.safetensors does not exist"):
         attach({"dit": part}, {"nowhere.safetensors": 1.0})
 
@@ -219,10 +222,29 @@ def test_what_is_asked_for() -> None:
             parse(wrong)
 
 
-def test_blocks_that_come_and_go_have_no_adapter(saved: tuple[Path, object], part: Part, tmp_path: Path) -> None:
-    path = saved_adapter(tmp_path / "a.safetensors", part)
-    with pytest.raises(InputError, match="offload=block: .* export the model first"):
-        videodit.load(str(saved[0]), device="cpu", offload="block", lora=path)
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_blocks_that_come_and_go_have_the_adapter(
+    saved: tuple[Path, object], part: Part, tmp_path: Path, dora: bool
+) -> None:
+    """The same sum, made anew whenever a block runs; at home its weights stay those of the file."""
+    path = saved_adapter(tmp_path / "a.safetensors", part, dora=dora)
+    clips = {
+        offload: videodit.load(str(saved[0]), device="cpu", offload=offload, lora={path: 0.7})(WORDS[0], **REQUEST).clip
+        for offload in ("none", "block")
+    }
+    assert_equal(clips["block"], clips["none"])  # which prepares what is the same in each step
+    name = "blocks.0.attention.q.weight"
+    for dtype in (torch.float32, torch.bfloat16):
+        whole = attach({"dit": part}, {str(path): 0.7})["dit"]
+        network, seen = whole.load(dtype=dtype, streamed=True), []
+        assert torch.equal(network.get_parameter(name), part.read(name))
+        network.blocks[0].attention.q.register_forward_pre_hook(lambda q, _, seen=seen: seen.append(q.weight.clone()))
+        arguments = part.spec["arguments"]
+        pack = patchify([torch.zeros(arguments["channels"], 1, 4, 4, dtype=dtype)], arguments["patch"])
+        with torch.no_grad():
+            network(pack, torch.tensor([0.5]), Text(torch.zeros(3, arguments["text_dim"], dtype=dtype), (3,)))
+        assert torch.equal(seen[0], whole.load(dtype=dtype).get_parameter(name))
+        assert torch.equal(network.get_parameter(name), part.read(name))
 
 
 def test_our_names_are_in_every_layout(part: Part) -> None:

@@ -19,6 +19,7 @@ BROKEN = (
 )
 DTYPES = ("F16", "BF16", "F64", "I64", "I32", "U32", "I8", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "C64", "X9", 5, None)
 SHAPES = ([], [-1], [2**63], [2**62, 4], [0], [1] * 70, "x", None, [1.5])
+JSON = ("videodit", "lora_adapter_metadata")  # what a header may have as text: ours, diffusers'
 OFFSETS = ([-1, 4], [0, 2**63], [4, 0], [0, 0], [0], "x", None, [2**64 - 1, 3])
 
 
@@ -78,7 +79,7 @@ def changed_line(data: st.DataObject, raw: bytes) -> bytes:
 
 
 def changed_safetensors(data: st.DataObject, raw: bytes) -> bytes:
-    """A safetensors file, changed in its header, in our JSON within it, or in its bytes."""
+    """A safetensors file, changed in its header, in the JSON within it, or in its bytes."""
     length = struct.unpack("<Q", raw[:8])[0]
     head, body = json.loads(raw[8 : 8 + length]), raw[8 + length :]
     how = data.draw(st.sampled_from(("bytes", "length", "row", "row", "names", "ours", "ours", "metadata")))
@@ -95,9 +96,9 @@ def changed_safetensors(data: st.DataObject, raw: bytes) -> bytes:
     elif how == "names":
         other = data.draw(st.sampled_from(("x\ny", "\x1b[31mx", "a" * 5000, "", "blocks. .x", "../x")))
         head[other] = head.pop(row) if data.draw(st.booleans()) else data.draw(st.sampled_from(WEIRD))
-    elif how == "ours" and "videodit" in head.get("__metadata__", {}):
-        ours = changed_json(data, head["__metadata__"]["videodit"].encode())
-        head["__metadata__"]["videodit"] = ours.decode("utf-8", "replace")
+    elif how == "ours" and (texts := [key for key in JSON if key in head.get("__metadata__", {})]):
+        text = changed_json(data, head["__metadata__"][texts[0]].encode())
+        head["__metadata__"][texts[0]] = text.decode("utf-8", "replace")
     else:
         head["__metadata__"] = data.draw(st.sampled_from((*WEIRD, {"videodit": "null"}, {"videodit": "[" * 10_000})))
     packed = json.dumps(head).encode()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from pyarrow import parquet
+from safetensors.torch import save_file
 
 import videodit
 from tests.data.clips import encode
@@ -86,12 +87,29 @@ def _make_base(base: Path) -> None:
         DIT,
         {"adapter": {"dora": False}},
     )
+    _make_peft(base / "peft")
     fill(base / "cache", [("a", 0), ("b", 1)], lambda some: [(i, torch.randn(4, 2, 4, 4), "c") for i in some], shard=8)
     pipeline("2.1", base / "wan")
     pipeline("2.1", base / "sharded", max_shard_size="20KB")
     _make_conf(base)
     _make_videos(base)
     _make_run(base)
+
+
+def _make_peft(folder: Path) -> None:
+    """An adapter as PEFT saves it, with all that is read of its config, which diffusers' metadata says once more."""
+    folder.mkdir()
+    module = "base_model.model.blocks.0.self_attn.q"
+    tensors = {f"{module}.lora_A.default.weight": (2, 24), f"{module}.lora_B.default.weight": (24, 2)}
+    tensors |= {f"{module}.lora_magnitude_vector": (24,), f"{module}.alpha": (), f"{module}.diff_b": (24,)}
+    tensors |= {"base_model.model.blocks.1.diff_m": (1, 6, 24), "base_model.model.head.head.bias": (16,)}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 3.0, "use_rslora": False, "use_dora": True, "bias": "all"}
+    config |= {"rank_pattern": {"self_attn.q": 2}, "alpha_pattern": {r"^blocks\.\d+\.self_attn.q": 1.0}}
+    config |= {"modules_to_save": ["head.head"], "init_lora_weights": True}
+    said = {f"transformer.{key}": value for key, value in config.items()}
+    save_file({name: torch.ones(shape) for name, shape in tensors.items()}, folder / "adapter_model.safetensors",
+              {"format": "pt", "lora_alpha": "1", "lora_adapter_metadata": json.dumps(said)})  # fmt: skip
+    write_json(folder / "adapter_config.json", config)
 
 
 def _make_conf(base: Path) -> None:
@@ -139,6 +157,11 @@ def _tiny(folder: Path) -> None:
 def _with_adapter(folder: Path) -> None:
     _tiny(folder)
     shutil.copy(base() / "adapter.safetensors", folder)
+
+
+def _with_peft(folder: Path) -> None:
+    _tiny(folder)
+    shutil.copytree(base() / "peft", folder / "peft")
 
 
 def _requests(folder: Path) -> None:
@@ -345,6 +368,8 @@ READERS = {
     "own/pipeline.json": Reader(_tiny, "m/pipeline.json", changed_json, _generate()),
     "own/tokenizer.json": Reader(_tiny, "m/tokenizer.json", changed_json, _generate()),
     "adapter": Reader(_with_adapter, "adapter.safetensors", changed_safetensors, _generate("lora=adapter.safetensors")),
+    "peft": Reader(_with_peft, "peft/adapter_model.safetensors", changed_safetensors, _generate("lora=peft")),
+    "peft/config": Reader(_with_peft, "peft/adapter_config.json", changed_json, _generate("lora=peft")),
     "info": Reader(_tiny, "m/text.safetensors", changed_safetensors, lambda: main(["info", "m"])),
     "requests": Reader(_requests, "many.jsonl", changed_line, _read_requests),
     "report/config": Reader(_run, "config.json", changed_json, lambda: main(["report", "."])),

@@ -1,117 +1,87 @@
-"""Low-rank adapters in files: LoRA (Hu et al. 2021, arXiv:2106.09685) and DoRA (Liu et al. 2024, arXiv:2402.09353).
+"""Adapters in files: which weights of which DiT they change, read in the spellings in which people pass them on.
 
-They are read in the layouts in which people pass them on, and become part of a DiT's weights as these are read:
-
-    W + sum over adapters of  strength * alpha/r * B·A
-                        or of  m/|W'| * W' - W  with  W' = W + strength * alpha/r * B·A, by rows     (DoRA)
-
-which is what PEFT computes beside the weights. (Of several DoRAs PEFT's sum depends on their order, and its merged
-weights are others again; here each changes the weights of the file.) Nothing is multiplied before it is read.
-
-    W (N,M), A (r,M), B (N,r), m (N,): N outputs, M inputs, r the rank
+They become part of a DiT's weights as these are read: `changes` has the mathematics, `scales` how strong they are,
+`experts` which DiT they are for, `adapter_keys` which of its parameters, `families/lora` the spellings. All of a file
+has a place in the model, or the file is refused; only keys of a branch for images, which no model of texts has, are
+left out, and named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite, prod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from videodit.checkpoint import scales
+from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys
+from videodit.checkpoint.changes import Difference, LowRank, Value, alpha_of, check_low_rank, check_whole
+from videodit.checkpoint.experts import FILE, adapter_files, experts_named
+from videodit.checkpoint.families import lora as spelt
 from videodit.checkpoint.families import wan
-from videodit.checkpoint.keymap import SHOWN, Form, names_of, single
-from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.keymap import Form, places
+from videodit.checkpoint.pretrained import Delta, Part
+from videodit.checkpoint.scales import Said
 from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
+from videodit.printable import say
 
-FILE = "adapter.safetensors"  # in a run's folder
-LOW = "transformer_2."  # diffusers' prefix for the expert for low noise
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", LOW, "base_model.model.")
-FLAT = "lora_unet_"  # kohya's, which has _ for every dot
-EXPERTS = {"high_noise": "dit", "low_noise": "dit_low"}  # in a file's name
-PARTS = {
-    **{"lora_A.weight": "down", "lora_down.weight": "down", "lora_A.default.weight": "down"},
-    **{"lora_B.weight": "up", "lora_up.weight": "up", "lora_B.default.weight": "up"},
-    **{"lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude", "alpha": "alpha"},
-}
-LAYOUTS = ("vendor", "diffusers")
+__all__ = ["FILE", "LAYOUTS", "TARGETS", "attach", "matrices", "parse", "save_adapter"]
+
+LAYOUTS = spelt.LAYOUTS
+TARGETS = (
+    *(f"{attention}.{part}" for attention in ("attention", "cross") for part in ("q", "k", "v", "out")),
+    *("ffn.0", "ffn.2"),
+)  # the matrices of a block
+LOW_RANK = {"down", "up", "magnitude", "alpha"}  # the tensors of one matrix
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """What an adapter adds to one matrix. `names`: the file's tensors "down" (A), "up" (B), perhaps "alpha" and
-    "magnitude"; `form`: how the matrix's values are arranged there.
+@dataclass
+class Told:
+    """What is said of a file: how many layers of each expert it changes, which keys were left out, and notes."""
+
+    layers: dict[str, int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def line(self, file: object, strength: float, experts: int) -> str:
+        """All of it in a line."""
+        names = {spelt.HIGH: "high noise", spelt.LOW: "low noise"}
+        where = " and ".join(f"{count} of the expert for {names[name]}" for name, count in self.layers.items())
+        layers = where if experts > 1 else str(sum(self.layers.values()))
+        left = f"{len(self.left_out)} ({some(self.left_out)}): this model has no branch for images"
+        return "; ".join([
+            f"lora={file}: layers changed: {layers}",
+            f"strength: {strength:g}",
+            f"keys left out: {left if self.left_out else 'none'}",
+            *self.notes,
+        ])  # fmt: skip
+
+
+def attach(parts: Mapping[str, Part], lora: Mapping[str, float], *, quiet: bool = False) -> dict[str, Part]:
+    """Parts whose DiTs have these adapters, files or folders, at these strengths, in this order.
+
+    A file changes the expert that its keys or its name say, else every one there is. What became of it is said in a
+    line; `quiet`: only where keys were left out.
     """
-
-    weights: Weights
-    names: Mapping[str, str]
-    form: Form
-    strength: float
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        """W (N,M) -> (N,M) to add."""
-        down, up = self._read("down", matrix).flatten(1), self._read("up", matrix).flatten(1)
-        alpha = self._read("alpha", matrix).item() if "alpha" in self.names else len(down)
-        change = self.form.ours(up @ down) * (self.strength * alpha / len(down))
-        if "magnitude" not in self.names:
-            return change
-        turned = matrix + change
-        magnitude = self.form.ours(self._read("magnitude", matrix).reshape(-1, 1))
-        return magnitude / torch.linalg.norm(turned, dim=1, keepdim=True) * turned - matrix
-
-    def check(self, matrix: str, shape: Sequence[int]) -> None:
-        """InputError if its tensors do not fit our matrix of this name and shape."""
-        stem = matrix.removesuffix(".weight")
-        if not {"down", "up"} <= self.names.keys():
-            raise InputError(f"{self.weights.source}: {next(iter(self.names.values()))} lacks its partner")
-        for which, name in self.names.items():
-            given = self.weights.shapes[name]
-            wanted = {"alpha": 1, "magnitude": shape[0]}.get(which)
-            if len(given) < 2 if wanted is None else prod(given) != wanted:
-                expected = "a matrix" if wanted is None else f"{wanted} values"
-                raise InputError(f"{self.weights.source}: {name} is {given}, expected {expected}")
-            if which != "alpha":
-                self.weights.check_floats(name)
-        rows, columns = _matrix(self.weights.shapes[self.names["up"]])
-        rank, inputs = _matrix(self.weights.shapes[self.names["down"]])
-        if (rows, inputs) != tuple(shape):
-            raise InputError(
-                f"{self.weights.source} is for another model: its {stem} changes a matrix {rows}x{inputs}, and the "
-                f"model's is {shape[0]}x{shape[1]}"
-            )
-        if columns != rank:
-            raise InputError(f"{self.weights.source}: {stem} is of rank {rank} in one tensor and {columns} in another")
-
-    def _read(self, which: str, like: Tensor) -> Tensor:
-        return self.weights.read(self.names[which], integers=which == "alpha").to(like)
-
-
-def attach(parts: Mapping[str, Part], lora: Mapping[str, float]) -> dict[str, Part]:
-    """Parts whose DiTs have these adapters, files or run folders, at these strengths, in this order.
-
-    A file changes the expert that its name (high_noise, low_noise) or its keys name, else every one there is.
-    """
-    found = dict(parts)
-    for path, strength in lora.items():
-        weights = Weights([adapter_file(path)])
-        for name, keys in _experts(weights, [name for name in ("dit", "dit_low") if name in parts]).items():
-            found[name] = _with(found[name], weights, keys, strength)
+    found, experts = dict(parts), [name for name in (spelt.HIGH, spelt.LOW) if name in parts]
+    files = [(file, path, strength) for path, strength in lora.items() for file in adapter_files(path)]
+    given = [file for file, _, _ in files]
+    named = [experts_named([file, file.parent, Path(path)], given) for file, path, _ in files]
+    if len(experts) == 1 and [spelt.HIGH] in named and [spelt.LOW] in named:
+        pair = some([str(file) for file in given])
+        raise InputError(f"lora={pair}: they are for a model of two experts; this one has a single one")
+    for (file, _, strength), names in zip(files, named, strict=True):
+        weights, told = Weights([file]), Told()
+        for name, keys in by_expert(weights, names, experts).items():
+            found[name] = _with(found[name], name, weights, keys, strength, told)
+        if told.left_out or not quiet:
+            say(told.line(file, strength, len(experts)))
     return found
-
-
-def adapter_file(path: str | Path) -> Path:
-    """The file of an adapter: itself, or that of a run."""
-    for candidate in (Path(path) / FILE, Path(path) / "model" / FILE):
-        if candidate.is_file():
-            return candidate
-    if Path(path).is_dir():
-        raise InputError(f"lora={path}: there is no {FILE} in this folder")
-    return Path(path)
 
 
 def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dict[str, float]:
@@ -134,17 +104,10 @@ def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dic
 
 def matrices(arguments: Mapping[str, Any], layout: str) -> dict[str, tuple[str, Form]]:
     """A layout's name of each matrix of a DiT of these arguments -> our name, and how its values change to ours."""
-    table = wan.dit_table(layout, arguments)
     blocks = [f"blocks.{number}.{name}" for number in range(arguments["layers"]) for name in TARGETS]
     ends = ["embed", "text_embed.0", "text_embed.2", "time_embed.linear1", "time_embed.linear2", "time_proj", "head"]
-    names = names_of([f"{name}.weight" for name in blocks + ends], table)
-    return {theirs.removesuffix(".weight"): (ours, single(table, theirs)) for theirs, ours in names.items()}
-
-
-TARGETS = (
-    *(f"{attention}.{part}" for attention in ("attention", "cross") for part in ("q", "k", "v", "out")),
-    *("ffn.0", "ffn.2"),
-)  # the matrices of a block
+    found = places([f"{name}.weight" for name in blocks + ends], wan.dit_table(layout, arguments))
+    return {theirs.removesuffix(".weight"): place for theirs, place in found.items()}
 
 
 def save_adapter(
@@ -167,61 +130,70 @@ def save_adapter(
     save_tensors(path, tensors, header)
 
 
-def _experts(weights: Weights, experts: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The experts that a file changes, with the keys that are for each."""
-    low = [key for key in weights.names if key.startswith(LOW)]
-    if low and len(experts) == 1:
-        raise InputError(f"{weights.source} is for a model of two experts ({low[0]}); this one has a single one")
-    if low:
-        high = [key for key in weights.names if not key.startswith(LOW)]
-        return {name: keys for name, keys in (("dit", high), ("dit_low", low)) if keys}
-    file = weights.files[0].name.lower()
-    named = [expert for word, expert in EXPERTS.items() if word in file and expert in experts]
-    return dict.fromkeys(named or experts, weights.names)
-
-
-def _with(part: Part, weights: Weights, keys: Sequence[str], strength: float) -> Part:
-    """A part with one more adapter."""
-    shapes = {name: tensor.shape for name, tensor in part.skeleton.state_dict().items()}
-    known = {}
-    for layout in LAYOUTS:
-        for theirs, (ours, form) in matrices(part.spec["arguments"], layout).items():
-            if ours in shapes:
-                known[theirs] = known[FLAT + theirs.replace(".", "_")] = ours, form
-    groups: dict[str, dict[str, str]] = {}
-    unknown = []
-    for key in keys:
-        stem, which = _taken_apart(key)
-        if stem not in known:
-            unknown.append(key)
-        elif which in (group := groups.setdefault(known[stem][0], {})):
-            raise InputError(f"{weights.source}: {group[which]} and {key} are for the same matrix")
-        else:
-            group[which] = key
-    if unknown or not groups:
-        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-        raise InputError(
-            f"{weights.source} is no adapter for this model, which has no place for "
-            f"{', '.join(unknown[:SHOWN]) or 'an empty one'}{more}"
-        )
-    forms = dict(known.values())
+def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], strength: float, told: Told) -> Part:
+    """A part with one more adapter: a file's keys of these names."""
+    said = scales.sources(weights, expert if says_expert(names) else spelt.HIGH)
+    values = {"value": any(one.modules for one in said), "bias_value": any(one.modules or one.bias for one in said)}
+    keys = sort_keys(weights, names, part, [which for which, there in values.items() if there])
+    shapes = {name: tuple(tensor.shape) for name, tensor in part.skeleton.state_dict().items()}
+    scaled = {
+        ours: _scale(weights, group, ours, shapes[ours], said)
+        for ours, group in keys.groups.items()
+        if group.keys() & LOW_RANK
+    }
     added = dict(part.added)
-    for ours, names in groups.items():
-        delta = LowRank(weights, names, forms[ours], strength)
-        delta.check(ours, shapes[ours])
-        added[ours] = [*added.get(ours, ()), delta]
-    return replace(part, added=added, adapters=(*part.adapters, f"{weights.fingerprint}:{strength}"))
+    for ours in keys.groups:
+        added[ours] = [*added.get(ours, ()), *_deltas(weights, keys, ours, shapes[ours], scaled, strength)]
+    told.layers[expert] = len({ours.rpartition(".")[0] for ours in keys.groups})
+    told.left_out = list(dict.fromkeys([*told.left_out, *keys.left_out]))  # both experts may lack the same
+    if any(one.kohya for one in said) and not any(_kohya(group) for group in keys.groups.values()):
+        told.notes = [f"{spelt.KOHYA_ALPHA} of its header: not applied, whoever respells such a file puts it into B·A"]
+    return replace(part, added=added, adapters=(*part.adapters, f"{scales.fingerprint(weights)}:{strength}"))
 
 
-def _taken_apart(key: str) -> tuple[str, str]:
-    """A key's matrix, and which of its tensors it is; nothing for a key of another kind."""
-    bare = next((key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix)), key)
-    return next(((bare[: -len(end) - 1], PARTS[end]) for end in PARTS if bare.endswith(f".{end}")), ("", ""))
+def _scale(weights: Weights, group: Group, ours: str, shape: Sequence[int], said: Sequence[Said]) -> float:
+    """Of an adapter's B·A, by all that its files say."""
+    rank = check_low_rank(weights, _names(group), ours, shape)
+    module, found = group["down"].module, {}
+    if "alpha" in group:
+        name = group["alpha"].name
+        found[f"{weights.source}: {name}"] = alpha_of(weights, name) / rank
+    for one in said:
+        if one.dora is not None and one.dora != ("magnitude" in group):
+            lengths = "no lengths of rows" if one.dora else "lengths of rows"
+            raise InputError(f"{one.where} says use_dora={str(one.dora).lower()}, but there are {lengths} of {module}")
+        if not one.kohya or _kohya(group):
+            found[one.where] = one.scale(module, rank)
+    return scales.scale_of(found, module)
 
 
-def _matrix(shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a matrix, or of a kernel whose last dimensions belong to its columns."""
-    return shape[0], int(torch.Size(shape[1:]).numel())
+def _deltas(
+    weights: Weights, keys: Keys, ours: str, shape: Sequence[int], scaled: Mapping[str, float], strength: float
+) -> Iterator[Delta]:
+    """What a file adds to our parameter of this name and shape. `scaled`: scales of matrices."""
+    group, form = keys.groups[ours], keys.forms[ours]
+    if ours in scaled:
+        yield LowRank(weights, _names(group), form, strength * scaled[ours])
+    for which in [which for which in group if which not in LOW_RANK]:
+        name, factor = group[which].name, strength
+        check_whole(weights, name, form, ours, shape)
+        if which == "up_bias":
+            matrix = ours.removesuffix("bias") + "weight"
+            if matrix not in scaled:
+                raise InputError(f"{weights.source}: {name} lacks its partner")
+            if "magnitude" in keys.groups[matrix]:
+                raise InputError(f"{weights.source}: {name} stands beside lengths of rows; PEFT's DoRA has no bias")
+            factor *= scaled[matrix]
+        make = Value if which.endswith("value") else Difference
+        yield make(weights, name, form, factor)
+
+
+def _names(group: Group) -> dict[str, str]:
+    return {which: key.name for which, key in group.items() if which in LOW_RANK}
+
+
+def _kohya(group: Group) -> bool:
+    return any(key.end in spelt.KOHYA for key in group.values())
 
 
 def _pair(text: str) -> tuple[str, float]:

@@ -59,8 +59,6 @@ def open_pipeline(
     pipeline, parts, tokenizer = describe(model, base)
     check_parts(parts)
     parts = adapters.attach(parts, lora or {})
-    if offload == "block" and any(part.added for part in parts.values()):
-        raise InputError("offload=block: its weights stay in their files, without the adapter; export the model first")
     if offload == "auto":
         offload = "none" if sum(part.count for part in parts.values()) <= SMALL else "model"
     return Components(
@@ -174,7 +172,7 @@ def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, 
         if lacking := sorted({"dit", "text", "vae"} - parts.keys()):
             raise InputError(f"{file}: its base has no {', '.join(lacking)} with a fingerprint that it names")
     if (folder / adapters.FILE).is_file():
-        parts = adapters.attach(parts, {str(folder): 1.0})
+        parts = adapters.attach(parts, {str(folder): 1.0}, quiet=True)
     return (pipeline, parts, tokenizer), base is not None
 
 

@@ -120,6 +120,18 @@ def names_of(ours: Iterable[str], table: Table) -> dict[str, str]:
     return named
 
 
+def places(ours: Iterable[str], table: Table) -> dict[str, tuple[str, Form]]:
+    """Their name -> our name and the form of its values, for those of ours that a row knows."""
+    rows = [(_pattern(row.ours), row) for row in table if not row.optional]
+    found = {}
+    for name in ours:
+        for pattern, row in rows:
+            if hit := pattern.fullmatch(name):
+                found[_fill(row.theirs, hit.groups())] = name, row.form
+                break
+    return found
+
+
 def single(table: Table, name: str) -> Form:
     """How the values of the tensor with this name (in the table's left column) change."""
     return next(row.form for row in table if _pattern(row.theirs).fullmatch(name))

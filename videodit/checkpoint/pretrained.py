@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -114,11 +114,16 @@ class Part:
         return found
 
     def read(self, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor by our name, with what adapters add; the sum is made in float32 (or float64) and rounded once."""
+        """One tensor by our name, with what adapters add."""
+        tensor = self._of_file(name)
+        return self._sum(name, tensor, device, dtype) if name in self.added else _to(tensor, dtype, device)
+
+    def _of_file(self, name: str) -> Tensor:
         theirs, change = self.sources[name]
-        tensor = change(self.weights.read(theirs))
-        if name not in self.added:
-            return _to(tensor, dtype, device)
+        return change(self.weights.read(theirs))
+
+    def _sum(self, name: str, tensor: Tensor, device: str | torch.device, dtype: torch.dtype | None) -> Tensor:
+        """A tensor of the files and what adapters add: made in float32 (or float64), rounded once."""
         exact = tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
         total = exact.clone()
         for delta in self.added[name]:
@@ -148,7 +153,7 @@ class Part:
             inside = blocks is not None and ours.startswith(f"{blocks}.")
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
             if inside and streamed:
-                tensor = self.read(ours)
+                tensor = self._of_file(ours)
             else:
                 tensor = self.read(ours, device=device, dtype=torch.float32 if wide else dtype)
                 tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor.shape) else tensor
@@ -158,7 +163,9 @@ class Part:
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)
         if streamed:
-            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32, exact)
+            start = f"{blocks}."
+            sums = {n.removeprefix(start): partial(self._sum, n) for n in self.added if n.startswith(start)}
+            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32, exact, sums)
         return module.eval()
 
     @cached_property
