@@ -39,6 +39,10 @@ class Line(NamedTuple):
     multirun: bool = False
     show: bool = False
 
+    def typed(self) -> list[str]:
+        """The keys that were given, as they are written without hydra's signs."""
+        return [*self.plain, *(override.lstrip("+~").partition("=")[0] for override in self.overrides)]
+
 
 def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | None, sweeps: bool) -> Line:
     """Take a command's arguments apart. `positional` is the key that a bare word is meant for, if there is one.

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import videodit
-from videodit.cli import compose
+from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
 from videodit.config import conf_dir
 from videodit.errors import InputError, Interrupted, Terminated
@@ -115,6 +115,7 @@ def _run(name: str, args: list[str]) -> None:
     line = compose.parse(conf, name, args, positional=command.positional, sweeps=command.launched)
 
     def run(cfg: DictConfig) -> float | None:
+        effects.check(name, cfg, line.typed())
         # Imported only now: a mistake in the config is reported without waiting for torch.
         return import_module(f"videodit.cli.{name}").run(cfg)
 
