@@ -144,7 +144,12 @@ class Pipe:
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
-        report = None if progress is None else lambda step, steps, x: progress(step, steps)
+
+        def report(step: int, steps: int, x: Sequence[Tensor]) -> None:
+            check_finite(x, "dtype", self.parts.dtype, f"step {step} of {steps} of the denoising")
+            if progress is not None:
+                progress(step, steps)
+
         latents = sampler(requests[0].sampler)(velocity, x, times, report)
         if tell is not None and caches:
             tell(summary(caches))
@@ -166,6 +171,7 @@ class Pipe:
         for x, one, record in zip(latents, requests, records or self.records(requests), strict=True):
             down = ways(tuple(x.shape[1:]), self.parts.device, self.way)
             clip, way = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
+            check_finite([clip], "vae_dtype", self.parts.vae_dtype, "the decoded clip")
             made_with = {**record["made_with"], "decoding": asdict(way)}
             videos.append(self.finish(clip, one, {**record, "made_with": made_with}))
         return videos
@@ -224,7 +230,7 @@ class Pipe:
         parts, on_cpu = self.parts, self.parts.device.type == "cpu"
         processor = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(parts.device)
         return {
-            **{"dtype": str(parts.dtype).removeprefix("torch."), "quantize": parts.quantize},
+            **{"dtype": name_of(parts.dtype), "vae_dtype": name_of(parts.vae_dtype), "quantize": parts.quantize},
             **{"passes": self.passes, "device": parts.device.type, "offload": parts.offload},
             **{"compiled": parts.compiled, "kernel": KERNEL, "threads": torch.get_num_threads() if on_cpu else 0},
             "processor": processor,
@@ -320,6 +326,7 @@ def load(
     *,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype | None = None,
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
@@ -328,13 +335,29 @@ def load(
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
-    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. `lora`: adapters, {path: strength} or a list of
-    paths; they are added to the weights as these are read. The others: see `checkpoint.find.open_pipeline`.
+    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else; `vae_dtype`: of the VAE, if not what its family
+    asks for. `lora`: adapters, {path: strength} or a list of paths; they are added to the weights as these are read.
+    The others: see `checkpoint.find.open_pipeline`.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    how = {"offload": offload, "quantize": quantize, "compiled": compiled}
+    how = {"vae_dtype": vae_dtype, "offload": offload, "quantize": quantize, "compiled": compiled}
     return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), base=base, **how))
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """What a key calls a type."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_finite(values: Sequence[Tensor], key: str, dtype: torch.dtype, where: str) -> None:
+    """InputError where a number is infinite or none, which would be black. `key`: the one that says the type."""
+    if all(bool(torch.isfinite(x).all()) for x in values):
+        return
+    wider = f"{key}=bfloat16 or {key}=float32 has room for larger ones"
+    other = "the weights may be damaged, or the guidance too strong"
+    told = wider if dtype == torch.float16 else other
+    raise InputError(f"{key}={name_of(dtype)}: {where} has numbers that are not finite; {told}")
 
 
 def _half(texts: Text, which: int) -> Text:

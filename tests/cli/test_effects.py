@@ -82,6 +82,7 @@ SAID: dict[str, tuple[str, str]] = {
     "chunk": ("1", "made_with"),
     "offload": ("model", "made_with"),
     "dtype": ("bfloat16", "made_with"),
+    "vae_dtype": ("bfloat16", "made_with"),
 }
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},

@@ -51,7 +51,9 @@ def run(cfg: DictConfig) -> None:
     paths = paths_of(path, waiting, cfg.out)
     before = waiting.records[0].get("made_with", {})
     model = cfg.model or named_model(path, waiting.model)
-    pipe = load(model, device=cfg.device or None, dtype=dtype_of(before.get("dtype", "")))
+    dtype = before.get("dtype", "")
+    vae_dtype = dtype_of(cfg.vae_dtype or before.get("vae_dtype", dtype), "vae_dtype")
+    pipe = load(model, device=cfg.device or None, dtype=dtype_of(dtype), vae_dtype=vae_dtype)
     vae, theirs = pipe.parts.fingerprints["vae"], waiting.records[0]["weights"].get("vae")
     if vae != theirs:
         raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({vae})")

@@ -37,16 +37,16 @@ _TRAINING = f"""{_NETWORKS} data stage after init vae_from seed limit precision 
 _RUN = """parallel tracker name run_dir tracked cache fresh plan memory device workers keep loop samples"""
 EFFECTS: Mapping[str, Mapping[str, str]] = {
     "generate": _effects(
-        """prompt prompts recipe model base lora dtype quantize compile offload passes chunk batch negative size width
-        height aspect preset fit frames seconds fps seed steps guidance sampler step_cache""",
+        """prompt prompts recipe model base lora dtype vae_dtype quantize compile offload passes chunk batch negative
+        size width height aspect preset fit frames seconds fps seed steps guidance sampler step_cache""",
         "out sheet device memory",
     ),
     "plan": _effects(
-        """prompt model base dtype offload passes quantize chunk negative size width height aspect preset frames seconds
-        fps steps guidance sampler step_cache limit device""",
+        """prompt model base dtype vae_dtype offload passes quantize chunk negative size width height aspect preset
+        frames seconds fps steps guidance sampler step_cache limit device""",
         "",
     ),
-    "decode": _effects("path model chunk", "out device keep"),
+    "decode": _effects("path model vae_dtype chunk", "out device keep"),
     "train": _effects(_TRAINING, _RUN),
     "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
     "encode": _effects("data vae_from limit", "cache device workers"),

@@ -54,7 +54,8 @@ def run(cfg: DictConfig) -> None:
         check_place(path)
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
-    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile}
+    vae_dtype = dtype_of(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
+    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
     pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]

@@ -44,6 +44,7 @@ def run(cfg: DictConfig) -> None:
         planner.rates = rates(device, pipe.parts.dtype)
         planned = planner.plan(job, setup)
     kind = str(setup.dtype).removeprefix("torch.")
+    kind += "" if setup.vae_dtype == setup.dtype else f" (the VAE in {str(setup.vae_dtype).removeprefix('torch.')})"
     told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
     told += f", quantize={setup.quantize}" if setup.quantize else ""
     answer(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
@@ -68,7 +69,7 @@ def opened(cfg: DictConfig) -> Pipe:
     """The model that the plan is for: a name in conf/pretrained needs no files for that."""
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype_of(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
-    how = {"offload": cfg.offload, "quantize": cfg.quantize}
+    how = {"vae_dtype": dtype_of(cfg.vae_dtype, "vae_dtype"), "offload": cfg.offload, "quantize": cfg.quantize}
     if cfg.model in families():
         return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
     return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)
