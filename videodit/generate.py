@@ -35,6 +35,7 @@ from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.models.text import LONGEST
+from videodit.nn.device import name_of, pick_device, pick_dtype
 from videodit.nn.stepcache import StepCache, summary
 from videodit.record import Layout, among_dummies, beside, check_layout, check_place
 from videodit.request import Request, complete
@@ -63,6 +64,8 @@ class Video:
 
         InputError where that would replace a file that is no record.
         """
+        if not isinstance(path, str | Path) or not Path(path).name:
+            raise InputError(f"path={path}: name a file, such as video.mp4")
         path = Path(path)
         check_place(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
@@ -92,13 +95,17 @@ class Pipe:
         """
         if isinstance(prompt, str):
             return self.run([self.request(prompt, **request)], progress)[0]
+        if not isinstance(prompt, Sequence) or not prompt:
+            raise InputError(f"prompt={prompt}: it is text, or a list of texts")
         asked = [self.request(text, **request) for text in prompt]
         return self.run([replace(one, seed=one.seed + i) for i, one in enumerate(asked)], progress)
 
     def run(
         self, requests: Sequence[Request], progress: Progress | None = None, layout: Layout | None = None
     ) -> list[Video]:
-        """Requests of any sizes -> videos. `layout`: of a record, to make its one request again to the bit."""
+        """Requests, as `request` makes them, of any sizes -> videos. `layout`: see `denoise`."""
+        if not requests or not all(isinstance(one, Request) for one in requests):
+            raise InputError("requests: they are a list of what pipe.request(…) gives, of one at least")
         latents = self.denoise(requests, progress, layout=layout)
         return self.decode(latents, requests, None, self.records(requests, layout))
 
@@ -322,11 +329,11 @@ class Pipe:
 
 
 def load(
-    model: str = "toy",
+    model: str | Path = "toy",
     *,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
-    vae_dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    vae_dtype: torch.dtype | str | None = None,
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
@@ -339,15 +346,14 @@ def load(
     asks for. `lora`: adapters, {path: strength} or a list of paths; they are added to the weights as these are read.
     The others: see `checkpoint.find.open_pipeline`.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    if not isinstance(model, str | Path):
+        raise InputError(f"model={model}: it is a name or a path, as text")
+    if not isinstance(compiled, bool):
+        raise InputError(f"compiled={compiled}: it is True or False")
+    place, vae_dtype = pick_device(device), pick_dtype(vae_dtype, "vae_dtype")
+    dtype = pick_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     how = {"vae_dtype": vae_dtype, "offload": offload, "quantize": quantize, "compiled": compiled}
-    return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), base=base, **how))
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """What a key calls a type."""
-    return str(dtype).removeprefix("torch.")
+    return Pipe(open_pipeline(str(model), device=str(place), dtype=dtype, lora=parse(lora), base=base, **how))
 
 
 def check_finite(values: Sequence[Tensor], key: str, dtype: torch.dtype, where: str) -> None:

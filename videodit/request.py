@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from pydantic import Field
 
 from videodit.data.resize import PRESETS, parse_size
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.flow.samplers import SAMPLERS
 from videodit.untrusted import MOST, check
 
@@ -72,7 +72,7 @@ def check_keys(given: Mapping[str, Any]) -> None:
     """Compare each value of a request, complete or not, with its kind. InputError names the key."""
     for key, value in given.items():
         if key not in KINDS:
-            raise InputError(f"unknown request key {key!r}")
+            raise InputError(f"unknown request key {key!r}{did_you_mean(key, KINDS)}")
         if key == "guidance":
             as_guidance(value)
         shown = f"={value}" if isinstance(value, int | float | str) else ""

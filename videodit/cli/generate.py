@@ -13,13 +13,14 @@ from torch import Tensor
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
 from videodit.checkpoint.store import save_tensors
-from videodit.cli.memory import check_memory, dtype_of, passes_of, way_of
+from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.decode import Way
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
+from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
 from videodit.record import Layout, check_place, parse_record
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
@@ -54,9 +55,9 @@ def run(cfg: DictConfig) -> None:
         check_place(path)
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
-    vae_dtype = dtype_of(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
+    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
     how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
+    pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
     tell(pipe, requests)
@@ -224,7 +225,7 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
         if not isinstance(request, dict) or not isinstance(request.get("prompt"), str):
             raise InputError(f'{path}, line {number}: expected an object such as {{"prompt": "a red ball"}}')
         if unknown := sorted(request.keys() - {"prompt", *KEYS}):
-            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}")
+            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], KEYS)}")
         request = given_of(request)
         try:
             check_keys(request)

@@ -16,15 +16,6 @@ from videodit.record import Layout
 from videodit.request import Request
 from videodit.shapes import LatentShape
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def dtype_of(name: str, key: str = "dtype") -> torch.dtype | None:
-    """The type of that name, which a key was given; None for an empty one."""
-    if name and name not in DTYPES:
-        raise InputError(f"{key}={name}: it is one of {', '.join(DTYPES)}")
-    return DTYPES[name] if name else None
-
 
 def job_of(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> Job:
     """What requests that are made together, or one among dummies, ask of the networks."""
