@@ -5,6 +5,8 @@ libraries have many words for: memory ran out.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from videodit.printable import one_line
 
@@ -44,3 +46,9 @@ class Interrupted(Exception):
 
     The command line prints the message and exits with code 75 (EX_TEMPFAIL, "try again later").
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known word nearest to `word`, or nothing when none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -35,6 +35,7 @@ from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
 from videodit.models.text import LONGEST
+from videodit.nn.device import name_of, pick_device, pick_dtype
 from videodit.nn.stepcache import StepCache, summary
 from videodit.record import Layout, among_dummies, beside, check_layout, check_place
 from videodit.request import Request, complete
@@ -63,6 +64,8 @@ class Video:
 
         InputError where that would replace a file that is no record.
         """
+        if not isinstance(path, str | Path) or not Path(path).name:
+            raise InputError(f"path={path}: name a file, such as video.mp4")
         path = Path(path)
         check_place(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
@@ -92,13 +95,17 @@ class Pipe:
         """
         if isinstance(prompt, str):
             return self.run([self.request(prompt, **request)], progress)[0]
+        if not isinstance(prompt, Sequence) or not prompt:
+            raise InputError(f"prompt={prompt}: it is text, or a list of texts")
         asked = [self.request(text, **request) for text in prompt]
         return self.run([replace(one, seed=one.seed + i) for i, one in enumerate(asked)], progress)
 
     def run(
         self, requests: Sequence[Request], progress: Progress | None = None, layout: Layout | None = None
     ) -> list[Video]:
-        """Requests of any sizes -> videos. `layout`: of a record, to make its one request again to the bit."""
+        """Requests, as `request` makes them, of any sizes -> videos. `layout`: see `denoise`."""
+        if not requests or not all(isinstance(one, Request) for one in requests):
+            raise InputError("requests: they are a list of what pipe.request(…) gives, of one at least")
         latents = self.denoise(requests, progress, layout=layout)
         return self.decode(latents, requests, None, self.records(requests, layout))
 
@@ -144,7 +151,12 @@ class Pipe:
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
         velocity = rectified(self.path, guided)
-        report = None if progress is None else lambda step, steps, x: progress(step, steps)
+
+        def report(step: int, steps: int, x: Sequence[Tensor]) -> None:
+            check_finite(x, "dtype", self.parts.dtype, f"step {step} of {steps} of the denoising")
+            if progress is not None:
+                progress(step, steps)
+
         latents = sampler(requests[0].sampler)(velocity, x, times, report)
         if tell is not None and caches:
             tell(summary(caches))
@@ -166,6 +178,7 @@ class Pipe:
         for x, one, record in zip(latents, requests, records or self.records(requests), strict=True):
             down = ways(tuple(x.shape[1:]), self.parts.device, self.way)
             clip, way = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
+            check_finite([clip], "vae_dtype", self.parts.vae_dtype, "the decoded clip")
             made_with = {**record["made_with"], "decoding": asdict(way)}
             videos.append(self.finish(clip, one, {**record, "made_with": made_with}))
         return videos
@@ -224,7 +237,7 @@ class Pipe:
         parts, on_cpu = self.parts, self.parts.device.type == "cpu"
         processor = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(parts.device)
         return {
-            **{"dtype": str(parts.dtype).removeprefix("torch."), "quantize": parts.quantize},
+            **{"dtype": name_of(parts.dtype), "vae_dtype": name_of(parts.vae_dtype), "quantize": parts.quantize},
             **{"passes": self.passes, "device": parts.device.type, "offload": parts.offload},
             **{"compiled": parts.compiled, "kernel": KERNEL, "threads": torch.get_num_threads() if on_cpu else 0},
             "processor": processor,
@@ -316,10 +329,11 @@ class Pipe:
 
 
 def load(
-    model: str = "toy",
+    model: str | Path = "toy",
     *,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    vae_dtype: torch.dtype | str | None = None,
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
@@ -328,13 +342,28 @@ def load(
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
-    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else. `lora`: adapters, {path: strength} or a list of
-    paths; they are added to the weights as these are read. The others: see `checkpoint.find.open_pipeline`.
+    float32 on a CPU and bfloat16 on a GPU unless `dtype` says else; `vae_dtype`: of the VAE, if not what its family
+    asks for. `lora`: adapters, {path: strength} or a list of paths; they are added to the weights as these are read.
+    The others: see `checkpoint.find.open_pipeline`.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    how = {"offload": offload, "quantize": quantize, "compiled": compiled}
-    return Pipe(open_pipeline(model, device=device, dtype=dtype, lora=parse(lora), base=base, **how))
+    if not isinstance(model, str | Path):
+        raise InputError(f"model={model}: it is a name or a path, as text")
+    if not isinstance(compiled, bool):
+        raise InputError(f"compiled={compiled}: it is True or False")
+    place, vae_dtype = pick_device(device), pick_dtype(vae_dtype, "vae_dtype")
+    dtype = pick_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    how = {"vae_dtype": vae_dtype, "offload": offload, "quantize": quantize, "compiled": compiled}
+    return Pipe(open_pipeline(str(model), device=str(place), dtype=dtype, lora=parse(lora), base=base, **how))
+
+
+def check_finite(values: Sequence[Tensor], key: str, dtype: torch.dtype, where: str) -> None:
+    """InputError where a number is infinite or none, which would be black. `key`: the one that says the type."""
+    if all(bool(torch.isfinite(x).all()) for x in values):
+        return
+    wider = f"{key}=bfloat16 or {key}=float32 has room for larger ones"
+    other = "the weights may be damaged, or the guidance too strong"
+    told = wider if dtype == torch.float16 else other
+    raise InputError(f"{key}={name_of(dtype)}: {where} has numbers that are not finite; {told}")
 
 
 def _half(texts: Text, which: int) -> Text:

@@ -51,6 +51,7 @@ class MadeWith(TypedDict, total=False):
     """Whatever may change the last bit beside request, weights and versions, in the order that `Pipe` writes."""
 
     dtype: Name
+    vae_dtype: Name
     quantize: Literal["", "int8"]
     passes: Literal[1, 2]
     device: Name

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from pydantic import Field
 
 from videodit.data.resize import PRESETS, parse_size
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.flow.samplers import SAMPLERS
 from videodit.untrusted import MOST, check
 
@@ -54,23 +54,57 @@ KINDS: Mapping[str, Any] = MappingProxyType(  # what `as_guidance` takes is no t
     {**get_type_hints(Request, include_extras=True), **get_type_hints(ByIntent, include_extras=True), "guidance": Any}
 )
 
+# Keys that a key takes the place of: what stands beside it in a list of defaults is then not meant.
+DISPLACED: Mapping[str, Sequence[str]] = MappingProxyType({
+    **dict.fromkeys(("size", "preset", "aspect"), ("size", "preset", "aspect", "width", "height")),
+    **dict.fromkeys(("width", "height"), ("size", "preset", "aspect")),
+    **{"frames": ("seconds",), "seconds": ("frames",)},
+})  # fmt: skip
+# Pairs that say the same thing twice, or two things.
+CONTRARY = (
+    *(("size", other) for other in ("preset", "aspect", "width", "height")),
+    *(("preset", other) for other in ("aspect", "width", "height")),
+    ("frames", "seconds"),
+)
+
 
 def check_keys(given: Mapping[str, Any]) -> None:
     """Compare each value of a request, complete or not, with its kind. InputError names the key."""
     for key, value in given.items():
         if key not in KINDS:
-            raise InputError(f"unknown request key {key!r}")
+            raise InputError(f"unknown request key {key!r}{did_you_mean(key, KINDS)}")
         if key == "guidance":
             as_guidance(value)
         shown = f"={value}" if isinstance(value, int | float | str) else ""
         check(value, KINDS[key], f"{key}{shown[:60]}")
 
 
+def given_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given: None, and a choice of "", was not. A prompt may be "", which no default takes the place of."""
+    return {key: v for key, v in values.items() if v is not None and (v != "" or key in ("prompt", "negative"))}
+
+
+def with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, and for the rest the defaults: one that says the same in another way does not count."""
+    displaced = {other for key in given for other in DISPLACED.get(key, ())}
+    return {**{key: value for key, value in defaults.items() if key not in displaced}, **given}
+
+
+def check_contrary(given: Mapping[str, Any]) -> None:
+    """InputError where two keys say the same thing, so that one of them would have no effect."""
+    pairs = [pair for pair in CONTRARY if given.keys() >= set(pair)]
+    if pairs:
+        one, other = pairs[0]
+        raise InputError(f"{one}={given[one]} and {other}={given[other]} say the same in two ways; give one of them")
+    if given.keys() >= {"aspect", "width", "height"}:
+        raise InputError(f"aspect={given['aspect']}: width and height say it already; give one of the two beside it")
+
+
 def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], experts: int) -> Request:
     """Make a request of what was given and a model's defaults. What is None, or a choice of "", was not given."""
-    blank = ("prompt", "negative")
-    given = {key: v for key, v in given.items() if v is not None and (v != "" or key in blank)}
+    given = given_of(given)
     check_keys(given)
+    check_contrary(given)
     if not given.get("prompt", "").strip():
         raise InputError("prompt: it is empty; say what the video shows")
     wanted = {"negative": "", "fit": "crop", "seed": 0, **{key: defaults[key] for key in OWN if key in defaults}}
@@ -79,6 +113,8 @@ def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], experts: int
         wanted["height"], wanted["width"] = parse_size(given["size"])
     elif "preset" in given:
         wanted["height"], wanted["width"] = PRESETS[given["preset"]]
+    elif "aspect" in given and "width" in given:
+        wanted["height"] = round(wanted["width"] / _ratio(given["aspect"]))
     elif "aspect" in given:
         wanted["width"] = round(wanted["height"] * _ratio(given["aspect"]))
     if lacking := [field.name for field in fields(Request) if field.name not in wanted and field.name != "step_cache"]:

@@ -27,9 +27,10 @@ from videodit.data.video import read
 LAST = 4  # step
 # A record between two checkpoints, so that its means go over a resume.
 LOOP = f"loop={{steps: {LAST}, clip_norm: 1.0, max_bad: 5, log_every: 3, save_every: 2, sample_every: 2}}"
-TINY = [*tiny.COMMAND, LOOP, "run_dir=run", "cache=cache", "workers=0", "memory=off"]
-VAE = ["stage=vae", "crops.pixels=9216", "limit=8"]
-BEFORE = ",".join(f'"{word}"' for word in [*TINY, *VAE, "run_dir=run/vae"])
+RUN = [LOOP, "run_dir=run", "cache=cache", "workers=0", "memory=off"]
+TINY = [*tiny.COMMAND, *RUN]
+VAE = [*tiny.VAE_COMMAND, *RUN, "crops.pixels=9216", "limit=8"]
+BEFORE = ",".join(f'"{word}"' for word in [*VAE, "run_dir=run/vae"])
 TIMED = {"time", "clips/s", "tokens/s", "mfu", "data wait", "memory GiB", "seconds", "origin", "created", "took"}
 OWN = ("user",)  # below a folder: what is kept for the user, not for the command
 
@@ -74,11 +75,11 @@ def deeds(inputs: Path) -> dict[str, Deed]:
     ]
     found = [
         Deed("train dit", ["train", *TINY, given], end, 1, "encoded", done),
-        Deed("train vae", ["train", *TINY, *VAE], end, 1, "", done),
+        Deed("train vae", ["train", *VAE], end, 1, "", done),
         Deed("train after", ["train", *TINY, "vae_from=run/vae", f"after=[[{BEFORE}]]"], f"vae/checkpoints/.{end}", 1,
              "", done),
         Deed("train dit on two", ["train", *TINY, given], end, 2, "encoded", done),
-        Deed("train vae on two", ["train", *TINY, *VAE], end, 2, "", done),
+        Deed("train vae on two", ["train", *VAE], end, 2, "", done),
         Deed("encode", encoding),
         Deed("encode on two", encoding, ranks=2),
         Deed("ingest", [*ingesting, *HERE]),

@@ -46,7 +46,7 @@ def test_a_dit_trains_as_on_a_cpu(tmp_path: Path, overrides: list[str]) -> None:
 
 
 def test_a_vae_trains_as_on_a_cpu(tmp_path: Path) -> None:
-    given = ["train", *tiny.COMMAND, "stage=vae", LOOP, "workers=1", "crops.pixels=65536"]
+    given = ["train", *tiny.VAE_COMMAND, LOOP, "workers=1", "crops.pixels=65536"]
     ends = []
     for device, precision in (("cpu", "fp32"), ("cuda", "bf16")):
         folder = tmp_path / device

@@ -113,8 +113,8 @@ def test_the_command(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    words = ["train", *tiny.COMMAND, f"stage={stage}", f"vae_from={tiny.saved_vae(tmp_path)}", "workers=0"]
-    words += [f"cache={tmp_path / 'cache'}", f"run_dir={run}"]
+    command = tiny.VAE_COMMAND if stage == "vae" else [*tiny.COMMAND, f"vae_from={tiny.saved_vae(tmp_path)}"]
+    words = ["train", *command, "workers=0", f"cache={tmp_path / 'cache'}", f"run_dir={run}"]
     assert main([*words, "plan=true"]) == 0, capsys.readouterr().err
     assert "a step: up to" in capsys.readouterr().out and not (run / "metrics.jsonl").exists()
     monkeypatch.setattr(train, "limits", lambda device: [Limit("this test", 0)])

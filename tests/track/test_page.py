@@ -86,9 +86,9 @@ def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vae")
     critic = "critic={_target_: videodit.models.critic.PatchCritic, base: 4, layers: 2}"
     crop = "crops.crops=[{_target_: videodit.data.batches.Crop, frames: 5, height: 32, width: 32, weight: 1.0}]"
-    made = ["stage=vae", "vae_loss.structure=0.1", critic, crop, "crops.pixels=11000", "workers=0", f"run_dir={folder}"]
+    made = ["vae_loss.structure=0.1", critic, crop, "crops.pixels=11000", "workers=0", f"run_dir={folder}"]
     loop = "loop={steps: 2, save_every: 2, sample_every: 2, log_every: 1}"
-    assert main(["train", *tiny.COMMAND, *made, loop]) == 0
+    assert main(["train", *tiny.VAE_COMMAND, *made, loop]) == 0
     return folder
 
 

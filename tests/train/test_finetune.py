@@ -291,7 +291,10 @@ def test_the_base_must_be_there_and_the_same(place: Path, trained: Path, tmp_pat
     ],
 )
 def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], words: str) -> None:
-    assert main([*command(place, "wrong", "public", *ADAPTER), *wrong]) == 2
+    given = command(place, "wrong", "public", *ADAPTER)
+    if wrong == ["stage=vae"]:  # beside which a DiT's keys are another mistake
+        given = [word for word in given if not word.startswith(("packs", "samples", "request"))]
+    assert main([*given, *wrong]) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 

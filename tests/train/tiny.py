@@ -16,13 +16,16 @@ from videodit.models.vae import VideoVAE
 CHANNELS, TEXT_DIM = 4, 16
 SHAPES = ((32, 32), (32, 48))  # of the clips in conf/data/toy_small.yaml
 
-# Overrides of `videodit train` that make any stage tiny. Clips are 9x32x32 and 9x32x48: 12 and 18 tokens.
+# Overrides of `videodit train` that make a stage tiny. Clips are 9x32x32 and 9x32x48: 12 and 18 tokens.
+CLIPS = ["data=toy_small", "data.train.0.size=24", "data.train.1.size=12", "data.heldout.0.size=4"]
+RUN = ["precision=fp32", "optim.warmup=4", "ema=0.9"]
+VAE = ["vae=tiny", f"vae.latent_channels={CHANNELS}"]
+VAE_COMMAND = ["stage=vae", *CLIPS, *VAE, "vae.base=4", "vae.decoder_base=4", "vae.multipliers=[1,1,1]", *RUN]
 COMMAND = [
-    "data=toy_small", "data.train.0.size=24", "data.train.1.size=12", "data.heldout.0.size=4",
-    "vae=tiny", f"vae.latent_channels={CHANNELS}", "vae.base=4", "vae.decoder_base=4", "vae.multipliers=[1,1,1]",
+    *CLIPS, *VAE,
     "model=tiny", "model.dim=32", "model.layers=2", "model.ffn=64",
     "text=tiny", f"text.dim={TEXT_DIM}", "text.head_dim=8", "text.ffn=32",
-    "packs.tokens=64", "precision=fp32", "optim.warmup=4", "ema=0.9", "area=[1024,1536]",
+    "packs.tokens=64", *RUN, "area=[1024,1536]",
     "request.height=32", "request.width=32", "request.frames=9", "request.steps=2",
     "samples.prompts=[a large red ball rolls right]",
 ]  # fmt: skip

@@ -37,13 +37,14 @@ def open_pipeline(
     *,
     device: str,
     dtype: torch.dtype | None,
+    vae_dtype: torch.dtype | None = None,
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
     lora: Mapping[str, float] | None = None,
     base: str = "",
 ) -> Components:
-    """The networks of a model, none of them opened yet. float32 unless `dtype` says else.
+    """The networks of a model, none of them opened yet. float32 unless `dtype` says else, and for the VAE `vae_dtype`.
 
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
@@ -63,7 +64,7 @@ def open_pipeline(
         offload = "none" if sum(part.count for part in parts.values()) <= SMALL else "model"
     return Components(
         name=model,
-        pipeline=pipeline,
+        pipeline=_typed(pipeline, vae_dtype),
         tokenizer=tokenizer_of(parts, tokenizer),
         device=torch.device(device),
         dtype=dtype or torch.float32,
@@ -96,7 +97,13 @@ class WordCount:
 
 
 def sketch_pipeline(
-    name: str, *, device: str, dtype: torch.dtype, offload: str = "auto", quantize: str = ""
+    name: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype | None = None,
+    offload: str = "auto",
+    quantize: str = "",
 ) -> Components:
     """A name in conf/pretrained by its numbers alone, without any file: for plans."""
     check_choices(offload, quantize, planned=True)
@@ -108,7 +115,7 @@ def sketch_pipeline(
         parts["dit_low"] = parts["dit"]
     return Components(
         name=name,
-        pipeline=settings(name, exact=True),
+        pipeline=_typed(settings(name, exact=True), vae_dtype),
         tokenizer=WordCount(),
         device=torch.device(device),
         dtype=dtype,
@@ -247,10 +254,16 @@ def _loose(path: Path, family: str | None) -> Described:
     return pipeline, found, tokenizer
 
 
+def _typed(pipeline: dict[str, Any], vae_dtype: torch.dtype | None) -> dict[str, Any]:
+    """Settings in which the VAE has this type, if one is given."""
+    return {**pipeline, "vae_dtype": str(vae_dtype).removeprefix("torch.")} if vae_dtype else pipeline
+
+
 def settings(family: str, *, exact: bool) -> dict[str, Any]:
     """What a pipeline.json would say: the family's numbers; its limits on sizes only for the very same network."""
     numbers = read_family(family)
-    pipeline = {key: numbers[key] for key in ("flow", "shift", "area", "defaults", "boundary") if key in numbers}
+    said = ("flow", "shift", "area", "defaults", "boundary", "vae_dtype")
+    pipeline = {key: numbers[key] for key in said if key in numbers}
     return pipeline if exact else {**pipeline, "area": EVERYWHERE}
 
 

@@ -195,6 +195,7 @@ class Components:
         name: what the user called it.
         pipeline: the flow, the shift, the sizes it knows, a request's defaults.
         tokenizer: of the text encoder.
+        dtype: of the weights, but for the VAE's where the pipeline says another.
         parts: networks on disk.
         networks: networks that are open already and stay so.
         fingerprints: of the weights; those of `parts` are added.
@@ -220,6 +221,7 @@ class Components:
         self.lora = dict(lora or {})
         self.name, self.pipeline, self.tokenizer = name, pipeline, tokenizer
         self.device, self.dtype, self.offload = device, dtype, offload
+        self.vae_dtype = getattr(torch, pipeline.get("vae_dtype", ""), dtype)
         self.quantize, self.compiled = quantize, compiled
         self.parts, self._given = dict(parts or {}), dict(networks or {})
         self._open: dict[str, nn.Module] = {}
@@ -236,7 +238,8 @@ class Components:
             if self.offload != "none":
                 self._close()
             how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
-            network = self.parts[name].load(device=self.device, dtype=self.dtype, **how)
+            dtype = self.vae_dtype if name == "vae" else self.dtype
+            network = self.parts[name].load(device=self.device, dtype=dtype, **how)
             if self.compiled and isinstance(network, DiT):
                 compile_blocks(network.blocks)
             self._open[name] = network.requires_grad_(False)

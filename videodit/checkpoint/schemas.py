@@ -69,6 +69,7 @@ class Pipeline(TypedDict):
     area: Annotated[list[Annotated[int, Ge(1), Le(2**31)]], Len(2, 2), AfterValidator(_ordered)]
     defaults: Defaults
     boundary: NotRequired[Annotated[float, Gt(0), Le(1)]]
+    vae_dtype: NotRequired[Literal["float32", "bfloat16", "float16"]]
     base: NotRequired[Base]
 
 

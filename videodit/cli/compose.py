@@ -3,8 +3,8 @@
 One rule for values. A key that stands at the top of the command's YAML with a plain value (text, number, true/false,
 null) takes everything after the first `=` as it was typed: commas, quotes, braces, `$` and line breaks mean nothing
 there. A default that is text makes it text; a number or true/false demands one; null takes a number, true, false, null
-or else text. Every other key (a group, a key with a dot, `+key`, `~key`) is hydra's, and so is all of a command that
-sweeps.
+or else text. Every other key (a group, a key with a dot, `+key`, `~key`), and all of a command that sweeps, is hydra's:
+there `values.quoted` quotes text, so that it arrives as it was typed, too.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from videodit.cli.values import (
+    HYDRA_VERSION,
+    Line,
+    Scalar,
+    at_home,
+    check_kinds_of_values,
+    composed,
+    defaults_of,
+    dotted,
+    literal,
+    quoted,
+)  # fmt: skip
 from videodit.config import raise_hydra_errors
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-Scalar = str | int | float | bool | None
-
 _ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.*)|~[A-Za-z_][\w./@:-]*", re.DOTALL)
-_HYDRA_VERSION = "1.3"
 _EXTRAS = {"hydra/launcher=joblib": "joblib", "hydra/launcher=submitit_local": "submitit",
            "hydra/launcher=submitit_slurm": "submitit", "hydra/sweeper=optuna": "optuna"}  # fmt: skip
-
-
-class Line(NamedTuple):
-    """A command line taken apart: hydra's overrides, values set as typed, and whether -m and --cfg were given."""
-
-    overrides: list[str]
-    plain: dict[str, Scalar]
-    multirun: bool = False
-    show: bool = False
 
 
 def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | None, sweeps: bool) -> Line:
@@ -77,14 +76,15 @@ def config(conf: Path, command: str, line: Line) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    check_kinds_of_values(conf, command, line.overrides)
+    overrides = quoted(conf, command, line)
+    check_kinds_of_values(conf, command, overrides)
     try:
-        cfg = _compose(conf, command, line.overrides)
+        cfg = composed(conf, command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, conf, command, line.overrides) from None
+        raise explained(error, conf, command, overrides) from None
     for key, value in line.plain.items():
-        cfg[key] = _literal(value)
-    return cfg
+        cfg[key] = literal(value)
+    return at_home(cfg)
 
 
 def text(cfg: DictConfig) -> str:
@@ -131,7 +131,8 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
     from omegaconf.errors import OmegaConfBaseException
 
     raise_hydra_errors()
-    check_kinds_of_values(conf, command, line.overrides)
+    overrides = quoted(conf, command, line)
+    check_kinds_of_values(conf, command, overrides)
     failure: list[Exception] = []
     here = os.getpid()
 
@@ -139,11 +140,11 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
         if line.multirun:
             job = HydraConfig.get()
             cfg.run_dir = job.runtime.output_dir
-            own = _own_choices(line.overrides, job.overrides.task)
-            cfg.tracked.name = _literal(" ".join(own)) if own else cfg.tracked.name
-            cfg.tracked.group = _literal(Path(job.sweep.dir).name)
+            own = _own_choices(overrides, job.overrides.task)
+            cfg.tracked.name = literal(" ".join(own)) if own else cfg.tracked.name
+            cfg.tracked.group = literal(Path(job.sweep.dir).name)
         try:
-            return call(run, cfg)
+            return call(run, at_home(cfg))
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
             if os.getpid() != here:  # a launcher's process, which brings the error to this one
                 raise
@@ -151,11 +152,11 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
             raise SystemExit from None
 
     argv = sys.argv
-    sys.argv = ["videodit", *(["--multirun"] if line.multirun else []), f"hydra.job.name={command}", *line.overrides]
+    sys.argv = ["videodit", *(["--multirun"] if line.multirun else []), f"hydra.job.name={command}", *overrides]
     try:
-        hydra.main(version_base=_HYDRA_VERSION, config_path=str(conf), config_name=command)(task)()
+        hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=command)(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, conf, command, line.overrides) from None
+        raise explained(error, conf, command, overrides) from None
     except (FileExistsError, NotADirectoryError) as error:  # the launcher made no folder for the run
         raise InputError(f"run_dir: {error.filename} is not a folder") from None
     except SystemExit:
@@ -211,22 +212,6 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
     return InputError(f"{_first_line(error)}{cause}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known word nearest to `word`, or nothing when none is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _compose(conf: Path, command: str, overrides: Sequence[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    if GlobalHydra.instance().is_initialized():  # inside a launched command, which has the same tree open
-        return compose(config_name=command, overrides=list(overrides))
-    with initialize_config_dir(config_dir=str(conf), version_base=_HYDRA_VERSION):
-        return compose(config_name=command, overrides=list(overrides))
-
-
 def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
     """Those of a job's overrides that the sweep chose. A sweeper may choose for keys that were not given, too."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -253,7 +238,7 @@ def _option(arg: str, command: str, *, sweeps: bool) -> str:
 def _is_prose(key: str, arg: str, known: Sequence[str]) -> bool:
     """Whether `arg`, though it looks like an assignment to `key`, is a prompt or a path with a `=` in it."""
     head = re.split(r"[./@]", key)[0]
-    if head[0] in "+~" or head == "hydra" or head in known or get_close_matches(head, known, n=1):
+    if head[0] in "+~" or head == "hydra" or head in known or did_you_mean(head, known):
         return False
     return "/" in key or re.search(r"\s", arg) is not None
 
@@ -289,78 +274,14 @@ def _number_or_word(text: str) -> Scalar:
     return text
 
 
-def _literal(value: Scalar) -> Scalar:
-    """Text that omegaconf will give back as it is: `${` would otherwise ask for another key's value."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
 def _options(conf: Path, group: str) -> list[str]:
     return [path.stem for path in (conf / group).glob("*.yaml")]
 
 
-def check_kinds_of_values(conf: Path, command: str, overrides: Sequence[str]) -> None:
-    """InputError where a key of a group or section is given a word for a number, a number for a list and the like."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    given = [override for override in overrides if re.match(r"[\w.]+=", override)]
-    if not given:
-        return
-    try:
-        parsed = OverridesParser.create().parse_overrides(given)
-        groups, content = _defaults(conf, command, overrides)
-    except HydraException:  # told where it is composed
-        return
-    defaults = dict(_dotted(content, ""))
-    for override in parsed:
-        key = override.key_or_group
-        if override.is_sweep_override() or key in groups or key not in defaults:
-            continue
-        if wanted := _unlike(defaults[key], override.value()):
-            raise InputError(f"{override.input_line}: expected {wanted}")
-
-
-def _unlike(default: Any, value: Any) -> str:
-    """What a value should be, beside this default; empty where it is, or where any may do."""
-    if value is None or default is None or "${" in str(value) or (isinstance(default, str) and "${" in default):
-        return ""
-    if isinstance(default, dict):
-        return f"its keys: {', '.join(map(str, default))}" if isinstance(value, str | bool | list) else ""
-    if isinstance(default, list):
-        return "" if isinstance(value, list) else "a list, such as [1,2]"
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "true or false"
-    if isinstance(default, int | float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if number else "a number"
-    return "a word" if isinstance(value, list | dict) else ""
-
-
-def _defaults(conf: Path, command: str, overrides: Sequence[str]) -> tuple[list[str], Any]:
-    """The groups of a command, and what it has with these choices of them."""
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    groups = [path.name for path in conf.iterdir() if path.is_dir()]  # also those of a config that it extends
-    chosen = [override for override in overrides if override.partition("=")[0] in groups]
-    try:
-        cfg = _compose(conf, command, chosen)
-    except HydraException:
-        cfg = _compose(conf, command, [])
-    return groups, OmegaConf.to_container(cfg, resolve=False)
-
-
 def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]:
     """Every dotted key, and every group, that the command has with these choices of groups."""
-    groups, content = _defaults(conf, command, overrides)
-    return [*groups, *(key for key, _ in _dotted(content, ""))]
-
-
-def _dotted(content: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-    entries = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
-    for key, value in entries:
-        yield f"{prefix}{key}", value
-        yield from _dotted(value, f"{prefix}{key}.")
+    groups, content = defaults_of(conf, command, overrides)
+    return [*groups, *(key for key, _ in dotted(content, ""))]
 
 
 def _first_line(error: object) -> str:

@@ -11,9 +11,9 @@ from typing_extensions import TypedDict
 
 from videodit.checkpoint.store import load_tensors
 from videodit.cli.generate import bundled, check_file, finish, read_record, set_decoding
-from videodit.cli.memory import dtype_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
+from videodit.nn.device import pick_dtype
 from videodit.printable import say
 from videodit.record import check_place, checked
 from videodit.request import OWN, Request
@@ -51,7 +51,9 @@ def run(cfg: DictConfig) -> None:
     paths = paths_of(path, waiting, cfg.out)
     before = waiting.records[0].get("made_with", {})
     model = cfg.model or named_model(path, waiting.model)
-    pipe = load(model, device=cfg.device or None, dtype=dtype_of(before.get("dtype", "")))
+    dtype = before.get("dtype", "")
+    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", dtype), "vae_dtype")
+    pipe = load(model, device=cfg.device or None, dtype=pick_dtype(dtype), vae_dtype=vae_dtype)
     vae, theirs = pipe.parts.fingerprints["vae"], waiting.records[0]["weights"].get("vae")
     if vae != theirs:
         raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({vae})")

@@ -29,6 +29,7 @@ from videodit.flow.samplers import sampler, visits
 from videodit.flow.schedules import linear
 from videodit.generate import Pipe
 from videodit.models.vae import VideoVAE
+from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
 from videodit.plan.machine import GIB, limits, resident
@@ -37,7 +38,7 @@ from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter
 from videodit.train.dit_step import FlowObjective
 from videodit.train.loop import Objective
-from videodit.train.machine import PRECISIONS, autocast, peak_memory, pick_device, pick_precision
+from videodit.train.machine import PRECISIONS, autocast, peak_memory, pick_precision
 from videodit.train.optim import warmup_decay
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from videodit.cli.prepare import cached
 from videodit.cli.start import find_vae, open_vae
 from videodit.config import launch
+from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
-from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -14,9 +14,9 @@ from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
-from videodit.cli.memory import dtype_of
 from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
+from videodit.nn.device import pick_dtype
 from videodit.printable import answer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ FORMATS = {"videodit": export_own, "diffusers": export_diffusers}
 
 def run(cfg: DictConfig) -> None:
     """Copy a model's networks to `cfg.out` in the layout and dtype asked for."""
-    dtype = dtype_of(cfg.dtype) or torch.float32
+    dtype = pick_dtype(cfg.dtype) or torch.float32
     if cfg.format not in (*FORMATS, ADAPTER):
         raise InputError(f"format={cfg.format}: it is one of {', '.join((*FORMATS, ADAPTER))}")
     out = Path(cfg.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import groupby
 from pathlib import Path
@@ -12,16 +13,17 @@ from torch import Tensor
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
 from videodit.checkpoint.store import save_tensors
-from videodit.cli.memory import check_memory, dtype_of, passes_of, way_of
+from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
 from videodit.data.video import probe
 from videodit.decode import Way
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
+from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
 from videodit.record import Layout, check_place, parse_record
-from videodit.request import OWN, Request, check_keys
+from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
 from videodit.track.progress import Progress
 from videodit.untrusted import json_lines
 
@@ -33,34 +35,37 @@ KEYS = (
     *("seed", "steps", "guidance", "sampler", "step_cache"),
 )
 LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
+NUMBERED = re.compile(r"\d{4,}\.(mp4|latents\.safetensors|mp4\.json)")
+TOGETHER = 8  # requests of a file that are made in one pack, if nothing else is said
 COLUMNS = 9  # frames of a clip on a contact sheet
 
 
 def run(cfg: DictConfig) -> None:
     """Make the videos that `cfg` asks for."""
-    if sum(bool(cfg[key]) for key in ("prompt", "prompts", "recipe")) > 1:
-        raise InputError("give one of prompt, prompts and recipe")
+    if cfg.prompts and (cfg.prompt or cfg.recipe):
+        raise InputError("prompts= names a file of requests: give no prompt and no recipe= beside it")
     out = Path(cfg.out)
     if not cfg.prompts:
         check_file(out)
-    asked = read_requests(Path(cfg.prompts)) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
-    paths = [out / f"{number:04d}.mp4" for number in range(len(asked))] if cfg.prompts else [out]
+    asked = from_lines(cfg) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
+    paths = names_in(out, len(asked)) if cfg.prompts else [out]
     for path in paths:
         check_place(path)
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
-    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile}
-    pipe = load(cfg.model, device=cfg.device or None, dtype=dtype_of(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
+    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
+    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
+    pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
     tell(pipe, requests)
-    groups = batches(list(zip(requests, paths, strict=True)), cfg.batch)
+    groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
-        layout = layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+        layout = None if changes(cfg) else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
     for batch in groups:
         check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
     if cfg.recipe:
@@ -138,21 +143,53 @@ def from_keys(cfg: DictConfig) -> dict[str, Any]:
     """The request of the command line; what was not given is left out."""
     if not cfg.prompt.strip():
         raise InputError('prompt: it is empty; say what the video shows: videodit generate "a red ball rolls right"')
-    given = {"prompt": cfg.prompt} | {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
-    check_keys(given)
-    return given
+    return {"prompt": cfg.prompt, **given(cfg)}
+
+
+def given(cfg: DictConfig) -> dict[str, Any]:
+    """The keys of a request that stand on the command line, but for the prompt."""
+    keys = {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
+    check_keys(keys)
+    check_contrary(keys)
+    return keys
+
+
+def changes(cfg: DictConfig) -> dict[str, Any]:
+    """What the command line says otherwise than a recipe."""
+    return {**({"prompt": cfg.prompt} if cfg.prompt else {}), **given(cfg)}
+
+
+def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
+    """The requests of a file. Keys on the command line are for lines that lack them; seeds count up, as in Python."""
+    defaults = given(cfg)
+    first = defaults.pop("seed", 0)
+    lines = read_requests(Path(cfg.prompts))
+    return [with_defaults(line, {**defaults, "seed": first + number}) for number, line in enumerate(lines)]
+
+
+def names_in(out: Path, count: int) -> list[Path]:
+    """So many names of videos in a folder, none of which another run has given to a video or to latents."""
+    numbers = [int(path.name.partition(".")[0]) for path in out.glob("*") if NUMBERED.fullmatch(path.name)]
+    first = max(numbers, default=-1) + 1
+    if first:
+        say(f"out={out} holds videos already; these are {first:04d}.mp4 and on")
+    return [out / f"{number:04d}.mp4" for number in range(first, first + count)]
 
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
-    """The request that a video was made from."""
+    """The request that a video was made from, but for what the command line says otherwise."""
+    changed = changes(cfg)
     record = read_record(Path(cfg.recipe))
     if record["model"] != cfg.model:
         say(f"recipe: made with model={record['model']}, now {cfg.model}")
     if record.get("lora", {}) != parse(cfg.lora):
         say(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}")
-    asked = {key: record[key] for key in OWN if key in record}  # older records have fewer
-    check_keys(asked)
-    return asked
+    before = {key: record[key] for key in OWN if key in record}  # older records have fewer
+    check_keys(before)
+    if changed:
+        told = ", ".join(f"{key}={value}" for key, value in changed.items())
+        say(f"recipe: followed but for {told}, so another video")
+    return with_defaults(changed, before)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -188,9 +225,11 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
         if not isinstance(request, dict) or not isinstance(request.get("prompt"), str):
             raise InputError(f'{path}, line {number}: expected an object such as {{"prompt": "a red ball"}}')
         if unknown := sorted(request.keys() - {"prompt", *KEYS}):
-            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}")
+            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], KEYS)}")
+        request = given_of(request)
         try:
-            check_keys({key: value for key, value in request.items() if value not in ("", None)})
+            check_keys(request)
+            check_contrary(request)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
         requests.append(request)

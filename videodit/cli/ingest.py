@@ -20,9 +20,9 @@ from videodit.ingest.stages import Caption, Cut, Measure
 from videodit.ingest.writing import alone, write_files, write_set
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
+from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
-from videodit.train.machine import pick_device
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

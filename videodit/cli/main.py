@@ -16,10 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import videodit
-from videodit.cli import compose
+from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
 from videodit.config import conf_dir
-from videodit.errors import InputError, Interrupted, Terminated
+from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
 from videodit.signals import on_sigterm
 
@@ -101,7 +101,7 @@ def dispatch(args: list[str]) -> None:
     elif args[0] in ("-V", "--version"):
         answer(f"videodit {videodit.__version__}")
     elif args[0] not in COMMANDS:
-        raise InputError(f"unknown command {args[0]!r}{compose.did_you_mean(args[0], COMMANDS)}")
+        raise InputError(f"unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
     elif "-h" in args or "--help" in args:
         answer(*command_help(args[0], COMMANDS[args[0]].help, COMMANDS[args[0]].positional).splitlines())
     else:
@@ -115,6 +115,7 @@ def _run(name: str, args: list[str]) -> None:
     line = compose.parse(conf, name, args, positional=command.positional, sweeps=command.launched)
 
     def run(cfg: DictConfig) -> float | None:
+        effects.check(name, cfg, line.typed())
         # Imported only now: a mistake in the config is reported without waiting for torch.
         return import_module(f"videodit.cli.{name}").run(cfg)
 

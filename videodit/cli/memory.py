@@ -16,15 +16,6 @@ from videodit.record import Layout
 from videodit.request import Request
 from videodit.shapes import LatentShape
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def dtype_of(name: str) -> torch.dtype | None:
-    """The type of that name; None for an empty one."""
-    if name and name not in DTYPES:
-        raise InputError(f"dtype={name}: it is one of {', '.join(DTYPES)}")
-    return DTYPES[name] if name else None
-
 
 def job_of(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> Job:
     """What requests that are made together, or one among dummies, ask of the networks."""
@@ -40,7 +31,8 @@ def job_of(pipe: Pipe, requests: list[Request], layout: Layout | None = None) ->
 
 def setup_of(pipe: Pipe) -> Setup:
     """How the model is open."""
-    return Setup(pipe.parts.offload, pipe.parts.dtype, pipe.way, pipe.parts.quantize, pipe.passes)
+    parts = pipe.parts
+    return Setup(parts.offload, parts.dtype, pipe.way, parts.quantize, pipe.passes, parts.vae_dtype)
 
 
 def passes_of(passes: Any) -> int:

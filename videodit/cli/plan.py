@@ -12,9 +12,10 @@ import torch
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
-from videodit.cli.memory import dtype_of, job_of, passes_of, room, setup_of, way_of
+from videodit.cli.memory import job_of, passes_of, room, setup_of, way_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
+from videodit.nn.device import pick_device, pick_dtype
 from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident
 from videodit.printable import answer
@@ -44,6 +45,7 @@ def run(cfg: DictConfig) -> None:
         planner.rates = rates(device, pipe.parts.dtype)
         planned = planner.plan(job, setup)
     kind = str(setup.dtype).removeprefix("torch.")
+    kind += "" if setup.vae_dtype == setup.dtype else f" (the VAE in {str(setup.vae_dtype).removeprefix('torch.')})"
     told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
     told += f", quantize={setup.quantize}" if setup.quantize else ""
     answer(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
@@ -66,9 +68,10 @@ def disk(pipe: Pipe, request: Request) -> str:
 
 def opened(cfg: DictConfig) -> Pipe:
     """The model that the plan is for: a name in conf/pretrained needs no files for that."""
-    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype_of(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
-    how = {"offload": cfg.offload, "quantize": cfg.quantize}
+    away = cfg.device == "cuda"  # a GPU that is not here can be planned for
+    device = "cuda" if away else str(pick_device(cfg.device))
+    dtype = pick_dtype(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+    how = {"vae_dtype": pick_dtype(cfg.vae_dtype, "vae_dtype"), "offload": cfg.offload, "quantize": cfg.quantize}
     if cfg.model in families():
         return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
     return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)

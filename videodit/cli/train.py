@@ -18,6 +18,7 @@ from videodit.cli.memory import room
 from videodit.cli.prepare import Made, prepare, stand_ins
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import load
+from videodit.nn.device import pick_device
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
@@ -27,7 +28,7 @@ from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_device, pick_precision, release
+from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_precision, release
 from videodit.train.optim import warmup_decay
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ def opened(
     network, processor: transformers' classes, such as AutoModel and AutoProcessor. device: "" is cuda where there is
     one. dtype: "" is float32 on a CPU, bfloat16 elsewhere. Weights are read from safetensors only, code from neither.
     """
+    from videodit.nn.device import pick_device
     from videodit.nn.int8 import quiet_torchao
 
     quiet_torchao()
@@ -35,7 +36,7 @@ def opened(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # other bars are shown
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(pick_device(device))
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     how = {"trust_remote_code": False, **({"revision": commit} if commit else {})}
     try:

@@ -44,6 +44,7 @@ class Setup:
     way: Way
     quantize: str = ""
     passes: int = 1  # of a step with guidance
+    vae_dtype: torch.dtype | None = None  # None: as the others
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ class Planner:
         if first.fits:
             return first
         for other_job, other in alternatives(job, setup, self.parts.device):
-            same = (other.dtype, other.quantize) == (setup.dtype, setup.quantize)
-            if other_job == job and same and self.fits(job, other):
+            if other_job == job and _as_exact(other, setup) and self.fits(job, other):
                 return self.plan(job, other)
         raise InputError(self.refusal(job, first))
 
@@ -141,7 +141,9 @@ class Planner:
         """How a job and a setup differ from others."""
         found = [f"offload={other.offload}"] if other.offload != setup.offload else []
         found += [f"quantize={other.quantize}"] if other.quantize != setup.quantize else []
-        found += [f"dtype={str(other.dtype).removeprefix('torch.')}"] if other.dtype != setup.dtype else []
+        for key in ("dtype", "vae_dtype"):
+            value = getattr(other, key)
+            found += [f"{key}={str(value).removeprefix('torch.')}"] if value != getattr(setup, key) else []
         found += [f"passes={other.passes}"] if other.passes != setup.passes else []
         found += [f"decoding {other.way}"] if other.way != setup.way else []
         if other_job != job:
@@ -179,7 +181,7 @@ class Planner:
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
         vae, way = self.parts.parts["vae"], setup.way
-        plain = replace(setup, quantize="")
+        plain = replace(setup, quantize="", dtype=setup.vae_dtype or setup.dtype)
         costs = [self._once(("vae", s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
         return _one_after_another(costs)
 
@@ -223,8 +225,9 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
             if other != setup:
                 yield job, other
     low = replace(setup, offload="block", quantize="", way=down[-1], passes=passes[-1])
-    if setup.dtype == torch.float32:
-        low = replace(low, dtype=torch.bfloat16)
+    if torch.float32 in (setup.dtype, setup.vae_dtype):
+        half = torch.bfloat16 if setup.dtype == torch.float32 else setup.dtype
+        low = replace(low, dtype=half, vae_dtype=half if setup.vae_dtype else None)
         yield job, low
     for frames in _halves(shape.frames):
         cut = tuple(replace(one, frames=min(one.frames, frames)) for one in job.shapes)
@@ -234,6 +237,11 @@ def alternatives(job: Job, setup: Setup, device: torch.device) -> Iterator[tuple
 def base_memory(device: torch.device, resident: int) -> int:
     """Bytes that the process takes beside weights and activations."""
     return CUDA_CONTEXT if device.type == "cuda" else resident + LIBRARIES
+
+
+def _as_exact(one: Setup, other: Setup) -> bool:
+    """Whether two setups keep weights in the same types."""
+    return (one.dtype, one.vae_dtype, one.quantize) == (other.dtype, other.vae_dtype, other.quantize)
 
 
 def _attended(length: int, whole: int) -> int:

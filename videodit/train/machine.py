@@ -77,15 +77,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def pick_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device of this name, made sure of; "auto" is the GPU of this rank if there is one."""
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
-    if device == "auto":
-        return torch.device("cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError):  # the second from a build without CUDA
-        raise InputError(f"device={device}: this machine has no such device; auto takes what there is") from None

@@ -1,0 +1,134 @@
+"""What each key of a command does, and the modes of work in which it would do nothing: there it is refused.
+
+A key changes the result, and then the record of the result says it; or it changes how or where the work is done.
+A key that is typed where it changes nothing is an error, since whoever typed it expects something of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from videodit.config import assets_dir
+from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+RESULT, WORK = "result", "work"
+
+
+class Idle(NamedTuple):
+    """Keys, or groups of them, that do nothing when `mode` holds, and why that is."""
+
+    keys: tuple[str, ...]
+    mode: Callable[[DictConfig], bool]
+    why: str
+
+
+def _effects(result: str, work: str) -> dict[str, str]:
+    return {**dict.fromkeys(result.split(), RESULT), **dict.fromkeys(work.split(), WORK)}
+
+
+_NETWORKS = "model vae text flow optim adapter experiment"
+_TRAINING = f"""{_NETWORKS} data stage after init vae_from seed limit precision ema crops shared_std vae_loss critic
+    freeze packs drop teacher request shift area"""
+_RUN = """parallel tracker name run_dir tracked cache fresh plan memory device workers keep loop samples"""
+EFFECTS: Mapping[str, Mapping[str, str]] = {
+    "generate": _effects(
+        """prompt prompts recipe model base lora dtype vae_dtype quantize compile offload passes chunk batch negative
+        size width height aspect preset fit frames seconds fps seed steps guidance sampler step_cache""",
+        "out sheet device memory",
+    ),
+    "plan": _effects(
+        """prompt model base dtype vae_dtype offload passes quantize chunk negative size width height aspect preset
+        frames seconds fps steps guidance sampler step_cache limit device""",
+        "",
+    ),
+    "decode": _effects("path model vae_dtype chunk", "out device keep"),
+    "train": _effects(_TRAINING, _RUN),
+    "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
+    "encode": _effects("data vae_from limit", "cache device workers"),
+    "evaluate": _effects(
+        "model base prompts count seed shapes clips losses steps guidance sampler judge", "out page batch device"
+    ),
+    "export": _effects("model format lora dtype vae_from base", "out"),
+    "info": _effects("path", ""),
+    "report": _effects("path compare reference log", "out"),
+    "ingest": _effects(
+        """videos cutter embedder captioner measure select duplicates caption shape heldout_share vae text limit
+        precision""",
+        "engine out dry_run report encode device",
+    ),
+}
+
+_TRAINS_A_VAE = Idle(
+    ("model", "text", "flow", "vae_from", "packs", "drop", "teacher", "samples", "request", "shift", "area"),
+    lambda cfg: cfg.stage == "vae",
+    "with stage=vae: it is of a DiT's training",
+)
+_OF_A_VAE = """vae.base vae.decoder_base vae.multipliers vae.blocks vae.shortcuts vae.linear crops shared_std vae_loss
+    critic"""
+_TRAINS_A_DIT = Idle(
+    tuple(_OF_A_VAE.split()),  # but for vae.latent_channels, which the DiT's own follow
+    lambda cfg: cfg.stage == "dit",
+    "with stage=dit, whose VAE is that of vae_from= or of init=",
+)
+_STARTS_FROM = (
+    Idle(("model", "text"), lambda cfg: bool(cfg.init), "with init=, whose networks they are"),
+    Idle(("vae",), lambda cfg: bool(cfg.init) and cfg.stage == "vae", "with init=, whose network it is"),
+    Idle(("shift", "area"), lambda cfg: _is_change(cfg), "with this init=, whose own is kept"),
+    Idle(("shift",), lambda cfg: bool(cfg.teacher), "with teacher=, whose own the student takes"),
+)
+_TRAINED = (_TRAINS_A_VAE, _TRAINS_A_DIT, *_STARTS_FROM)
+IDLE: Mapping[str, Sequence[Idle]] = {
+    "generate": (
+        Idle(("batch",), lambda cfg: not cfg.prompts, "where one video is made; it is for prompts="),
+    ),
+    "export": (
+        Idle(("lora", "vae_from", "base"), lambda cfg: cfg.format == "adapter",
+             "with format=adapter, which writes that of a run alone"),
+    ),
+    "evaluate": (
+        Idle(("count", "page"), lambda cfg: not cfg.prompts, "with prompts=[]: there are no kinds of prompts to make"),
+    ),
+    "ingest": (
+        Idle(("caption.frames", "caption.bundle", "caption.workers"), lambda cfg: _asks_nobody(cfg),
+             "with captioner=given, which asks no model"),
+        Idle(("encode",), lambda cfg: not cfg.vae, 'with vae="", which encodes nothing'),
+        Idle(("precision",), lambda cfg: not cfg.text, 'with text="": it is of the text encoder'),
+        Idle(("duplicates.cosine",), lambda cfg: _embeds_nothing(cfg),
+             "with embedder=none: there is nothing to compare"),
+    ),
+    "train": _TRAINED,
+    "doctor": _TRAINED,
+}  # fmt: skip
+
+
+def check(command: str, cfg: DictConfig, typed: Sequence[str]) -> None:
+    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for."""
+    for idle in IDLE.get(command, ()):
+        found = [key for key in typed if any(key == one or key.startswith(f"{one}.") for one in idle.keys)]
+        if found and idle.mode(cfg):
+            raise InputError(f"{found[0]}= has no effect {idle.why}")
+
+
+def _is_change(cfg: DictConfig) -> bool:
+    """Whether a training changes a model that keeps its own settings: a public one, or one that an adapter changes."""
+    if not cfg.init or cfg.stage != "dit":
+        return False
+    ours = any((place / "pipeline.json").is_file() for place in (assets_dir() / cfg.init, *_folders(cfg.init)))
+    return "_target_" in cfg.adapter or not ours
+
+
+def _folders(init: str) -> tuple[Path, Path]:
+    return Path(init), Path(init) / "model"
+
+
+def _asks_nobody(cfg: DictConfig) -> bool:
+    return cfg.captioner._target_.endswith(".Given")
+
+
+def _embeds_nothing(cfg: DictConfig) -> bool:
+    return cfg.embedder._target_.endswith(".NoEmbedding")
