@@ -66,8 +66,8 @@ def test_a_sound_training_passes(place: Path, capsys: pytest.CaptureFixture[str]
     page, run = place / "page.html", place / "run"
     assert main(doctor(place, f"out={page}", f"run_dir={run}")) == 0, capsys.readouterr().out
     told = capsys.readouterr().out
-    assert SOUND in told and not faults(told) and told.count("\nok ") == 11
-    assert page.read_text().count('<td class="good">ok</td>') == 11
+    assert SOUND in told and not faults(told) and told.count("\nok ") == 12
+    assert page.read_text().count('<td class="good">ok</td>') == 12
     assert "data:image/png;base64," in page.read_text() and "<svg" in page.read_text()
     assert not run.exists()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.cli.compose import make, plain
-from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered
+from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
@@ -116,6 +116,7 @@ def texts(cfg: DictConfig, base: Base, found: Outcome, out: Path) -> None:
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
     tokenizer = Tokenizer(path=base.tokenizer, length=base.parts["dit"].spec["arguments"]["text_length"])
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
+    tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
     remembered(base, tokenizer, ["", *sorted(captions)], mesh, kept_in(cfg, device), out / "cache" / "text")
 
 
