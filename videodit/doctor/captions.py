@@ -39,7 +39,7 @@ def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding
     words = bag_of_words(captions)
     if len(latents) < FEWEST:
         return Finding(name, "unknown", f"{len(latents)} clips are too few to tell, {FEWEST} are needed")
-    if len(words.unique(dim=0)) < 4 or words.shape[1] < 2:
+    if words.shape[1] < 2 or len(words.unique(dim=0)) < 4:
         return Finding(name, "unknown", "the captions are nearly all the same")
     clips = coarse(latents)
     generator = torch.Generator().manual_seed(0)
