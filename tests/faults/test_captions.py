@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from videodit.cli.main import main
 from videodit.data.datasets import read_entries
 from videodit.data.files import Root
 from videodit.errors import InputError
+from videodit.ingest.run import BARE, Run
 
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
 
@@ -254,6 +256,13 @@ def test_a_tar_gives_each_video_its_own(tmp_path: Path, kind: str) -> None:
     assert found == captions and faults.keys() == {f"0.tar!{name}" for name in wrong}
 
 
+def test_an_ending_of_any_case_is_a_tar(tmp_path: Path) -> None:
+    tarred(tmp_path / "0.TAR", {"a.mp4": "content", "a.txt": "one"})
+    assert listed(tmp_path) == ({"a.mp4": "one"}, {})
+    with Root(str(tmp_path)).open("0.TAR!a.mp4") as path:
+        assert path.read_text() == "content"
+
+
 # ---- the commands ----
 
 
@@ -293,6 +302,17 @@ def test_ingest_counts_them_in_its_last_lines(
     assert told[at][10:] in (tmp_path / "set" / "report.html").read_text()
 
 
+def test_a_caption_that_goes_with_a_near_duplicate_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(SimpleNamespace(duplicates={}))
+    monkeypatch.setattr(run, "alike", lambda shots: [[0, 1], [2, 3]])
+    like = {"height": 2, "compression": 1.0, "seconds": 1.0, "origin": "", "sha256": "x", "first": 0}
+    told = [("large", 9, ""), ("small", 1, "one"), ("large too", 9, "two"), ("small too", 1, "three")]
+    shots = [like | {"shot": name, "source": name, "width": width, "caption": text} for name, width, text in told]
+    assert [shot["source"] for shot in run.unique(shots)] == ["large", "large too"]
+    told, where = run.found.captions()
+    assert "1 lost" in told and where == [f"small: {BARE}: large, frame 0"]
+
+
 def command(videos: Path, tmp_path: Path, *more: str) -> list[str]:
     """`videodit train` on a folder, as far as its plan."""
     small = [part for part in tiny.COMMAND if not part.startswith("data")]
@@ -307,7 +327,10 @@ def test_train_reads_what_ingest_does_and_says_what_is_absent(
     table = "Path;Text \na.mp4;one; two\nb.mp4;\nc.mp4;three\n"
     filled(videos, {"metadata.csv": table.encode("utf-16"), "b.TXT": "from beside", "d.txt": "not listed"}, ())
     assert main(command(videos, tmp_path)) == 2
-    assert "metadata.csv: line 2: 3 cells where the header has 2" in capsys.readouterr().err
+    fault = "metadata.csv: line 2: 3 cells where the header has 2"
+    assert fault in capsys.readouterr().err
+    assert main(["doctor", *command(videos, tmp_path)[1:-1]]) == 2
+    assert fault in capsys.readouterr().out
     (videos / "metadata.csv").write_bytes(table.replace("one; two", '"one; two"').replace("three", "").encode("utf-16"))
     assert main(command(videos, tmp_path)) == 0
     assert f"{videos}: 1 clips have no caption, such as c.mp4" in capsys.readouterr().err

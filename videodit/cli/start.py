@@ -200,7 +200,7 @@ def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool)
     words = [tokenizer.words(caption) for caption in captions]
     unknown = Counter(word for several in words for word, known in several if not known)
     if unknown:
-        some = ", ".join(word for word, _ in unknown.most_common(5))
+        some = ", ".join(sorted(unknown, key=lambda word: (not word.isalnum(), -unknown[word]))[:5])
         told = f"{unknown.total()} of the captions' {sum(map(len, words))} words are unknown to the text encoder"
         say(f"warning: {told}, such as {some}{f'; {ADVICE}' * frozen}")
     there = [several for several in words if several]

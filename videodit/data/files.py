@@ -27,6 +27,7 @@ PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
 SET = {"set.json", "manifest.parquet"}  # what a folder holds that `videodit ingest` made
 ENDING = re.compile(r"(\.\w{0,15})?$", re.ASCII)  # of a name
 INSIDE = "!"  # between a tar and its member
+MEMBER = re.compile(rf"(?<=\.tar){INSIDE}", re.IGNORECASE)
 HIDDEN = re.compile(r"(^|/)\.[^./]")  # of a member; "." and ".." hide nothing
 GAPS = "holds gaps (a sparse member)"
 
@@ -105,7 +106,7 @@ class Root:
     @contextmanager
     def open(self, path: str) -> Iterator[Path]:
         """A local path to a file, while the `with` block runs. A remote one, or a tar's member, is copied for it."""
-        outer, _, member = path.partition(f".tar{INSIDE}")
+        outer, member = (*MEMBER.split(path, maxsplit=1), "")[:2]
         plain = not member or (not self.remote and _stays(path) and os.path.lexists(Path(self.url) / path))
         self._check(path if plain else outer)
         if plain and not self.remote:
@@ -113,7 +114,7 @@ class Root:
             return
         with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
             copy = Path(scratch) / f"file{ENDING.search(path)[0]}"  # the name itself goes nowhere
-            with self._binary(path if plain else f"{outer}.tar") as file, copy.open("wb") as target:
+            with self._binary(path if plain else outer) as file, copy.open("wb") as target:
                 shutil.copyfileobj(file if plain else _member(file, member, path), target)
             yield copy
 

@@ -36,6 +36,7 @@ from videodit.track.progress import Progress
 PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
 OTHER = "the same bytes as another file, which has another caption"
+BARE = "a near-duplicate of a better one, which has no caption"
 VERSION = 4  # of what the stages remember: a change of what they give makes it useless
 
 
@@ -98,7 +99,7 @@ class Outcome:
     def captions(self) -> tuple[str, list[str]]:
         """How many captions came whole, were changed, lost or are absent, in a line; and where, of the lost ones."""
         there = self.went_on.get("scan", 0)
-        lost = [one for one in self.dropped if one["reason"] in (MISSING, DIFFER, LOST, OTHER)]
+        lost = [one for one in self.dropped if one["reason"] in (MISSING, DIFFER, LOST, OTHER, BARE)]
         lost += [one for one in self.dropped if one["stage"] == "scan" and is_beside(one["source"])]
         counts = f"{there - self.captioned} absent, {len(lost)} lost, {len(self.listing.changed)} changed"
         places = [f"{one['source']}: {one['reason']}: {one['detail']}" for one in lost]
@@ -253,7 +254,10 @@ class Run:
 
         def worse(shot: Record) -> tuple[str, str] | None:
             kept = better.get(places[shot["shot"]])
-            return kept and ("a near-duplicate of a better one", f"{kept['source']}, frame {kept['first']}")
+            if kept is None:
+                return None
+            reason = BARE if shot["caption"] and not kept["caption"] else "a near-duplicate of a better one"
+            return reason, f"{kept['source']}, frame {kept['first']}"
 
         return self.those("deduplicate", shots, worse)
 
