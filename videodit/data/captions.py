@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from itertools import count
 from typing import IO, Any, NamedTuple
 
-from videodit.data.rows import CAPTION, FILE, SOURCE, Cells, Fields, csv_rows, numbered, spelt, unreadable
+from videodit.data.rows import CAPTION, FILE, OF_CAPTIONS, SOURCE, Cells, Fields, csv_rows, numbered, spelt, unreadable
 from videodit.errors import InputError
 from videodit.untrusted import KIB, MOST
 
@@ -158,7 +158,7 @@ def rows(file: IO[bytes], path: str) -> Iterator[tuple[str, Told] | InputError]:
 
     Raises InputError where the rest cannot be read either.
     """
-    bad, lacking = count(1), []
+    bad, lacking, first = count(1), 0, ""
     for where, row in (csv_rows if path.lower().endswith(".csv") else _objects)(numbered(file, path), path):
         try:
             name, told = _row(row, where)
@@ -167,13 +167,11 @@ def rows(file: IO[bytes], path: str) -> Iterator[tuple[str, Told] | InputError]:
             if next(bad) == FAULTS:
                 raise InputError(f"{where}: the line {FAULTS} with a fault; what follows is not read") from None
             continue
-        if not {spelt(key) for key, _ in row} & {name for group in CAPTION for name in group}:
-            lacking.append((where, row))
+        if OF_CAPTIONS.isdisjoint(spelt(key) for key, _ in row):
+            lacking, first = lacking + 1, first or f"{where}: lacks caption; it has {_keys(row)}"
         yield name, told
     if lacking:  # told once: a table without captions is one fault
-        where, row = lacking[0]
-        more = f", as do {len(lacking) - 1} more lines" * (len(lacking) > 1)
-        yield InputError(f"{where}: lacks caption; it has {_keys(row)}{more}")
+        yield InputError(first + f"; {lacking - 1} more lines lack it, too" * (lacking > 1))
 
 
 def _beside(file: IO[bytes], path: str) -> Told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -18,8 +17,9 @@ from videodit.untrusted import KIB, MIB, MOST
 FILE = (("filename",), ("file", "path", "video", "filepath", "videopath"))
 CAPTION = (("caption",), ("text",), ("prompt",))
 SOURCE = (("source",),)
-KNOWN = {name for group in (*FILE, *CAPTION) for name in group}
+OF_FILES, OF_CAPTIONS = frozenset(chain(*FILE)), frozenset(chain(*CAPTION))
 SEPARATORS = ",;\t"
+NAMED = re.compile(r"\.[a-z][a-z0-9]{1,3}$", re.IGNORECASE)  # what is the name of a file
 QUOTES = 'put a caption that holds separators or breaks of lines into double quotes, and each quote in it twice ("")'
 UNKNOWN = "is neither UTF-8 nor UTF-16 with a byte mark: save the file as UTF-8"
 ZEROS = "holds zero bytes, as UTF-16 without a byte mark does: save the file as UTF-8"
@@ -86,26 +86,22 @@ def csv_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[str,
     where, separator = f"{path}, line {number}", _separator(first)
     if fault := unreadable(first):
         raise InputError(f"{where}: {fault}")
-    if not separator:
+    records = _records(chain([(number, first)], lines), path, separator, padded=f"{separator} " in first)
+    header = next((record.cells for record in records), [])
+    place = next((i for i, column in enumerate(header) if spelt(column) in OF_FILES), None)
+    if place is None:
         wanted = "should name the columns file_name and caption, separated by commas, semicolons or tabs"
         raise InputError(f"{where}: {wanted}, not {first.strip()!r:.80}")
-    records = _records(chain([(number, first)], lines), path, separator, padded=f"{separator} " in first)
-    header = next(records).cells
-    names = next(i for i, column in enumerate(header) if spelt(column) in {name for group in FILE for name in group})
-    endings: set[str] = set()
     before: tuple[str, Cells | InputError] | None = None
     try:
         for record in records:
-            where = f"{path}, line {record.number}"
-            row = _row(header, record, where)
-            endings |= {posixpath.splitext(name)[1] for name in record.cells[names : names + 1]}
-            _check_closed(
-                record, [line.split(separator)[names : names + 1] for line in record.lines[1:]], endings, where
-            )
+            where, cells = f"{path}, line {record.number}", record.cells
+            row = _row(header, record, where, separator)
+            _check_closed(record, separator, place, where)
+            if before is not None and len(cells) < len(header) and not isinstance(before[1], InputError):
+                before = before[0], InputError(f"{before[0]}: may go on in line {record.number}: {QUOTES}")
             if before is not None:
-                cut = len(record.cells) < len(header) and not isinstance(before[1], InputError)
-                on = InputError(f"{before[0]}: may go on in line {record.number}: {QUOTES}")
-                yield (before[0], on) if cut else before
+                yield before
             before = where, row
     except InputError:
         if before is not None:
@@ -116,31 +112,32 @@ def csv_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[str,
 
 
 def _separator(line: str) -> str:
-    """What stands between the names of a header; "" where it names no file."""
-    files = {name for group in FILE for name in group}
-    named = {one: {spelt(name) for name in line.split(one)} for one in SEPARATORS}
-    best = max(SEPARATORS, key=lambda one: (len(named[one] & KNOWN), one == ","))
-    return best if named[best] & files else ""
+    """What stands between the names of a header."""
+    known = OF_FILES | OF_CAPTIONS
+    return max(SEPARATORS, key=lambda one: len({spelt(name) for name in line.split(one)} & known))
 
 
-def _row(header: Sequence[str], record: Record, where: str) -> Cells | InputError:
+def _row(header: Sequence[str], record: Record, where: str, separator: str) -> Cells | InputError:
     cells = record.cells
     if fault := unreadable("".join(cells)):
         return InputError(f"{where}: {fault}")
     if len(cells) != len(header):
         return InputError(f"{where}: {len(cells)} cells where the header has {len(header)}: {QUOTES}")
-    # In three columns "a.mp4,a red ball, rolling" has the right number of cells.
-    if len({cell.startswith(" ") for cell in cells[1:] if cell}) > 1:
+    # In three columns "a.mp4,a red ball, rolling" has the right number of cells. Blanks inside of quotes tell nothing.
+    text = "".join(record.lines)
+    if len({cell.startswith(" ") and separator + cell in text for cell in cells[1:] if cell}) > 1:
         return InputError(f"{where}: blanks after some separators only, as in a caption: {QUOTES}")
     return list(zip(header, cells, strict=True))
 
 
-def _check_closed(record: Record, names: Sequence[Sequence[str]], endings: set[str], where: str) -> None:
-    """InputError where a line inside of quotes begins as a row does: by the name of such a file as others."""
-    for number, name in enumerate(names, record.number + 1):
-        ending = posixpath.splitext("".join(name).strip().strip('"'))[1]
-        if ending and ending in endings:
-            told = f"a quote that is open over line {number}, which begins as a row: {QUOTES}; what follows is not read"
+def _check_closed(record: Record, separator: str, place: int, where: str) -> None:
+    """InputError where a line inside of quotes looks like a row: with the name of a file in its place."""
+    for number, line in enumerate(record.lines[1:], record.number + 1):
+        cells = line.split(separator)
+        if 1 < len(cells) > place and NAMED.search(cells[place].strip(' "\r\n')):
+            told = (
+                f"a quote that is open over line {number}, which looks like a row: {QUOTES}; what follows is not read"
+            )
             raise InputError(f"{where}: {told}")
 
 
