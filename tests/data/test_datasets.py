@@ -136,7 +136,6 @@ def test_it_can_be_loaded_by_workers(folder):
         ('{"file_name": "a.mp4"}', "line 2: lacks caption; it has 'file_name'"),
         ('{"file_name": "a.mp4", "caption": 3}', "line 2: caption should be a string"),
         ('{"file_name": "a.mp4", "caption": "a", "source": 3}', "line 2: source should be a string, got 3"),
-        ('{"file_name": "a.mp4", "caption": "a", "source": null}', "line 2: source should be a string"),
         ('{"file_name": "../a.mp4", "caption": "a"}', "line 2: file_name '../a.mp4' should name a file inside"),
         ('{"file_name": "b/../../a.mp4", "caption": "a"}', "inside the folder"),
         ('{"file_name": "/etc/passwd", "caption": "a"}', "inside the folder"),
@@ -159,7 +158,7 @@ def test_a_missing_folder_or_list(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n")
     with pytest.raises(InputError, match="lists no clip"):
         open_(tmp_path)
-    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfd")
     with pytest.raises(InputError, match="UTF-8"):
         open_(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ PARTS = ("train", "heldout")
 def listed(folder: Path, lines: list[dict]) -> Path:
     """A folder that lists these clips; none is read here."""
     folder.mkdir(exist_ok=True)
+    for line in lines:
+        (folder / os.path.normpath(line["file_name"])).touch()
     rows = (json.dumps({"caption": "a clip"} | line) + "\n" for line in lines)
     (folder / "metadata.jsonl").write_text("".join(rows))
     return folder

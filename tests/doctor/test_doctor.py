@@ -24,7 +24,7 @@ from videodit.data.batches import fetch
 from videodit.data.toy import ToyWorld, caption, scene
 from videodit.data.video import write
 from videodit.doctor import checks
-from videodit.doctor.captions import order_counts
+from videodit.doctor.captions import bag_of_words, captions_heard, order_counts
 from videodit.flow.path import Path as FlowPath
 from videodit.models import dit
 from videodit.models.text import train_tokenizer
@@ -66,8 +66,8 @@ def test_a_sound_training_passes(place: Path, capsys: pytest.CaptureFixture[str]
     page, run = place / "page.html", place / "run"
     assert main(doctor(place, f"out={page}", f"run_dir={run}")) == 0, capsys.readouterr().out
     told = capsys.readouterr().out
-    assert SOUND in told and not faults(told) and told.count("\nok ") == 11
-    assert page.read_text().count('<td class="good">ok</td>') == 11
+    assert SOUND in told and not faults(told) and told.count("\nok ") == 12
+    assert page.read_text().count('<td class="good">ok</td>') == 12
     assert "data:image/png;base64," in page.read_text() and "<svg" in page.read_text()
     assert not run.exists()
 
@@ -140,6 +140,45 @@ def test_a_text_encoder_that_sees_bags_of_words(tmp_path: Path) -> None:
     encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.zero_()
     found = order_counts(encode, captions)
     assert found.verdict == "FAULT" and "by 0.0 %" in found.told and "bags of words" in found.told
+
+
+@pytest.mark.slow
+def test_captions_of_one_token(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a sentence without blanks is to a tokenizer that splits at blanks."""
+    getitems = ToyWorld.__getitems__
+
+    def joined(self: ToyWorld, indices: list[int]) -> list[Any]:
+        samples = getitems(self, indices)
+        for sample in samples:
+            sample.caption = sample.caption.replace(" ", "").replace(",", "")
+        return samples
+
+    monkeypatch.setattr(ToyWorld, "__getitems__", joined)
+    assert "captions are heard" in fails(doctor(place, f"cache={place / 'joined'}"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("captions", "frozen", "verdict"),
+    [
+        (["a b", "c d", "e", "f"], False, "ok"),
+        (["a b", "c", "e", "f"], False, "FAULT"),
+        (["c", "", "", ""], False, "FAULT"),
+        (["", ""], False, "unknown"),
+        (["a b", "? d"], False, "ok"),
+        (["a b", "? d"], True, "FAULT"),
+        (["a b c d e", "f g h i ?"], True, "ok"),
+    ],
+)
+def test_what_is_heard_of_captions(captions: list[str], frozen: bool, verdict: str) -> None:
+    words = [[(word, word != "?") for word in caption.split()] for caption in captions]
+    assert captions_heard(words, frozen=frozen).verdict == verdict
+
+
+def test_words_of_scripts_without_blanks_are_letters() -> None:
+    captions = [("红球 left", "蓝球 right")[i % 2] for i in range(12)]
+    assert bag_of_words(captions).sum(1).tolist() == [2.0] * 12  # a colour and a side; the ball is in all of them
 
 
 @pytest.mark.slow

@@ -41,9 +41,11 @@ from videodit.cli.main import main
 from videodit.cli.memory import check_memory
 from videodit.config import conf_dir, read_yaml
 from videodit.data import video
+from videodit.data.datasets import read_entries
 from videodit.data.files import Root
 from videodit.data.sample import BadSample
 from videodit.data.set import training_set
+from videodit.errors import InputError
 from videodit.ingest.journal import Journal
 from videodit.record import parse_record
 
@@ -305,6 +307,8 @@ def _read_listing() -> None:
         with root.open(file.path) as path:
             inside = path.resolve().is_relative_to(Path.cwd()) or path.parent.name.startswith("videodit-")
             assert inside and path.read_bytes() is not None, path
+    with suppress(InputError):  # and as a training does
+        read_entries(Path("."))
 
 
 def _tar(folder: Path) -> None:

@@ -117,8 +117,8 @@ def test_stamps_change_with_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("metadata.jsonl", "{", "no table of captions: line 1: not JSON"),
-        ("metadata.jsonl", '{"caption": "x"}', "line 1: should have a file_name"),
+        ("metadata.jsonl", "{", "a caption was lost: line 1: not valid JSON"),
+        ("metadata.jsonl", '{"caption": "x"}', "line 1: lacks file_name; it has 'caption'"),
         ("metadata.jsonl", "[1]", "line 1: should be a JSON object"),
     ],
 )
@@ -219,6 +219,8 @@ def test_texts_beside_videos_are_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_tables_are_read_in_bounds(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.mp4")
+
     def fault(text: str) -> str:
         put(tmp_path / f"metadata.{kind}", text)
         ((path, why),) = Root(str(tmp_path)).list(without=tmp_path / "out").faults
@@ -232,7 +234,7 @@ def test_tables_are_read_in_bounds(tmp_path: Path, kind: str, monkeypatch: pytes
     assert "1024 KiB" in fault(head + "," * (MOST.line + 1))
     if kind == "csv":
         assert "a row of more than" in fault(head + ",".join('"x\n"' for _ in range(MOST.line // 4)))
-    monkeypatch.setattr("videodit.data.files.MOST", MOST._replace(table=10_000))
+    monkeypatch.setattr("videodit.data.rows.MOST", MOST._replace(table=10_000))
     assert "more than 0 MiB" in fault(head + row("x" * 100) * 1000)
 
 

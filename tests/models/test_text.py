@@ -190,3 +190,43 @@ def test_bf16_weights(encoder: SmallT5, monkeypatch: pytest.MonkeyPatch) -> None
     assert seen and set(seen) == {(torch.bfloat16, torch.bfloat16)}
     assert_equal(encoder(ids, (9, 8)).states.float(), truth, tolerance=0.1)
     encoder.to(torch.float32)
+
+
+def test_scripts_without_blanks_are_split_into_letters(tmp_path: Path) -> None:
+    """So that words are learnt: a new caption of known letters is known, whatever stands beside it."""
+    captions = ["一只红色的狗在草地上跑。", "ボールが転がる", "แมวสีแดง", "a狗 runs 공이"]
+    new = train_tokenizer(captions, tmp_path / "new.json", vocabulary=200)
+    for caption in ("红狗跑", "ﾎﾞｰﾙ", "草地上的狗 a", "แดง"):
+        assert new.unknown_words(caption) == [], caption
+    assert len(new.words("红狗跑")) == 3 and [word for word, _ in new.words("สีแดง")] == ["สี", "แ", "ด", "ง"]
+    assert new.unknown_words("공이 고양이") == ["고양이"], "Korean has blanks"
+
+
+@pytest.mark.parametrize("caption", ["A large red ball's 5\" café, naïve — end.", "день, ночь", "über\tß  ÅÄ", "مرحبا"])
+def test_scripts_with_blanks_are_split_as_ever(tmp_path: Path, caption: str) -> None:
+    """The ids are those of a tokenizer from before letters were split."""
+    captions = [*CAPTIONS, "a café, naïve", "день и ночь", "ß Å"]
+    new = train_tokenizer(captions, tmp_path / "new.json", vocabulary=64)
+    content = json.loads(new.path.read_text())
+    letters, *before = content["pre_tokenizer"]["pretokenizers"]
+    assert letters["type"] == "Split" and [one["type"] for one in before] == ["Whitespace"]
+    content["pre_tokenizer"]["pretokenizers"] = before
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    old = Tokenizer(path=tmp_path / "old.json")
+    assert old([caption, *captions])[0].tolist() == new([caption, *captions])[0].tolist()
+    assert old.words(caption) == new.words(caption)
+
+
+def test_an_older_tokenizer_learns_letters_where_it_knows_none(tmp_path: Path) -> None:
+    content = json.loads(train_tokenizer(CAPTIONS, tmp_path / "new.json", vocabulary=64).path.read_text())
+    del content["pre_tokenizer"]["pretokenizers"][0]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    old = Tokenizer(path=tmp_path / "old.json")
+    (tmp_path / "more.json").write_bytes(extended(old.path, ["红色的狗", "a red ball"], vocabulary=64))
+    more = Tokenizer(path=tmp_path / "more.json")
+    assert more.unknown_words("狗的红色") == [] and len(more) == len(old) + 4
+    assert more(CAPTIONS)[0].tolist() == old(CAPTIONS)[0].tolist()
+    content["model"]["vocab"]["红色的狗"] = len(old)  # a sentence that was learnt as one stays one
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    (tmp_path / "more.json").write_bytes(extended(tmp_path / "old.json", ["红色的狗", "的"], vocabulary=64))
+    assert Tokenizer(path=tmp_path / "more.json").words("红色的狗") == [("红色的狗", True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -374,3 +375,19 @@ def test_what_wraps_the_first_linear_gives_its_sum_before_the_gelu() -> None:
     ffn[0] = Beside(ffn[0])
     assert_equal(ffn(x), expected)
     assert tiny.CHANNELS == pipelines.LATENTS
+
+
+@pytest.mark.parametrize(("how", "frozen"), [(["adapter=lora"], True), (["freeze=[text]"], True), ([], False)])
+def test_words_that_a_frozen_text_encoder_will_not_learn_are_told_before_training(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: list[str], frozen: bool
+) -> None:
+    """With their count, examples and what helps; one that trains takes them in."""
+    shutil.copytree(place / "clips", tmp_path / "clips")
+    rows = [{"file_name": f"{number}.mp4", "caption": "a zebra, 红色的狗 of a large ball"} for number in range(3)]
+    (tmp_path / "clips" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    where = [f"data.{key}={tmp_path / 'clips'}" for key in ("root", "heldout_root")]
+    assert main(command(place, tmp_path.name, "ours", *where, *how, "plan=true")) == 0
+    told = capsys.readouterr().err
+    assert ("words are unknown to the text encoder, such as" in told) == frozen
+    if frozen:
+        assert "zebra" in told and "it is frozen and will not learn them" in told and "init=" in told

@@ -168,10 +168,16 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
 
 
 def make(node: DictConfig) -> Any:
-    """The object that a config node describes."""
+    """The object that a config node describes. What its constructor says of the input is an InputError, unwrapped."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    return instantiate(node, _convert_="all")
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
 def plain(node: Any) -> Any:

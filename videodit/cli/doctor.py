@@ -20,7 +20,7 @@ from videodit.config import Launch, launch
 from videodit.data.batches import ClipBatch, LatentBatch, fetch
 from videodit.data.video import replacing
 from videodit.doctor import checks
-from videodit.doctor.captions import captions_tell, order_counts
+from videodit.doctor.captions import captions_heard, captions_tell, order_counts
 from videodit.doctor.finding import Finding, faults, line, verdict
 from videodit.doctor.page import Pictures, page
 from videodit.errors import InputError, Interrupted
@@ -133,8 +133,12 @@ class Visit:
             cache = made.batches.cache
             latents, captions = zip(*(cache[i] for i in range(len(cache))), strict=True)
             yield checks.normalised([x.float() for x in latents])
+            text = made.objective.text
+            learns = isinstance(text, nn.Module) and any(p.requires_grad for p in text.parameters())
+            words = [made.pipe.parts.tokenizer.words(caption) for caption in captions]
+            yield captions_heard(words, frozen=not learns)
             yield captions_tell([x.float() for x in latents], captions)
-            if isinstance(made.objective.text, nn.Module):  # a frozen one that comes with its model knows its words
+            if isinstance(text, nn.Module):  # not one that comes with its model and stays as it is
                 yield order_counts(made.pipe.encode, captions)
 
     def loss(self, made: Made) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.cli.compose import make, plain
-from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered
+from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+EXAMPLES = 5  # of captions that were lost
 REPORT, DRY_REPORT = "report.html", "dry_run.html"
 MADE_BY = (
     "cutter", "embedder", "captioner", "caption", "measure", "select", "duplicates", "shape", "heldout_share", "vae",
@@ -115,6 +116,7 @@ def texts(cfg: DictConfig, base: Base, found: Outcome, out: Path) -> None:
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
     tokenizer = Tokenizer(path=base.tokenizer, length=base.parts["dit"].spec["arguments"]["text_length"])
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
+    tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
     remembered(base, tokenizer, ["", *sorted(captions)], mesh, kept_in(cfg, device), out / "cache" / "text")
 
 
@@ -134,6 +136,10 @@ def verdict(found: Outcome) -> list[str]:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
         lines.append(f"{stage:<12}{seen:>8} seen{found.went_on[stage]:>8} kept{sum(reasons.values()):>8} dropped"
                      f"{': ' + told if told else ''}")  # fmt: skip
+    told, where = found.captions()
+    lines.append(f"captions: {told}")
+    lines += [f"  {one}" for one in where[:EXAMPLES]]
+    lines += [f"  and {len(where) - EXAMPLES} more, in the page"] * (len(where) > EXAMPLES)
     if found.used:
         used = {"answers": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, **found.used}
         told = "{answers:.0f} answers, {input_tokens:.0f} tokens read, {output_tokens:.0f} written, cost {cost:.4g}"

@@ -32,6 +32,11 @@ from videodit.train.machine import PRECISIONS, pick_precision
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+ADVICE = (
+    "it is frozen and will not learn them: without adapter= and freeze=[text] it does, and the text encoder of public "
+    "weights (init=) reads any word"
+)
+
 
 class Base(NamedTuple):
     """The model of `init`."""
@@ -183,18 +188,24 @@ def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, 
             else:  # new words take the places that its text encoder has left
                 room = described(cfg, base, "text")["arguments"]["vocabulary"]
                 temporary.write_bytes(extended(base.tokenizer, captions, vocabulary=room))
-        tell_unheard(Tokenizer(path=path, length=length), captions)
+        frozen = base is not None and (inherits(cfg, base) or any(part.split(".")[0] == "text" for part in cfg.freeze))
+        heard_by = base.tokenizer if frozen else path  # new words of a frozen one were never trained
+        tell_unheard(Tokenizer(path=heard_by, length=length), captions, frozen=frozen)
     mesh.wait()
     return Tokenizer(path=path, length=length)
 
 
-def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str]) -> None:
-    """Say on stderr how much of the captions will not be heard."""
-    unknown = Counter(word for caption in captions for word in tokenizer.unknown_words(caption))
+def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool) -> None:
+    """Say on stderr how much of the captions will not be heard. frozen: the text encoder will not learn it either."""
+    words = [tokenizer.words(caption) for caption in captions]
+    unknown = Counter(word for several in words for word, known in several if not known)
     if unknown:
-        total = sum(len(caption.split()) for caption in captions)
-        some = ", ".join(word for word, _ in unknown.most_common(5))
-        say(f"{unknown.total()} of the captions' {total} words are unknown to the text encoder, such as {some}")
+        some = ", ".join(sorted(unknown, key=lambda word: (not word.isalnum(), -unknown[word]))[:5])
+        told = f"{unknown.total()} of the captions' {sum(map(len, words))} words are unknown to the text encoder"
+        say(f"warning: {told}, such as {some}{f'; {ADVICE}' * frozen}")
+    there = [several for several in words if several]
+    if (single := sum(len(several) == 1 for several in there)) > len(there) / 2:
+        say(f"warning: {single} of {len(there)} captions are one token each, in which no words are told apart")
     if long := sum(bool(tokenizer.unread(caption)) for caption in captions):
         say(f"{long} of {len(captions)} captions are too long, and are read in part")
 

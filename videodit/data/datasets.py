@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import posixpath
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,19 +15,23 @@ import torch
 from torch.utils.data import Dataset
 
 from videodit.data import video
+from videodit.data.captions import DIFFER, LOST, MISSING, TABLES, Captions, is_beside, is_table, pairs
+from videodit.data.files import Root
 from videodit.data.resize import Fit, resize
 from videodit.data.sample import BadSample, Sample, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.printable import say
 from videodit.shapes import Triple, VideoShape, longest
-from videodit.untrusted import KIB, MIB, MOST, json_lines, opened
+from videodit.untrusted import opened
 
 Part = Literal["train", "heldout", "all"]
+WANTED = "it has a line of file_name and caption for each clip; without it, a clip needs a .txt or .json beside it"
+GONE, CHANGED = "lines name no file", "captions are changed: half a character could not be kept"
 
 
 class Entry(NamedTuple):
-    """One line of `metadata.jsonl`. source: what the clip was cut from; the file's own name if the line has none."""
+    """A clip of a folder. source: what it was cut from; the file's own name if nothing says so."""
 
     file_name: str
     caption: str
@@ -32,10 +39,10 @@ class Entry(NamedTuple):
 
 
 class VideoFolder(Dataset[Sample]):
-    """A folder of videos or pictures and a `metadata.jsonl`: lines of `file_name` (relative to it) and `caption`.
+    """A folder of videos or pictures with captions: those that its tables list, or that have captions beside them.
 
-    `part` of them: all, or what trains or is held out where `share`, in (0,1), of the sources are (see `split`). A line
-    may name its clip's `source`; else each file is one. A single source serves both parts, and stderr says so.
+    `part` of them: all, or what trains or is held out where `share`, in (0,1), of the sources are (see `split`). A
+    table may name a clip's `source`; else each file is one. A single source serves both parts, and stderr says so.
 
     Clips come at `fps` (None: each at its own), `frames` long; a video too short for that gives the longest legal
     clip it has. Their size is either exactly `height` x `width`, or, with `area` pixels a frame instead, the legal size
@@ -71,7 +78,7 @@ class VideoFolder(Dataset[Sample]):
         fixed = VideoShape(frames, height or stride[1] * patch[1], width or stride[2] * patch[2])
         fixed.latent(stride).grid(patch)  # raises where frames, height or width are not legal
         self.root = Path(root)
-        self.entries = _only(part, share, self.root, read_entries(self.root))
+        self.entries = _only(part, share, self.root, read_entries(self.root, tell=part != "heldout"))
         self.frames, self.height, self.width, self.area = frames, height, width, area
         self.fps, self.fit, self.reader = fps, fit, reader
         self.stride, self.patch = tuple(stride), tuple(patch)
@@ -145,40 +152,67 @@ def folder_part(
     return VideoFolder(root=heldout_root if part == "heldout" else root, part="all", share=None, **clips)
 
 
-def read_entries(root: Path) -> list[Entry]:
-    """The lines of `root/metadata.jsonl`; the file and line of the first mistake are named in an InputError.
+def read_entries(root: Path, *, tell: bool = False) -> list[Entry]:
+    """The clips of a folder: the lines of its tables, in their order, or without one the files with captions beside.
 
+    The first mistake, by file and line, is an InputError. `tell`: stderr says how many captions are absent or changed.
     A name may not lead out of the folder. Links inside it may (caches link to their files), names may not.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    path = root / "metadata.jsonl"
-    if not path.exists():
-        raise InputError(f"{path}: no such file; each line should be a JSON object of file_name and caption")
-    if path.is_file() and path.stat().st_size > MOST.table:
-        raise InputError(f"{path}: larger than {MOST.table // MIB} MiB, which no table should be")
-    entries = [_entry(row, f"{path}, line {number}") for number, row in json_lines(path, Any)]
+    try:
+        tables = sorted(name for name in os.listdir(root) if is_table(name))
+    except OSError as error:
+        raise InputError(f"{root}: cannot be listed: {error.strerror}") from None
+    entries, notes = _listed(root, tables) if tables else _captioned(root)
     if not entries:
-        raise InputError(f"{path}: lists no clip")
+        wanted = f"{TABLES[0]}: no such file; {WANTED}"
+        raise InputError(f"{root / tables[0]}: lists no clip" if tables else f"{root}/{wanted}")
+    absent = [entry.file_name for entry in entries if not entry.caption]
+    for note, names in {"clips have no caption": absent, **notes}.items():
+        if tell and names:
+            say(f"{root}: {len(names)} {note}, such as {names[0]}")
     return entries
 
 
-def _entry(row: Any, where: str) -> Entry:
-    if isinstance(row, InputError):
-        raise row
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: should be a JSON object of file_name and caption")
-    for key in Entry._fields:
-        if key not in row and key != "source":
-            raise InputError(f"{where}: lacks {key}; it has {', '.join(map(repr, row)) or 'nothing'}")
-        if key in row and not isinstance(row[key], str):
-            raise InputError(f"{where}: {key} should be a string, got {row[key]!r:.50}")
-    name = os.path.normpath(row["file_name"])
-    if os.path.isabs(name) or name.split(os.sep)[0] in ("..", "."):
-        raise InputError(f"{where}: file_name {row['file_name']!r} should name a file inside the folder")
-    if len(row["caption"].encode()) > MOST.caption:
-        raise InputError(f"{where}: a caption of more than {MOST.caption // KIB} KiB")
-    return Entry(row["file_name"], row["caption"], row.get("source", name))
+def _listed(root: Path, tables: Iterable[str]) -> tuple[list[Entry], dict[str, list[str]]]:
+    """The clips that tables list."""
+    captions = Captions(lambda path: open(opened(root / path), "rb"))
+    for name in tables:
+        captions.read_table(name)
+    _refuse(root, captions.faults)
+    for name, path in captions.lines:
+        if posixpath.isabs(path) or path.split("/")[0] in ("..", "."):
+            where = root / captions.tables[path][0].where
+            raise InputError(f"{where}: file_name {name!r} should name a file inside the folder")
+    there: set[str] = set()
+    for folder in {posixpath.dirname(path) for path in captions.tables}:
+        with suppress(OSError, ValueError):  # a clip in a folder that is not there is one that cannot be read
+            there |= {posixpath.join(folder, name) for name in os.listdir(root / folder)}
+    beside = pairs(filter(is_beside, sorted(there)), captions.tables, samples=False)
+    told = {path: captions.of(path, beside.get(path, ())) for path in captions.tables}
+    _refuse(root, captions.faults)
+    entries = [Entry(name, told[path].caption, told[path].source or path) for name, path in captions.lines]
+    gone = [places[0].where for path, places in captions.tables.items() if path not in there]
+    return entries, {GONE: gone, CHANGED: captions.changed}
+
+
+def _captioned(root: Path) -> tuple[list[Entry], dict[str, list[str]]]:
+    """The clips that have captions beside them."""
+    listing = Root(str(root)).list(without=root / ".none")
+    _refuse(root, listing.faults)
+    files = [file for file in listing.files if os.path.lexists(root / file.path)]  # no member of a tar
+    entries = [Entry(file.path, file.caption, file.origin or file.path) for file in files if file.caption]
+    bare = [file.path for file in files if not file.caption]
+    gone = [why.removeprefix(f"{MISSING}: ") for _, why in listing.faults if why.startswith(MISSING)]
+    return entries, {"files without a caption are left out": bare, GONE: gone, CHANGED: listing.changed}
+
+
+def _refuse(root: Path, faults: Iterable[tuple[str, str]]) -> None:
+    """InputError for the first fault of a caption."""
+    for path, why in faults:
+        if why.startswith((LOST, DIFFER)):
+            raise InputError(f"{root / path}: {why.removeprefix(f'{LOST}: ')}")
 
 
 def _only(part: Part, share: float | None, root: Path, entries: list[Entry]) -> list[Entry]:

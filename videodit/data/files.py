@@ -1,14 +1,9 @@
-"""The files of a folder or of any fsspec URL: which there are, the captions beside them, and a local path to each.
-
-Captions are found in `metadata.jsonl` or `.csv` (Hugging Face's "videofolder": file_name and caption, text or prompt),
-in a `.txt` or `.json` of a video's name beside it, and in tars (WebDataset) in those of a member's name.
+"""The files of a folder or of any fsspec URL: which there are, the captions that come with them (found by `captions`),
+and a local path to each.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import json
 import os
 import posixpath
@@ -22,19 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videodit.data.captions import LOST, MISSING, Captions, Told, is_beside, is_table, pairs
 from videodit.data.tars import members
 from videodit.errors import InputError
-from videodit.untrusted import KIB, MIB, MOST, opened
+from videodit.untrusted import opened
 
 # What a URL may begin with. Local files are named by their paths; no URL may stand inside another ("::").
 PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
-TABLES = ("metadata.jsonl", "metadata.csv")
-CAPTIONS = ("caption", "text", "prompt")  # names of a caption in a table or JSON file, the first that is there
-BESIDE = (".txt", ".json")  # what may hold a video's caption under its name
 SET = {"set.json", "manifest.parquet"}  # what a folder holds that `videodit ingest` made
-MISSING = "named in a table, not there"
 ENDING = re.compile(r"(\.\w{0,15})?$", re.ASCII)  # of a name
 INSIDE = "!"  # between a tar and its member
+MEMBER = re.compile(rf"(?<=\.tar){INSIDE}", re.IGNORECASE)
+HIDDEN = re.compile(r"(^|/)\.[^./]")  # of a member; "." and ".." hide nothing
+GAPS = "holds gaps (a sparse member)"
 
 
 @dataclass(frozen=True)
@@ -49,11 +44,16 @@ class File:
 
 @dataclass
 class Listing:
-    """What a root holds."""
+    """What a root holds.
+
+    beside: files that describe others. faults: (path, why) of what could not be looked into, and of captions that were
+    lost. changed: where captions stand that could not be kept to the letter.
+    """
 
     files: list[File] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)  # files that describe others
-    faults: list[tuple[str, str]] = field(default_factory=list)  # (path, why) of what could not be looked into
+    beside: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
 
 class Root:
@@ -80,39 +80,33 @@ class Root:
     def list(self, *, without: Path) -> Listing:
         """All that may be videos, in order of their names; `without`: a folder that is left out."""
         found = dict(self._remote() if self.remote else _local(Path(self.url), without.resolve()))
-        listing = Listing(faults=[(path, fault) for path, (_, fault) in sorted(found.items()) if fault])
         stamps = {path: stamp for path, (stamp, fault) in sorted(found.items()) if not fault}
-        told: dict[str, tuple[str, str]] = {}
-        for path in [path for path in stamps if posixpath.basename(path) in TABLES]:
-            listing.beside.append(path)
-            try:
-                lines = self._table(path, listing)
-            except InputError as error:  # no file stops the others
-                listing.faults.append((path, f"no table of captions: {_without(str(error), path)}"))
-                continue
-            listing.faults += [(name, f"{MISSING}: {path}") for name in lines.keys() - found]
-            told |= lines
-        media = [path for path in stamps if posixpath.splitext(path)[1].lower() not in BESIDE]
-        stems = {*media, *(posixpath.splitext(path)[0] for path in media)}  # a.mp4 has a.txt, or a.mp4.json
+        captions = Captions(self._binary)
+        tables = [path for path in stamps if is_table(path)]
+        for path in tables:
+            captions.read_table(path)
+        videos = [path for path in stamps if not is_beside(path) and path not in tables]
+        texts = pairs((path for path in stamps if is_beside(path)), videos, samples=False)
+        listing = Listing(beside=[*tables, *(text for several in texts.values() for text in several)])
+        others = set(listing.beside)
         for path, stamp in stamps.items():
-            stem, ending = posixpath.splitext(path)
-            if path in listing.beside:
+            if path in others:
                 continue
-            if ending.lower() in BESIDE and stem in stems:
-                listing.beside.append(path)
-            elif ending.lower() == ".tar":
-                self._members(path, stamp, listing)
-            else:
-                caption, origin = told.get(path) or (self._beside((stem, path), stamps, listing), "")
-                listing.files.append(File(path, stamp, caption, origin))
-        listing.faults = sorted(set(listing.faults))
+            if posixpath.splitext(path)[1].lower() == ".tar":
+                self._members(path, stamp, listing.files, captions)
+            elif told := captions.of(path, texts.get(path, ())):
+                listing.files.append(File(path, stamp, told.caption, told.source))
+        gone = [(path, told[0].where) for path, told in captions.tables.items() if path not in found]
+        listing.faults = [(path, fault) for path, (_, fault) in found.items() if fault] + captions.faults
+        listing.faults = sorted({*listing.faults, *((path, f"{MISSING}: {where}") for path, where in gone)})
         listing.beside = sorted(set(listing.beside) - {path for path, _ in listing.faults})
+        listing.changed = sorted(captions.changed)
         return listing
 
     @contextmanager
     def open(self, path: str) -> Iterator[Path]:
         """A local path to a file, while the `with` block runs. A remote one, or a tar's member, is copied for it."""
-        outer, _, member = path.partition(f".tar{INSIDE}")
+        outer, member = (*MEMBER.split(path, maxsplit=1), "")[:2]
         plain = not member or (not self.remote and _stays(path) and os.path.lexists(Path(self.url) / path))
         self._check(path if plain else outer)
         if plain and not self.remote:
@@ -120,7 +114,7 @@ class Root:
             return
         with tempfile.TemporaryDirectory(prefix="videodit-") as scratch:
             copy = Path(scratch) / f"file{ENDING.search(path)[0]}"  # the name itself goes nowhere
-            with self._binary(path if plain else f"{outer}.tar") as file, copy.open("wb") as target:
+            with self._binary(path if plain else outer) as file, copy.open("wb") as target:
                 shutil.copyfileobj(file if plain else _member(file, member, path), target)
             yield copy
 
@@ -135,16 +129,6 @@ class Root:
         if not _stays(path):
             raise InputError(f"{path}: leads out of {self.url}")
 
-    def _text(self, path: str, listing: Listing) -> str:
-        """What a file beside a video says; nothing, and a fault, where it cannot be read."""
-        try:
-            with self._binary(path) as file:
-                return _read(file, path)
-        except (OSError, InputError) as error:
-            why = getattr(error, "strerror", None) or _without(str(error), path)
-            listing.faults.append((path, f"cannot be read: {why}"))
-            return ""
-
     def _remote(self) -> Iterator[tuple[str, tuple[str, str]]]:
         system = self.system()
         base = system._strip_protocol(self.url).rstrip("/")
@@ -158,58 +142,33 @@ class Root:
                 kept = {key: info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified")}
                 yield path, (json.dumps(kept, default=str), "")
 
-    def _table(self, path: str, listing: Listing) -> dict[str, tuple[str, str]]:
-        """{path: (caption, origin)} of a table's lines."""
-        folder, told = posixpath.dirname(path), {}
-        try:
-            with self._binary(path) as file:
-                rows = (_rows if path.endswith(".csv") else _lines)(_bounded(file, path), path)
-                for number, row in enumerate(rows, 1):
-                    name, caption = row.get("file_name"), _caption(row)
-                    if not isinstance(name, str):
-                        raise InputError(f"{path}, line {number}: should have a file_name")
-                    if _size(caption) > MOST.caption:
-                        raise InputError(f"{path}, line {number}: a caption of more than {MOST.caption // KIB} KiB")
-                    origin = _whole(str(row.get("source") or ""))
-                    told[posixpath.normpath(posixpath.join(folder, name))] = (caption, origin)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-        return told
-
-    def _beside(self, names: tuple[str, str], stamps: dict[str, str], listing: Listing) -> str:
-        """The caption in a text file of a video's name, with or without its ending."""
-        for path, ending in ((name + ending, ending) for name in names for ending in BESIDE):
-            if path in stamps:
-                try:
-                    return _told(self._text(path, listing), ending)
-                except InputError as error:
-                    listing.faults.append((path, str(error)))
-        return ""
-
-    def _members(self, path: str, stamp: str, listing: Listing) -> None:
-        """The videos of a WebDataset tar: members that share a name up to its first dot are one sample."""
-        captions: dict[str, str] = {}
+    def _members(self, path: str, stamp: str, files: list[File], captions: Captions) -> None:
+        """Add the videos of a WebDataset tar, with what its texts tell of them; hidden members are left out."""
+        told: dict[str, list[Told]] = {}
         videos: list[tuple[str, int]] = []
-        faults: list[tuple[str, str]] = []
         try:
             with self._binary(path) as file:
                 for member, content in members(file):
-                    ending = posixpath.splitext(member.name)[1].lower()
-                    try:
-                        if content is None:
-                            raise InputError("holds gaps (a sparse member)")
-                        if ending in BESIDE:
-                            captions[_stem(member.name)] = _told(_read(content, ""), ending)
-                        elif ending != ".cls":
-                            videos.append((member.name, member.offset_data))
-                    except InputError as error:  # of one member; the others go on
-                        faults.append((f"{path}{INSIDE}{member.name}", _without(str(error), "")))
+                    name, where = member.name, f"{path}{INSIDE}{member.name}"
+                    if HIDDEN.search(name):
+                        continue
+                    if content is None:
+                        captions.faults.append((where, f"{LOST}: {GAPS}" if is_beside(name) else GAPS))
+                    elif is_beside(name):
+                        told.setdefault(name, []).append(captions.text(where, content))
+                    elif not name.lower().endswith(".cls"):
+                        videos.append((name, member.offset_data))
         except Exception as error:  # a broken tar brings out every kind
-            listing.faults.append((path, f"not a readable tar: {error}"))
+            captions.faults.append((path, f"not a readable tar: {error}"))
             return
-        listing.faults += faults
+        texts = pairs(told, {name for name, _ in videos}, samples=True)
         for name, offset in videos:
-            listing.files.append(File(f"{path}{INSIDE}{name}", f"{stamp}/{offset}", captions.get(_stem(name), "")))
+            where = f"{path}{INSIDE}{name}"
+            if whole := captions.agree(where, [one for text in texts.get(name, ()) for one in told[text]]):
+                files.append(File(where, f"{stamp}/{offset}", whole.caption, whole.source))
+        for name in told.keys() - {text for several in texts.values() for text in several}:
+            if any(one.caption for one in told[name]):
+                captions.faults.append((f"{path}{INSIDE}{name}", f"{LOST}: no video of the tar has its name"))
 
 
 def is_url(text: str) -> bool:
@@ -234,11 +193,6 @@ def _member(file: Any, name: str, path: str) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _stem(name: str) -> str:
-    folder, base = posixpath.split(name)
-    return posixpath.join(folder, base.split(".")[0])
 
 
 def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -272,91 +226,3 @@ def _local(root: Path, without: Path) -> Iterator[tuple[str, tuple[str, str]]]:
                 yield path, (f"{about.st_size}/{about.st_mtime_ns}/{about.st_ctime_ns}", "")
             else:
                 yield path, ("", "not a plain file")
-
-
-def _bounded(file: Any, path: str) -> Iterator[str]:
-    """The lines of a table, none of which is too long, nor all of them."""
-    wide, size = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 0
-    file.seek(0)
-    text = io.TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", "replace", newline="\n")  # U+2028 ends no line
-    while line := text.readline(MOST.line + 1):
-        size += len(line)
-        if len(line) > MOST.line or size > MOST.table:
-            long = f"a line of more than {MOST.line // KIB} KiB"
-            raise InputError(f"{path}: {long if len(line) > MOST.line else f'more than {MOST.table // MIB} MiB'}")
-        yield line
-
-
-def _lines(lines: Iterator[str], path: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: should be a JSON object of file_name and caption")
-            yield row
-
-
-def _rows(lines: Iterator[str], path: str) -> Iterator[dict[str, Any]]:
-    taken = 0  # characters of a row, which may go over many lines
-
-    def counted() -> Iterator[str]:
-        nonlocal taken
-        for line in lines:
-            taken += len(line)
-            if taken > MOST.line:
-                raise InputError(f"{path}, line {reader.line_num}: a row of more than {MOST.line // KIB} KiB")
-            yield line
-
-    reader = csv.DictReader(counted())
-    try:
-        for row in reader:
-            yield row
-            taken = 0
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
-
-
-def _read(file: Any, path: str) -> str:
-    """The text in a file beside a video."""
-    content = file.read(MOST.line + 1)
-    if len(content) > MOST.line:
-        raise InputError(f"{path}: larger than {MOST.line // KIB} KiB")
-    return _decoded(content)
-
-
-def _without(text: str, path: str) -> str:
-    return text.removeprefix(path).lstrip(", :")
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _decoded(content: bytes) -> str:
-    """Text as it is, whatever it was written with: UTF-8 unless a mark says UTF-16; what is neither shows as such."""
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig", "replace")
-
-
-def _whole(text: str) -> str:
-    """Text without the halves of characters that JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _caption(row: dict[str, Any]) -> str:
-    return next((_whole(row[key].strip()) for key in CAPTIONS if isinstance(row.get(key), str)), "")
-
-
-def _told(text: str, ending: str) -> str:
-    """The caption that a file beside a video holds. InputError for one that is longer than any caption."""
-    try:
-        row = {CAPTIONS[0]: text} if ending == ".txt" else json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    caption = _caption(row) if isinstance(row, dict) else ""
-    if _size(caption) > MOST.caption:
-        raise InputError(f"a caption of more than {MOST.caption // KIB} KiB")
-    return caption

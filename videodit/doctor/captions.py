@@ -18,12 +18,15 @@ from torch import Tensor
 
 from videodit.doctor.finding import Finding, judged
 from videodit.models.pack import Text
+from videodit.models.text import BLANKLESS
 
 FEWEST = 48  # clips below which the probe says that it cannot tell
 RARE = 3  # clips that a word must be in to count
 SHUFFLES = 99
 FOLDS = 4
 GRID = (2, 4, 4)  # latents are averaged down to so many frames, rows and columns
+UNKNOWN = 0.1  # share of the words that a frozen text encoder may not know
+LETTER_OR = rf"{BLANKLESS}|(?:(?!{BLANKLESS})\%s)+"  # of a script without blanks, or a run of others
 SURE = 0.02  # share of the shuffles that may do as well
 MANY, ORDER = 32, 0.01  # captions whose words are shuffled; the change of their mean states, at least
 
@@ -36,7 +39,7 @@ def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding
     words = bag_of_words(captions)
     if len(latents) < FEWEST:
         return Finding(name, "unknown", f"{len(latents)} clips are too few to tell, {FEWEST} are needed")
-    if len(words.unique(dim=0)) < 4 or words.shape[1] < 2:
+    if words.shape[1] < 2 or len(words.unique(dim=0)) < 4:
         return Finding(name, "unknown", "the captions are nearly all the same")
     clips = coarse(latents)
     generator = torch.Generator().manual_seed(0)
@@ -49,6 +52,22 @@ def captions_tell(latents: Sequence[Tensor], captions: Sequence[str]) -> Finding
     return judged(name, as_good <= SURE, told, "they do not belong to these clips, or say nothing that is seen")
 
 
+def captions_heard(captions: Sequence[Sequence[tuple[str, bool]]], *, frozen: bool) -> Finding:
+    """Whether captions are several tokens each, and tokens known ones. captions: each one's words, with whether they
+    are known. frozen: the text encoder does not learn those that are not.
+    """
+    name, there = "captions are heard", [words for words in captions if words]
+    if not there:
+        return Finding(name, "unknown", "no clip has a caption")
+    tokens = [known for words in there for _, known in words]
+    single, unknown = sum(len(words) == 1 for words in there), tokens.count(False)
+    told = f"{len(there)} of {len(captions)} clips have one, {single} of one token; {unknown} of {len(tokens)} unknown"
+    if single > len(there) / 2:
+        return judged(name, False, told, "most captions are one token, in which no words are told apart")
+    fault = "the text encoder is frozen and will not learn them: train it, or take a public one"
+    return judged(name, not frozen or unknown <= UNKNOWN * len(tokens), told, fault)
+
+
 @torch.no_grad()
 def order_counts(encode: Callable[[Sequence[str]], Text], captions: Sequence[str]) -> Finding:
     """Whether the mean state of a caption changes when its words are shuffled. `encode`: captions to their states.
@@ -56,7 +75,8 @@ def order_counts(encode: Callable[[Sequence[str]], Text], captions: Sequence[str
     Where it does not, "a red cube and a blue ball" is "a blue cube and a red ball", and no DiT can tell them apart.
     """
     name, chooser = "the order of words counts", Random(0)
-    told = [caption.split() for caption in dict.fromkeys(captions) if len(caption.split()) > 3][:MANY]
+    split = (re.findall(LETTER_OR % "S", caption) for caption in dict.fromkeys(captions))
+    told = [words for words in split if len(words) > 3][:MANY]
     if not told:
         return Finding(name, "unknown", "no caption has more than three words")
     mixed = [" ".join(chooser.sample(words, len(words))) for words in told]
@@ -73,7 +93,7 @@ def _mean_states(text: Text) -> Tensor:
 
 def bag_of_words(captions: Sequence[str]) -> Tensor:
     """Which of the words that neither few nor all captions have are in each: (n,W) fp64."""
-    split = [set(re.findall(r"\w+", caption.lower())) for caption in captions]
+    split = [set(re.findall(LETTER_OR % "w", caption.lower())) for caption in captions]
     counts = Counter(word for words in split for word in words)
     known = sorted(word for word, count in counts.items() if RARE <= count < len(captions))
     return torch.tensor([[float(word in words) for word in known] for words in split], dtype=torch.float64)

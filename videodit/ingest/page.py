@@ -195,16 +195,19 @@ def _captions(found: Outcome) -> str:
         lengths = [len(shot[name].split()) for shot in shots if shot.get(name)]
         if lengths:
             title = {"caption": "that came with it", "caption_short": "short", "caption_long": "long"}[name]
-            head = f"<header><h3>{title}</h3><span>{len(lengths)} of {len(shots)}</span></header>"
+            top = f"<header><h3>{title}</h3><span>{len(lengths)} of {len(shots)}</span></header>"
             foot = "<figcaption>words of a caption</figcaption>"
-            cards.append(f'<figure class="card">{head}{histogram(lengths, [], ())}{foot}</figure>')
+            cards.append(f'<figure class="card">{top}{histogram(lengths, [], ())}{foot}</figure>')
     for shot in spread([shot for shot in shots if shot.get("caption_long") or shot["caption"]], TEXTS):
         texts = [shot["caption"], shot.get("caption_short"), shot.get("caption_long")]
         rows.append((shot["source"], *(text or "" for text in texts)))
     none = sum(not (shot.get("caption_long") or shot["caption"]) for shot in shots)
+    came, lost = found.captions()
+    where = "<br>".join(map(markup, lost[:TEXTS]))
+    head = f"<p>{markup(came)}.</p>" + (f'<p class="bad-text">{where}</p>' if lost else "")
     told = f'<p class="bad-text">{none} of {len(shots)} shots have no caption.</p>' if none else ""
     table = _table(("file", "came with it", "short", "long"), rows) if rows else ""
-    return f'{told}<div class="grid-of">{"".join(cards)}</div>{table}' if shots else ""
+    return head + (f'{told}<div class="grid-of">{"".join(cards)}</div>{table}' if shots else "")
 
 
 def _reasons(found: Outcome, facts: Facts) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from videodit.data.files import MISSING, Listing, Root
+from videodit.data.captions import DIFFER, LOST, MISSING, is_beside
+from videodit.data.files import Listing, Root
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
@@ -34,6 +35,8 @@ from videodit.track.progress import Progress
 
 PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
+OTHER = "the same bytes as another file, which has another caption"
+BARE = "a near-duplicate of a better one, which has no caption"
 VERSION = 4  # of what the stages remember: a change of what they give makes it useless
 
 
@@ -71,6 +74,7 @@ class Outcome:
 
     seen: records that each stage began with. dropped: those that went no further, with stage, reason and detail.
     clips: what is left. groups: near-duplicates, the one that was kept first. used: what captioners used in this run.
+    captioned: files that are videos and came with a caption.
     """
 
     listing: Listing = field(default_factory=Listing)
@@ -80,6 +84,7 @@ class Outcome:
     groups: list[list[Record]] = field(default_factory=list)
     clips: list[Record] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
+    captioned: int = 0
 
     def drop(self, stage: str, record: Record, reason: str, detail: str = "") -> None:
         """Count a record out. Of names and messages, what is no text or steers a terminal is escaped."""
@@ -90,6 +95,17 @@ class Outcome:
         """Files of which some frames cannot be decoded, and how many."""
         seen = [*self.clips, *self.dropped]
         return dict(sorted({one["source"]: one["corrupt"] for one in seen if one.get("corrupt")}.items()))
+
+    def captions(self) -> tuple[str, list[str]]:
+        """How many captions came whole, were changed, lost or are absent, in a line; and where, of the lost ones."""
+        there = self.went_on.get("scan", 0)
+        lost = [one for one in self.dropped if one["reason"] in (MISSING, DIFFER, LOST, OTHER, BARE)]
+        lost += [one for one in self.dropped if one["stage"] == "scan" and is_beside(one["source"])]
+        counts = f"{there - self.captioned} absent, {len(lost)} lost, {len(self.listing.changed)} changed"
+        places = [f"{one['source']}: {one['reason']}: {one['detail']}" for one in lost]
+        return f"{self.captioned} of {there} files came with one; {counts}", places + [
+            f"{where}: half a character could not be kept" for where in self.listing.changed
+        ]
 
     def balance(self) -> bool:
         """Whether nothing was lost in silence: at each stage, what was seen went on or was dropped."""
@@ -108,6 +124,7 @@ class Run:
         plan = self.plan
         files = self.files()
         sources = self.each("scan", Scan(root=plan.root), files, key=lambda file: (file["source"], file["stamp"]))
+        self.found.captioned = sum(bool(source["caption"]) for source in sources)
         sources = self.exact(sources)
         shots = self.each("cut", plan.cut, sources, key=lambda source: (source["sha256"],))
         shots = self.each("measure", plan.measure, shots, key=lambda shot: (shot["shot"],))
@@ -128,7 +145,8 @@ class Run:
         self.found.seen["list"] = len(listing.files) + len(listing.faults)
         self.found.went_on["list"] = len(listing.files)
         for path, why in listing.faults:
-            reason, _, detail = why.partition(": ") if why.startswith(MISSING) else ("cannot be looked into", "", why)
+            of_captions = why.startswith((MISSING, DIFFER, LOST))
+            reason, _, detail = why.partition(": ") if of_captions else ("cannot be looked into", "", why)
             self.found.drop("list", {"source": path}, reason, detail)
         return [{"source": f.path, "stamp": f.stamp, "caption": f.caption, "origin": f.origin} for f in listing.files]
 
@@ -214,7 +232,9 @@ class Run:
 
         def copy(source: Record) -> tuple[str, str] | None:
             kept = best[source["sha256"]]
-            return None if kept is source else ("the same bytes as another file", kept["source"])
+            told = source["caption"].split()
+            reason = OTHER if told and told != kept["caption"].split() else "the same bytes as another file"
+            return None if kept is source else (reason, kept["source"])
 
         return self.those("copies", sources, copy)
 
@@ -234,7 +254,10 @@ class Run:
 
         def worse(shot: Record) -> tuple[str, str] | None:
             kept = better.get(places[shot["shot"]])
-            return kept and ("a near-duplicate of a better one", f"{kept['source']}, frame {kept['first']}")
+            if kept is None:
+                return None
+            reason = BARE if shot["caption"] and not kept["caption"] else "a near-duplicate of a better one"
+            return reason, f"{kept['source']}, frame {kept['first']}"
 
         return self.those("deduplicate", shots, worse)
 

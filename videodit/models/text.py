@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,13 @@ from videodit.untrusted import MOST, read_text
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square
 LONGEST = 512  # tokens of a prompt, as public models have it: an encoder's work grows with the square
+# Thai, Lao, Tibetan, Burmese, Khmer, kana and ideographs: scripts written without blanks, of which each letter is a
+# word to a word-level tokenizer. One character class, as Python and `tokenizers` both read it.
+BLANKLESS = (
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+LETTER = BLANKLESS + r"\p{M}*"  # with its marks, as `tokenizers` reads it
 AWAY = 4.0  # what a new head's logits lack on the side that it does not look to
 
 
@@ -123,12 +131,13 @@ class Tokenizer:
     """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`.
 
     `length`: prompts are cut to so many tokens; 0: to LONGEST. `vocabulary`: tokens that the text encoder has; 0: any.
+    `text`: what the file holds, if not what is there.
     """
 
-    def __init__(self, *, path: Path, length: int = 0, vocabulary: int = 0) -> None:
+    def __init__(self, *, path: Path, length: int = 0, vocabulary: int = 0, text: str = "") -> None:
         from tokenizers import Tokenizer as Backend
 
-        text = read_text(path, MOST.tokenizer)
+        text = text or read_text(path, MOST.tokenizer)
         with _refusals(path):
             self._backend = Backend.from_str(text)
             self._backend.no_padding()
@@ -149,12 +158,16 @@ class Tokenizer:
     def __len__(self) -> int:
         return self._backend.get_vocab_size()
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that the tokenizer has no token for."""
+    def words(self, prompt: str) -> list[tuple[str, bool]]:
+        """The words of a prompt, or their pieces, as far as it is read; and whether there is a token for each."""
         prompt = clean(prompt)
         [encoding] = self._encoded([prompt])
-        spans = zip(encoding.ids, encoding.offsets, strict=True)
-        return [prompt[start:end] for i, (start, end) in spans if i == self.unknown]
+        spans = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return [(prompt[start:end], i != self.unknown) for i, (start, end), special in spans if not special]
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the tokenizer has no token for."""
+        return [word for word, known in self.words(prompt) if not known]
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that is too long; usually nothing."""
@@ -185,13 +198,17 @@ def clean(prompt: str) -> str:
 
 
 def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> Tokenizer:
-    """Learn a word-level tokenizer from captions and write it to `path`: for small closed worlds."""
+    """Learn a word-level tokenizer from captions and write it to `path`: for small closed worlds.
+
+    Of scripts without blanks each letter is a word.
+    """
+    from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Backend
-    from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
     backend = Backend(models.WordLevel(unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
+    letters = pre_tokenizers.Split(Regex(LETTER), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([letters, pre_tokenizers.Whitespace()])
     special = ["<pad>", "</s>", "<unk>"]
     backend.train_from_iterator(captions, trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special))
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -203,11 +220,20 @@ def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> 
 def extended(path: Path, captions: Iterable[str], *, vocabulary: int) -> bytes:
     """A tokenizer's file with the captions' words that it does not know, the most frequent first, as far as there is
     room. One that splits words into pieces, as public models' do, stays as it is.
+
+    One that takes what is written without blanks for a word learns to see its letters, unless it knows such words.
     """
     content, known = path.read_bytes(), Tokenizer(path=path)
     as_json = json.loads(content)
     if as_json["model"].get("type") != "WordLevel":
         return content
+    letters = re.compile(BLANKLESS)
+    captions = list(captions)
+    if any(map(letters.search, captions)) and not any(map(letters.search, as_json["model"]["vocab"])):
+        split = {"type": "Split", "pattern": {"Regex": LETTER}, "behavior": "Isolated", "invert": False}
+        before = as_json.get("pre_tokenizer")
+        as_json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *([before] if before else [])]}
+        known = Tokenizer(path=path, text=json.dumps(as_json))
     normalizer = known._backend.normalizer
     normal = normalizer.normalize_str if normalizer else str
     counts = Counter(normal(word) for caption in captions for word in known.unknown_words(caption))
