@@ -50,6 +50,8 @@ def test_what_hydra_is_meant_to_read_it_reads() -> None:
     cfg = settled("doctor", *texts, "limit=7", "freeze=[text]", "samples.prompts=[a, b]")
     assert (cfg.name, cfg.run_dir, cfg.cache, cfg.limit, list(cfg.freeze)) == ("x", "a b", "runs/x/c", 7, ["text"])
     assert cfg.init is None and list(cfg.samples.prompts) == ["a", "b"] and cfg.precision == "fp32"
+    numbers = settled("doctor", "model.channels=5", "request.fps=4", "seed=3")  # defaults that follow other numbers
+    assert (numbers.model.channels, numbers.request.fps, numbers.seed) == (5, 4, 3)
 
 
 def test_a_sweep_keeps_its_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from tests.faults.readers import READERS, base
+from tests.faults.readers import READERS
+from tests.faults.sound import base
 from videodit.cli.main import user_message
 
 SECONDS, BYTES = 30, 2 * 2**30  # that a try may take

@@ -283,9 +283,7 @@ def videos(tmp_path: Path, clips: Path) -> Path:
     return tmp_path / "videos"
 
 
-def test_ingest_counts_them_in_its_last_lines(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ingest_counts_them_in_its_last_lines(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whole, absent, lost and changed; the page says so, too."""
     shutil.copy(videos / "d.mp4", videos / "d2.mp4")
     table = f'{HEAD}a.mp4,"one, two"\nb.mp4,half, lost\ngone.mp4,three\n'

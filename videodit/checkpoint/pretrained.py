@@ -105,7 +105,7 @@ class Part:
             self.weights.check_floats(theirs)
             try:
                 shape = change(torch.empty(self.weights.shapes[theirs], device="meta")).shape
-            except (RuntimeError, ValueError, IndexError):  # what torch and einops say of a shape that cannot be arranged
+            except (RuntimeError, ValueError, IndexError):  # of torch and einops, for what cannot be arranged so
                 shape = None
             if shape != wanted[ours]:
                 given = self.weights.shapes[theirs] if shape is None else tuple(shape)

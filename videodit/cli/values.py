@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +45,8 @@ def quoted(conf: Path, command: str, line: Line) -> list[str]:
     if not line.overrides:
         return []
     groups, content = defaults_of(conf, command, line.overrides)
-    texts = {key for key, value in dotted(content, "") if isinstance(value, str)} - set(groups)
+    known = dict(dotted(content, ""))
+    texts = {key for key, value in known.items() if isinstance(_followed(value, known), str)} - set(groups)
 
     def parses(override: str) -> bool:
         try:
@@ -61,6 +62,13 @@ def quoted(conf: Path, command: str, line: Line) -> list[str]:
         plain = key[0] not in "~+" and value[:1] not in ("[", "{", "'", '"') and "${" not in value
         found.append(f"{key}={_quote(value)}" if free or (plain and not parses(override)) else override)
     return found
+
+
+def _followed(value: Any, known: Mapping[str, Any]) -> Any:
+    """The default that a plain `${key}` takes."""
+    while isinstance(value, str) and (taken := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+        value = known.get(taken[1])
+    return value
 
 
 def _quote(value: str) -> str:
