@@ -94,6 +94,12 @@ class Idle:
     end = close
 
 
+def test_where_the_system_says_nothing_of_a_process_s_cores_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert Local(workers=None).workers == 5
+
+
 def test_a_gpu_is_shared_by_few_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever in a stage the model is that wants one."""
     seen = []

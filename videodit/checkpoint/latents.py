@@ -68,15 +68,13 @@ class Shard:
 
     def read(self, offset: int, size: int) -> bytearray:
         """So many bytes. Raises InputError where they cannot be read."""
-        content = bytearray(size)
-        try:
-            done = os.preadv(self.descriptor, [content], offset)
-            while 0 < done < size:  # no system gives more than 2 GB at a time
-                more = os.preadv(self.descriptor, [memoryview(content)[done:]], offset + done)
-                done = done + more if more else 0
+        content = bytearray()
+        try:  # no system gives more than 2 GB at a time
+            while part := os.pread(self.descriptor, size - len(content), offset + len(content)):
+                content += part
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
-        if done < size:
+        if len(content) < size:
             raise InputError(f"{self.path} was cut off after it was found; delete it and start anew")
         return content
 

@@ -53,7 +53,7 @@ class Local:
 
     def __init__(self, *, workers: int | None) -> None:
         _check_workers(workers)
-        self.asked, self.workers = workers, workers or len(os.sched_getaffinity(0))
+        self.asked, self.workers = workers, workers or _cores()
 
     def __enter__(self) -> Local:
         return self
@@ -264,6 +264,11 @@ def _wants_gpu(stage: Stage, there: Callable[[], bool]) -> bool:
     parts = [stage, *(getattr(stage, name, None) for name in ("captioner", "cutter", "embedder"))]
     devices = [str(part.device) for part in [*parts, *getattr(stage, "scorers", ())] if hasattr(part, "device")]
     return any(device.startswith("cuda") or (not device and there()) for device in devices)
+
+
+def _cores() -> int:
+    """Cores that this process may use, as far as the system says that."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_workers(workers: int | None) -> None:
