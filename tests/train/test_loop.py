@@ -126,10 +126,51 @@ def test_several_bad_steps_in_a_row_stop_the_run(tmp_path: Path, capsys: pytest.
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
     assert tracker.finished == [True]
 
+    assert [path.name for path in diverged.checkpoints.folders()] == ["step-000000002"]
+    assert "step-000000002 is the last sound checkpoint" in str(error.value)
+
     mended = run(tmp_path)  # such as with a lower learning rate
     mended.fit()
-    assert mended.bad_total == 1  # of step 3, which the checkpoint of step 4 already counted
+    assert mended.bad_total == 0  # step 3 is done again: no checkpoint came after it
     assert torch.isfinite(weights(mended)).all()
+
+
+def test_a_checkpoint_of_which_nothing_finite_comes_goes(tmp_path: Path) -> None:
+    """The step before looked fine, its update broke the weights, and they were saved: the one before is left."""
+    poison = dict.fromkeys(range(2, 9), math.nan)
+    diverged = run(tmp_path, objective=Regression(poison=poison), save_every=1)
+    with pytest.raises(InputError, match="step-000000001 is the last sound checkpoint"):
+        diverged.fit()
+    assert [path.name for path in diverged.checkpoints.folders()] == ["step-000000001"]
+    mended = run(tmp_path, save_every=1)
+    mended.fit()
+    assert mended.step == 6 and json.loads((tmp_path / "made.json").read_text())["model"]["step"] == 6
+
+
+def test_what_nothing_is_known_of_stays_and_is_named(tmp_path: Path) -> None:
+    """A start whose first losses are not finite cannot tell whether its checkpoint or its data are at fault."""
+    run(tmp_path, steps=2).fit()
+    again = run(tmp_path, objective=Regression(poison=dict.fromkeys(range(2, 9), math.nan)))
+    with pytest.raises(InputError, match="step-000000002, from which it began, may be broken: delete that"):
+        again.fit()
+    assert len(again.checkpoints.folders()) == 1
+    fresh = run(tmp_path / "new", objective=Regression(poison=dict.fromkeys(range(9), math.nan)))
+    with pytest.raises(InputError, match="there is no checkpoint before it"):
+        fresh.fit()
+
+
+def test_a_bad_step_delays_a_checkpoint(tmp_path: Path) -> None:
+    """And a run that ends in one is not complete."""
+    trained = run(tmp_path, objective=Regression(poison={1: math.nan}), steps=4)
+    saved: list[int] = []
+    save = trained.save
+    trained.save = lambda: (saved.append(trained.step), save())
+    trained.fit()
+    assert saved == [3, 4]
+    ends = run(tmp_path / "other", objective=Regression(poison={3: math.nan}), steps=4)
+    with pytest.raises(InputError, match=r"1 updates in a row .* \(step 4\)"):
+        ends.fit()
+    assert [path.name for path in ends.checkpoints.folders()] == ["step-000000002"]
 
 
 def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:

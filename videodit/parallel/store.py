@@ -70,7 +70,10 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; all but the last `keep` are deleted. `stamp`: JSON for each of them."""
+    """The checkpoints of one run, newest last; all but the last `keep` are deleted. `stamp`: JSON for each of them.
+
+    The one before the newest always stays: whether the newest is sound shows only in what comes of it.
+    """
 
     def __init__(self, *, folder: str | Path, keep: int, mesh: Mesh, stamp: Mapping[str, Any] | None = None) -> None:
         if not isinstance(keep, int) or keep < 1:
@@ -99,6 +102,12 @@ class Checkpoints:
         for left in self.folder.glob(".step-*"):
             shutil.rmtree(left)
         _rotate(self.folder, self.keep)
+
+    def drop_after(self, step: int) -> None:
+        """Delete those of later steps."""
+        for folder in self.folders():
+            if int(folder.name.partition("-")[2]) > step:
+                _remove(folder)
 
     def save(self, step: int, parts: Parts, info: Mapping[str, Any]) -> None:
         """Write the state after `step` steps: named parts of named tensors, and JSON. Copies them and returns."""
@@ -167,8 +176,8 @@ def _remove(folder: Path) -> None:
 
 
 def _rotate(folder: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints."""
-    for old in sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))[:-keep]:
+    """Delete all but the newest checkpoints, of which two stay at least."""
+    for old in sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))[: -max(keep, 2)]:
         _remove(old)
 
 

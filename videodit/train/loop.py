@@ -107,6 +107,8 @@ class Run:
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
         self.precision, self.config, self.mesh, self.sample = precision, config, mesh, sample
         self.step = self.bad = self.bad_total = 0
+        self.sound: int | None = None  # the last step from which a finite loss came: checkpoints up to it are sound
+        self.due = False  # to be saved once the last loss was finite
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.told: set[str] = set()
@@ -197,6 +199,7 @@ class Run:
         norms = self.optimizer.norms(self.mesh)
         norm = math.sqrt(sum(value**2 for value in norms.values()))
         if math.isfinite(norm) and math.isfinite(values["loss"]):
+            self.sound = self.step
             if norm > self.settings.clip_norm:
                 self.optimizer.scale(self.settings.clip_norm / (norm + 1e-6))
             values |= {"gradient norm": norm, **by_group(norms, "gradient norm"), **self.optimizer.step(self.step)}
@@ -215,12 +218,18 @@ class Run:
         return autocast(self.mesh.device, self.precision)
 
     def at_intervals(self) -> None:
-        """Save and sample where it is time; stop where that was asked for."""
+        """Save and sample where it is time; stop where that was asked for. Nothing is saved that may be broken."""
         done = self.step == self.settings.steps
-        if done or self.stopping or self.step % self.settings.save_every == 0:
+        self.due = self.due or done or self.stopping or self.step % self.settings.save_every == 0
+        if self.due and not self.bad:
             self.save()
+            self.due = False
+        if done and self.bad:
+            raise self.diverged()
         if self.stopping and not done:  # the next start makes the samples, if it is time for some
-            raise Interrupted(f"stopped at step {self.step} and saved: the same command goes on from there")
+            saved = "not saved, since its loss is not finite: the same command goes on from the checkpoint before"
+            saved = saved if self.bad else "saved: the same command goes on from there"
+            raise Interrupted(f"stopped at step {self.step} and {saved}")
         if self.is_sampled():
             self.show()
 
@@ -320,10 +329,22 @@ class Run:
         if self.mesh.main:
             say(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped")
         if self.bad >= self.settings.max_bad:
-            raise InputError(
-                f"{self.bad} updates in a row had a non-finite loss or gradient (step {self.step}); the last "
-                f"checkpoint in {self.checkpoints.folder} is sound: lower the learning rate and run again"
-            )
+            raise self.diverged()
+
+    def diverged(self) -> InputError:
+        """What is told of a run whose losses are no longer finite. Checkpoints from which none came are deleted."""
+        self.checkpoints.wait()
+        if self.mesh.main and self.sound is not None:
+            self.checkpoints.drop_after(self.sound)
+        self.mesh.wait()
+        left = self.checkpoints.folders()
+        if not left:
+            advice = "there is no checkpoint before it: lower the learning rate and run again"
+        elif self.sound is None:
+            advice = f"{left[-1]}, from which it began, may be broken: delete that to go on from the one before"
+        else:
+            advice = f"{left[-1]} is the last sound checkpoint: lower the learning rate and run again"
+        return InputError(f"{self.bad} updates in a row had a non-finite loss or gradient (step {self.step}); {advice}")
 
     def count_skipped(self, path: str, reason: str, *, known: bool = False) -> None:
         """Count a clip that could not be read. Each is told once (`known`: was), and stands in skipped.jsonl."""
