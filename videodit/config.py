@@ -5,8 +5,12 @@ A leaf, so that anything which needs a shipped file may ask it; and the one modu
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videodit.errors import InputError
+from videodit.printable import say
 
 
 class Launch(NamedTuple):
@@ -60,10 +65,27 @@ def assets_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where what was computed once is kept for this user: VIDEODIT_CACHE, else the usual place for caches."""
-    if own := os.environ.get("VIDEODIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videodit"
+    """Where what was computed once is kept for this user: VIDEODIT_CACHE, else the usual place for caches.
+
+    Where that cannot be written, a line says so, and it is a folder that goes with this process.
+    """
+    own, above = os.environ.get("VIDEODIT_CACHE"), os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return _writable(own or os.path.join(above, "videodit"))
+
+
+@cache
+def _writable(folder: str) -> Path:
+    try:
+        if folder.startswith("~"):  # as it stays where there is no HOME, and the system does not know the user
+            raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Path(folder)
+    except OSError as error:
+        say(f"no cache: {folder} cannot be written ({error.strerror}); VIDEODIT_CACHE= names another folder for it")
+    own = Path(tempfile.mkdtemp(prefix="videodit-cache-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return own
 
 
 def secret(name: str) -> str:
