@@ -79,6 +79,27 @@ def test_real_clips_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (run / "model" / "pipeline.json").is_file()
 
 
+def test_other_clips_captions_and_words_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """When a run goes on; where nothing changed, nothing is said."""
+    root, run = _write_folder(tmp_path / "clips"), tmp_path / "run"
+    words = ["train", *_real(root), f"vae_from={tiny.saved_vae(tmp_path)}", f"cache={tmp_path / 'cache'}"]
+    words += [f"run_dir={run}", BRIEF]
+    assert main(words) == 0
+    assert main([*words, "loop.steps=4"]) == 0
+    assert "clips.train" not in capsys.readouterr().err
+    table = root / "metadata.jsonl"
+    table.write_text(table.read_text().replace("square number 0 moves", "a zebra beside a giraffe"))
+    assert main([*words, "loop.steps=5"]) == 0
+    told = capsys.readouterr().err
+    assert "clips.train.captions: " in told and "clips.train.count" not in told and "clips.train.which" not in told
+    assert "unknown to the text encoder" in told and "zebra" in told
+    write(root / "9.mp4", np.full((9, 32, 32, 3), 90, np.uint8), 8.0)
+    table.write_text(table.read_text() + json.dumps({"file_name": "9.mp4", "caption": "a square"}) + "\n")
+    assert main([*words, "loop.steps=6"]) == 0
+    told = capsys.readouterr().err
+    assert "clips.train.count: " in told and "clips.train.which: " in told and "(from here on another training)" in told
+
+
 def test_held_out_clips_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The two tall clips, 18 tokens each, are of one source: their size has held-out losses and no training loss."""
     root, run = _write_folder(tmp_path / "clips"), tmp_path / "run"

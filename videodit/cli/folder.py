@@ -45,7 +45,8 @@ def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) 
 def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
     """The config with what `auto` came to. Resuming keeps the precision that the run has (`path` is its config.json).
 
-    What else differs from the run's config is told on stderr: it may be meant, such as more steps.
+    What else differs from the run's config, or from the clips that it had, is told on stderr: it may be meant, such as
+    more steps.
     """
     config = {key: value for key, value in config.items() if key not in OF_THIS_START}
     before = read_json(path, dict[str, Any]) if resuming and path.exists() else dict(config)
@@ -55,7 +56,8 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
         config["precision"] = pick_precision(known, device)
     if known == "auto":
         before["precision"] = config["precision"]
-    for line in differences(before, config):
+    now = config if "clips" in before else {key: config[key] for key in config if key != "clips"}  # older runs lack it
+    for line in differences(before, now):
         key = line.partition(": ")[0]
         kind = "safe" if is_safe(key) else "from here on another training"
         say(f"resuming with another config: {line} ({kind})")

@@ -5,10 +5,12 @@ Nothing large is made before the plan of a step is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 STATES = 16  # of a caption, for the balance of work
+LISTED = 10_000  # clips of a data set of which a VAE's run remembers which they are
 ENOUGH = 2**26  # pixels, 0.8 GB
 CALIBRATION = 128  # clips that give the latents' statistics and the VAE's linear start
 
@@ -69,7 +72,7 @@ class Made(NamedTuple):
     """What trains. batches: step -> this process's batches; at_interval: samples, and a held-out number to make small.
 
     pipe: the model as it would generate, if it is one that can. unread: (path, reason) of clips that could not be read,
-    and were told.
+    and were told. clips: what the data hold, for the config: by split how many, and digests of which and of captions.
     """
 
     objective: Objective
@@ -77,6 +80,7 @@ class Made(NamedTuple):
     at_interval: Callable[[int, Tracker], float]
     pipe: Pipe | None
     unread: Sequence[tuple[str, str]] = ()
+    clips: Mapping[str, Any] = MappingProxyType({})
 
 
 class Prepared(NamedTuple):
@@ -124,7 +128,9 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         freeze(objective.module, cfg.freeze)
         batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
         heldout = first_clips(datasets_of(cfg, "heldout")[0], 16)
-        return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None)
+        names = [one.fingerprint(number) for one in datasets for number in range(len(one))[:LISTED]]
+        held = {"train": {"count": sum(map(len, datasets)), "which": digest(names)}}
+        return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None, clips=held)
 
     return Prepared(plan, max(crop.volume for crop in crops["crops"]), made)
 
@@ -183,9 +189,25 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             dit_samples(pipe, prompts, cfg.samples.seed, folder, mesh, step, tracker)
             return found
 
-        return Made(objective, batches, at_interval, pipe, [*cache.skipped, *heldout.skipped])
+        held = {"train": held_by(cache), "heldout": held_by(heldout)}
+        return Made(objective, batches, at_interval, pipe, [*cache.skipped, *heldout.skipped], held)
 
     return Prepared(plan, int((batches.units * batches.places).max()), made)
+
+
+def held_by(cache: LatentCache) -> dict[str, Any]:
+    """How many clips a cache has for a run, and digests that tell which, and of their captions."""
+    entries = cache.entries
+    which, captions = digest(one.name for one in entries), digest(one.caption for one in entries)
+    return {"count": len(entries), "which": which, "captions": captions}
+
+
+def digest(texts: Iterable[str]) -> str:
+    """A short name for texts in their order."""
+    found = sha256()
+    for text in texts:
+        found.update(text.encode() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def datasets_of(cfg: DictConfig, split: str) -> list[Clips]:

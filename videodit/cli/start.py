@@ -188,6 +188,7 @@ def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, 
             else:  # new words take the places that its text encoder has left
                 room = described(cfg, base, "text")["arguments"]["vocabulary"]
                 temporary.write_bytes(extended(base.tokenizer, captions, vocabulary=room))
+    if mesh.main:
         frozen = base is not None and (inherits(cfg, base) or any(part.split(".")[0] == "text" for part in cfg.freeze))
         heard_by = base.tokenizer if frozen else path  # new words of a frozen one were never trained
         tell_unheard(Tokenizer(path=heard_by, length=length), captions, frozen=frozen)

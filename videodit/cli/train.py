@@ -100,7 +100,8 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
         keep_freed_memory()
     objective, tracker = made.objective, make_tracker(cfg, mesh)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
-    config = settle(plain(cfg), folder, mesh, resuming=any((folder / "checkpoints").glob(f"*/{STATE}")))
+    resuming = any((folder / "checkpoints").glob(f"*/{STATE}"))
+    config = settle({**plain(cfg), "clips": dict(made.clips)}, folder, mesh, resuming=resuming)
     checkpoints = Checkpoints(folder=folder / "checkpoints", keep=cfg.keep, mesh=mesh, stamp=stamp(config))
     precision = PRECISIONS[config["precision"]]
     sizes = [(p.numel(), p.requires_grad) for p in objective.module.parameters()]
