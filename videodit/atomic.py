@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
 from uuid import uuid4
+
+from videodit.errors import InputError
+
+BESIDE = 20  # bytes that the name of a file beside an output has more than its own: .latents.safetensors
 
 
 @contextmanager
@@ -22,7 +27,8 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy_once(path.parent.absolute())
     own = f"{uuid4().hex[:8]}.{socket.gethostname()}-{os.getpid()}"
-    temporary = path.with_name(f".{path.name[:100]}.{own}.part")
+    name = path.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")  # a system counts bytes
+    temporary = path.with_name(f".{name}.{own}.part")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -31,6 +37,23 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_output(path: Path) -> None:
+    """InputError where a file of this name could not be written: before work, instead of after it."""
+    missing = [path.name, *(parent.name for parent in path.absolute().parents if not os.path.lexists(parent))]
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written: {folder} is not a folder")
+    try:
+        most = os.pathconf(folder, "PC_NAME_MAX") - BESIDE
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    for name in missing:
+        if (size := len(os.fsencode(name))) > most:
+            raise InputError(f"{name[:60]}…: the name takes {size} bytes; at most {most} can be written in {folder}")
 
 
 def tidy(folder: Path) -> None:

@@ -159,6 +159,8 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
         raise explained(error, conf, command, overrides) from None
     except (FileExistsError, NotADirectoryError) as error:  # the launcher made no folder for the run
         raise InputError(f"run_dir: {error.filename} is not a folder") from None
+    except OSError as error:
+        raise InputError(f"run_dir: {error.filename} cannot be made: {error.strerror or error}") from None
     except SystemExit:
         if failure:
             raise failure[0] from failure[0].__cause__

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.atomic import check_output
 from videodit.checkpoint.store import load_tensors
 from videodit.cli.generate import bundled, check_file, finish, read_record, set_decoding
 from videodit.errors import InputError
@@ -102,6 +103,7 @@ def paths_of(path: Path, waiting: Waiting, typed: str) -> list[Path]:
         paths = [out / name for name in waiting.names]
     for one in paths:
         check_place(one)
+        check_output(one)
         if not typed and one.exists():
             try:
                 read_record(one)

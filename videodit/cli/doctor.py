@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from videodit.atomic import check_output
 from videodit.cli.compose import make, resolved
 from videodit.cli.memory import room
 from videodit.cli.prepare import Made, Prepared, datasets_of, prepare, stand_ins
@@ -53,6 +54,8 @@ def run(cfg: DictConfig) -> None:
     """Print what each check finds as it is found, then the verdict."""
     if launch().ranks > 1:
         raise InputError("doctor is one process, and starts two by itself: call it without torchrun")
+    if cfg.out:
+        check_output(Path(cfg.out))
     began, title = time.perf_counter(), f"videodit doctor: {cfg.name}"
     findings: list[Finding] = []
     answer(title, "")

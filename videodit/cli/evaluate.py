@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from videodit.atomic import check_output
 from videodit.checkpoint.store import give, load_tensors
 from videodit.checkpoint.weights import fingerprint
 from videodit.config import assets_dir
@@ -45,6 +46,7 @@ CLIPS_SEED = 3_000_000  # of the scenes that go through the VAE; training uses s
 def run(cfg: DictConfig) -> None:
     """Evaluate `cfg.model`, write the report into the folder `cfg.out`, print its numbers."""
     check(cfg)
+    check_output(Path(cfg.out) / "report.json")
     path = Path(cfg.judge) if cfg.judge else assets_dir() / "judge.safetensors"
     judge, pipe, out = load_judge(path), load(cfg.model, device=cfg.device or None, base=cfg.base), Path(cfg.out)
     report: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.atomic import check_output
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
 from videodit.checkpoint.find import described
@@ -37,6 +38,7 @@ def run(cfg: DictConfig) -> None:
         return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
+    check_output(out / "pipeline.json")
     pipeline, parts, tokenizer = described(*locate(cfg.model), cfg.base)[0]
     check_parts(parts)
     parts = adapters.attach(parts, adapters.parse(cfg.lora))
@@ -65,6 +67,7 @@ def export_adapter(model: str, out: Path, dtype: torch.dtype) -> Path:
     if not source.is_file():
         raise InputError(f"model={model}: {model} has no adapter: it is no run of adapter=lora")
     path = out if out.suffix == ".safetensors" else out / adapters.FILE
+    check_output(path)
     tensors, header = load_tensors(source)
     save_tensors(path, {name: tensor.to(dtype) for name, tensor in tensors.items()}, header)
     if header["adapter"]["dora"]:

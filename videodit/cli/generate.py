@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from videodit.atomic import check_output
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
 from videodit.checkpoint.store import save_tensors
@@ -53,6 +54,9 @@ def run(cfg: DictConfig) -> None:
     paths = names_in(out, len(asked)) if cfg.prompts else [out]
     for path in paths:
         check_place(path)
+        check_output(path)
+    if cfg.sheet:
+        check_output(Path(cfg.sheet))
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
     vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videodit.atomic import check_output
 from videodit.cli.compose import make, plain
 from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 from videodit.config import Launch
@@ -38,6 +39,7 @@ MADE_BY = (
 
 def run(cfg: DictConfig) -> None:
     """Make a set, or say what one would be."""
+    check_output(Path(cfg.out) / REPORT)
     out, plan = Path(cfg.out), planned(cfg)
     encode = None if cfg.dry_run or not cfg.vae else encoder(cfg, plan)
     base = None if cfg.dry_run or not cfg.text else base_named("text", cfg.text)

@@ -53,7 +53,7 @@ COMMANDS = {
 }
 
 # Errors of the machine, not of videodit: a traceback would only hide the message.
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 USAGE_ERROR = 2
 INTERRUPTED, TERMINATED = 130, 143  # as a shell says it: 128 and the signal

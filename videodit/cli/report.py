@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videodit.atomic import check_output
 from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
@@ -24,6 +25,7 @@ def run(cfg: DictConfig) -> None:
         raise InputError("path: which run? videodit report runs/NAME")
     folder = Path(cfg.path)
     out = Path(cfg.out) if cfg.out else folder / "report.html"
+    check_output(out)
     story = tell(folder)
     others = [Path(name.strip()) for name in cfg.compare.split(",") if name.strip()]
     short = len({path.resolve().name for path in (folder, *others)}) > len(others)
