@@ -126,7 +126,8 @@ def _recipe(folder: Path) -> None:
 
 def _read_recipe() -> None:
     """A video with this record, as `generate recipe=` reads it."""
-    cfg = OmegaConf.create({"recipe": "v.mp4", "model": "m", "lora": "", "passes": None, "chunk": None})
+    given = {"recipe": "v.mp4", "model": "m", "lora": "", "passes": None, "chunk": None, "prompt": ""}
+    cfg = OmegaConf.create({**dict.fromkeys(generate.KEYS), **given})
     text = Path("record.json").read_bytes().decode("utf-8", "replace")
     video.write("v.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8.0, metadata={"comment": text})
     asked, pipe = generate.from_recipe(cfg), videodit.load("m", device="cpu")
