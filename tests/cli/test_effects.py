@@ -171,6 +171,20 @@ def test_a_second_run_into_a_folder_replaces_nothing(
     assert before.items() <= now.items() and {"0007.mp4", "0008.mp4"} <= now.keys() - before.keys()
 
 
+def test_the_same_command_makes_the_same_folder(model: Path, tmp_path: Path) -> None:
+    """Such as after a kill: requests have the names that they had, until one of them is another."""
+    asked = lines(tmp_path / "many.jsonl", *({"prompt": one, "frames": 1, "steps": 2} for one in CAPTIONS[:3]))
+    words = ["generate", f"prompts={asked}", f"model={model}", f"out={tmp_path / 'out'}"]
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for lost in ("0001.mp4", "0001.mp4.json"):
+        (tmp_path / "out" / lost).unlink()
+    assert main(words) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert main([*words, "seed=1"]) == main([*words, "seed=1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == [f"{n:04d}.mp4" for n in range(2 * len(CAPTIONS))]
+
+
 @pytest.mark.parametrize(
     ("words", "changed"),
     [

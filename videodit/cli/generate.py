@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ from torch import Tensor
 from videodit.atomic import check_output
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
-from videodit.checkpoint.store import save_tensors
+from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
@@ -36,7 +39,7 @@ KEYS = (
     *("seed", "steps", "guidance", "sampler", "step_cache"),
 )
 LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
-NUMBERED = re.compile(r"\d{4,}\.(mp4|latents\.safetensors|mp4\.json)")
+NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
 TOGETHER = 8  # requests of a file that are made in one pack, if nothing else is said
 COLUMNS = 9  # frames of a clip on a contact sheet
 
@@ -51,10 +54,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.prompts and out.suffix == ".mp4":
         raise InputError(f"out={out}: many videos need a folder")
     asked = from_lines(cfg) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
-    paths = names_in(out, len(asked)) if cfg.prompts else [out]
-    for path in paths:
-        check_place(path)
-        check_output(path)
+    check_output(out / "0000.mp4" if cfg.prompts else out)
     if cfg.sheet:
         check_output(Path(cfg.sheet))
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
@@ -64,6 +64,9 @@ def run(cfg: DictConfig) -> None:
     pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
+    paths = names_in(out, requests, pipe.parts.fingerprints) if cfg.prompts else [out]
+    for path in paths:
+        check_place(path)
     tell(pipe, requests)
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
@@ -171,13 +174,35 @@ def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
     return [with_defaults(line, {**defaults, "seed": first + number}) for number, line in enumerate(lines)]
 
 
-def names_in(out: Path, count: int) -> list[Path]:
-    """So many names of videos in a folder, none of which another run has given to a video or to latents."""
-    numbers = [int(path.name.partition(".")[0]) for path in out.glob("*") if NUMBERED.fullmatch(path.name)]
-    first = max(numbers, default=-1) + 1
+def names_in(out: Path, requests: Sequence[Request], weights: Mapping[str, str]) -> list[Path]:
+    """Names of videos in a folder, one for each request, none of which holds what another run made or left to decode.
+
+    The same requests have the names that they had: after a kill the same command makes the same folder.
+    """
+    there = [int(found[1]) for path in out.glob("*") if (found := NUMBERED.fullmatch(path.name))]
+    end = max(there, default=-1) + 1
+    for first in range(end + 1):
+        paths = [out / f"{first + number:04d}.mp4" for number in range(len(requests))]
+        mine = all(holds(path, one, weights) for path, one in zip(paths, requests, strict=True))
+        if mine and end <= first + len(requests):
+            break
     if first:
-        say(f"out={out} holds videos already; these are {first:04d}.mp4 and on")
-    return [out / f"{number:04d}.mp4" for number in range(first, first + count)]
+        say(f"out={out} holds other videos already; these are {first:04d}.mp4 and on")
+    return paths
+
+
+def holds(path: Path, request: Request, weights: Mapping[str, str]) -> bool:
+    """Whether a name is free, or has this request's video by these weights, or latents that wait for being that."""
+    records = []
+    try:
+        if path.exists():
+            records.append(read_record(path))
+        if (waiting := path.with_suffix(LATENTS)).exists():
+            records += load_tensors(waiting)[1].get("records", [{}])[:1]
+    except InputError:  # what is not of this program
+        return False
+    own = json.loads(json.dumps(asdict(request)))
+    return all(one.get("weights") == weights and {key: one.get(key) for key in own} == own for one in records)
 
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
