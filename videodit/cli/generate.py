@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -64,7 +64,7 @@ def run(cfg: DictConfig) -> None:
     pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
-    paths = names_in(out, requests, pipe.parts.fingerprints) if cfg.prompts else [out]
+    paths = names_in(out, requests, pipe) if cfg.prompts else [out]
     for path in paths:
         check_place(path)
     tell(pipe, requests)
@@ -174,7 +174,7 @@ def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
     return [with_defaults(line, {**defaults, "seed": first + number}) for number, line in enumerate(lines)]
 
 
-def names_in(out: Path, requests: Sequence[Request], weights: Mapping[str, str]) -> list[Path]:
+def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
     """Names of videos in a folder, one for each request, none of which holds what another run made or left to decode.
 
     The same requests have the names that they had: after a kill the same command makes the same folder.
@@ -183,7 +183,7 @@ def names_in(out: Path, requests: Sequence[Request], weights: Mapping[str, str])
     end = max(there, default=-1) + 1
     for first in range(end + 1):
         paths = [out / f"{first + number:04d}.mp4" for number in range(len(requests))]
-        mine = all(holds(path, one, weights) for path, one in zip(paths, requests, strict=True))
+        mine = all(holds(path, one, pipe) for path, one in zip(paths, requests, strict=True))
         if mine and end <= first + len(requests):
             break
     if first:
@@ -191,8 +191,8 @@ def names_in(out: Path, requests: Sequence[Request], weights: Mapping[str, str])
     return paths
 
 
-def holds(path: Path, request: Request, weights: Mapping[str, str]) -> bool:
-    """Whether a name is free, or has this request's video by these weights, or latents that wait for being that."""
+def holds(path: Path, request: Request, pipe: Pipe) -> bool:
+    """Whether a name is free, or has this request's video as it would be made now, or latents that wait for it."""
     records = []
     try:
         if path.exists():
@@ -201,8 +201,12 @@ def holds(path: Path, request: Request, weights: Mapping[str, str]) -> bool:
             records += load_tensors(waiting)[1].get("records", [{}])[:1]
     except InputError:  # what is not of this program
         return False
-    own = json.loads(json.dumps(asdict(request)))
-    return all(one.get("weights") == weights and {key: one.get(key) for key in own} == own for one in records)
+    own = json.loads(json.dumps({**asdict(request), "weights": pipe.parts.fingerprints}))
+    how = pipe.made_with
+    return all(
+        {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
+        for one in records
+    )
 
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
