@@ -39,21 +39,23 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_output(path: Path) -> None:
-    """InputError where a file of this name could not be written: before work, instead of after it."""
+def check_output(path: Path, key: str = "out") -> None:
+    """InputError where a file that `key` names could not be written: before work, instead of after it."""
     missing = [path.name, *(parent.name for parent in path.absolute().parents if not os.path.lexists(parent))]
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
-        raise InputError(f"{path}: cannot be written: {folder} is not a folder")
+        raise InputError(f"{key}={path}: cannot be written: {folder} is not a folder")
     try:
         most = os.pathconf(folder, "PC_NAME_MAX") - BESIDE
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise InputError(f"{key}={path}: cannot be written: {error.strerror or error}") from None
     for name in missing:
         if (size := len(os.fsencode(name))) > most:
-            raise InputError(f"{name[:60]}…: the name takes {size} bytes; at most {most} can be written in {folder}")
+            raise InputError(
+                f"{key}={name[:60]}…: the name takes {size} bytes; at most {most} can be written in {folder}"
+            )
 
 
 def tidy(folder: Path) -> None:

@@ -58,8 +58,8 @@ PATHS = ("runs/mistyped", "sweeps/x", "here/x", "a/b/c", "./x", "/x/y", "~/x", "
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(
     name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
+    (tmp_path / "in" / "here").mkdir(parents=True)  # the folder above holds nothing else
+    monkeypatch.chdir(tmp_path / "in")
     with pytest.raises(InputError, match="neither a bundled model"):
         locate(name)
     assert not hub.asked and not is_hub_id(name)

@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     asked = from_lines(cfg) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
     check_output(out / "0000.mp4" if cfg.prompts else out)
     if cfg.sheet:
-        check_output(Path(cfg.sheet))
+        check_output(Path(cfg.sheet), "sheet")
     before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
     offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
     vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")

@@ -39,8 +39,8 @@ MADE_BY = (
 
 def run(cfg: DictConfig) -> None:
     """Make a set, or say what one would be."""
-    check_output(Path(cfg.out) / REPORT)
     out, plan = Path(cfg.out), planned(cfg)
+    check_output(out / REPORT)
     encode = None if cfg.dry_run or not cfg.vae else encoder(cfg, plan)
     base = None if cfg.dry_run or not cfg.text else base_named("text", cfg.text)
     about = {"sources": plan.root, **{key: value for key, value in plain(cfg).items() if key in MADE_BY}}
