@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired
-
-from annotated_types import Ge, Le
-from typing_extensions import TypedDict
+from typing import Any
 
 from videodit.checkpoint.keymap import Row, Table
 from videodit.errors import InputError
-
-Size = Annotated[int, Ge(1), Le(2**22)]
-
-
-class Config(TypedDict):
-    """transformers' config.json of an encoder."""
-
-    vocab_size: Size
-    d_model: Size
-    num_layers: Size
-    num_heads: Size
-    d_kv: Size
-    d_ff: Size
-    feed_forward_proj: NotRequired[str]
-    model_type: NotRequired[str]
-
 
 _BLOCK = {
     "norm1": "layer.0.layer_norm",
@@ -54,12 +35,12 @@ def table(layout: str, arguments: Mapping[str, Any]) -> Table:
 
 def arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any]:
     """Our encoder's arguments from transformers' `config.json`."""
-    if theirs.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
+    if theirs["feed_forward_proj"] != "gated-gelu":
         raise InputError(f"{source}: feed_forward_proj={theirs['feed_forward_proj']}; expected gated-gelu")
     return {
         **{"vocabulary": theirs["vocab_size"], "dim": theirs["d_model"], "layers": theirs["num_layers"]},
         **{"heads": theirs["num_heads"], "head_dim": theirs["d_kv"], "ffn": theirs["d_ff"]},
-        **{"bias_per_layer": theirs.get("model_type") == "umt5"},
+        **{"bias_per_layer": theirs["model_type"] == "umt5"},
     }
 
 

@@ -1,0 +1,73 @@
+"""A folder that diffusers' pipelines save: a model_index.json, and a folder for each component that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from videodit.checkpoint.families import t5, wan
+from videodit.checkpoint.families.configs import ModelIndex, Scheduler, read_config
+from videodit.checkpoint.family import is_exact, nearest_family, settings, table
+from videodit.checkpoint.pretrained import KINDS, Part
+from videodit.checkpoint.weights import open_weights
+from videodit.errors import InputError
+from videodit.untrusted import read_json
+
+INDEX = "model_index.json"
+SAMPLERS = {
+    "UniPCMultistepScheduler": "unipc",
+    "DPMSolverMultistepScheduler": "dpmpp",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+}
+PARTS = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}  # their names
+ARGUMENTS = {"dit": wan.dit_arguments, "video_vae": wan.vae_arguments, "t5": t5.arguments}
+CONSTANTS = {"mean": "latents_mean", "std": "latents_std"}
+Described = tuple[dict[str, Any], dict[str, Part], Path]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether diffusers saved a pipeline there."""
+    return (path / INDEX).is_file()
+
+
+def read_folder(folder: Path) -> Described:
+    """What such a folder says of its pipeline, its parts, and its tokenizer's file."""
+    file = folder / INDEX
+    index = read_json(file, ModelIndex)
+    if (kind := index.get("_class_name")) != "WanPipeline":
+        raise InputError(f"{folder}: it holds a {kind}; only WanPipeline, text to video, can be used yet")
+    held = {theirs: part for theirs, part in PARTS.items() if index.get(theirs, [None])[0]}
+    if lacking := [name for name in held if not (folder / name).is_dir()]:
+        raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
+    if lacking := [name for name, part in PARTS.items() if name not in held and part != "dit_low"]:
+        raise InputError(f"{file} names no {', '.join(lacking)}")
+    parts = {part: _part(folder / theirs, part, index[theirs][1]) for theirs, part in held.items()}
+    family = nearest_family(parts)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", Scheduler)
+    pipeline = settings(family, exact=is_exact(family, parts["dit"].spec["arguments"]))
+    pipeline["shift"] = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
+    pipeline["defaults"]["sampler"] = SAMPLERS.get(scheduler.get("_class_name", ""), "unipc")
+    if "dit_low" in parts:
+        if index.get("boundary_ratio") is None:
+            raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
+        pipeline["boundary"] = float(index["boundary_ratio"])
+    return pipeline, parts, _tokenizer(folder / "tokenizer")
+
+
+def _part(folder: Path, part: str, name: str | None) -> Part:
+    """A component of this class."""
+    file, architecture = folder / "config.json", KINDS[part]
+    config = read_config(file, architecture, name)
+    arguments = ARGUMENTS[architecture](config, source=folder)
+    constants = {ours: config[theirs] for ours, theirs in CONSTANTS.items() if theirs in config}
+    if constants and {len(values) for values in constants.values()} != {arguments["latent_channels"]}:
+        raise InputError(f"{file}: latents_mean and latents_std should have {arguments['latent_channels']} values")
+    spec = {"architecture": architecture, "arguments": arguments}
+    return Part(spec, open_weights(folder), table("wan", part, "diffusers", arguments), constants)
+
+
+def _tokenizer(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{folder} lacks tokenizer.json (a spiece.model alone is not read)")
+    return path
