@@ -41,6 +41,8 @@ def read_folder(folder: Path) -> Described:
         raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
     if lacking := [name for name, part in PARTS.items() if name not in held and part != "dit_low"]:
         raise InputError(f"{file} names no {', '.join(lacking)}")
+    if index.get("boundary_ratio") is not None and "transformer_2" not in held:
+        raise InputError(f"{file}: it has a boundary_ratio, but no transformer_2: one expert of two is no model")
     parts = {part: _part(folder / theirs, part, index[theirs][1]) for theirs, part in held.items()}
     family = nearest_family(parts)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", Scheduler)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.experts import are_partners, expert_of
 from videodit.checkpoint.families import ltx, wan
+from videodit.checkpoint.families.lora import HIGH, LOW
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
 from videodit.checkpoint.pretrained import Part
@@ -17,7 +19,6 @@ from videodit.untrusted import read_json
 
 PREFIXES = ("", "model.diffusion_model.", "model.")
 HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
-LOW, HIGH = "low_noise", "high_noise"
 
 
 def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
@@ -28,26 +29,30 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
     folder = path if path.is_dir() else path.parent
     found: dict[str, Part] = {}
     if path.is_file():
+        files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+        if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
+            raise _alone(path, expert)
         part = identify(open_weights(path))
         if part is None or part.spec["architecture"] != "dit":
             raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
-        found["dit_low" if LOW in path.name else "dit"] = part
+        found[expert or "dit"] = part
     for weights in _sets(folder):
         part = identify(weights)
         if part is None:
             continue
         name = {"t5": "text", "video_vae": "vae", "dit": "dit"}[part.spec["architecture"]]
         place = str(weights.files[0].relative_to(folder))
-        if name == "dit" and path.is_file() and not _partner(path.name, place):
+        if name == "dit" and path.is_file() and not are_partners(path, weights.files[0]):
             continue
-        name = "dit_low" if name == "dit" and LOW in place else name
+        name = (expert_of(weights.files[0]) or name) if name == "dit" else name
         if name in found and weights.files[0] != found[name].weights.files[0]:
             if not path.is_file():
                 raise InputError(f"{folder}: {place} and {found[name].weights.source} are both {name}; name one file")
             continue
         found.setdefault(name, part)
-    if "dit_low" in found and "dit" not in found:
-        raise InputError(f"{path}: it is the expert for low noise; the one for high noise is not beside it")
+    experts = [found[name].weights.files[0] for name in (HIGH, LOW) if name in found]
+    if len(experts) == 1 and (expert := expert_of(experts[0])):
+        raise _alone(path, expert)
     _name_pickles(folder, found)
     tokenizers = [*folder.glob("tokenizer.json"), *folder.glob("*/tokenizer.json"), *folder.glob("*/*/tokenizer.json")]
     return found, tokenizers[0] if tokenizers else None
@@ -80,6 +85,8 @@ def _head_dim(folder: Path) -> int | None:
     """What a transformer's config.json in this folder says, if there is one."""
     path = folder / "config.json"
     content = read_json(path, wan.VendorConfig) if path.is_file() else {}
+    if "attention_head_dim" in content:
+        return content["attention_head_dim"]
     return max(1, content["dim"] // content["num_heads"]) if {"dim", "num_heads"} <= content.keys() else None
 
 
@@ -89,6 +96,9 @@ def _wan_dit(shapes: Shapes, head_dim: int | None) -> Description:
         "ffn.net.0.proj", "condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"
     )  # fmt: skip
     dim, channels, *patch = shapes["patch_embedding.weight"]
+    if dim % (head_dim or HEAD_DIM):
+        told = "as a config.json beside it says" if head_dim else "which all have that are published"
+        raise InputError(f"a transformer {dim} wide has no heads of {head_dim or HEAD_DIM}, {told}")
     head = shapes["head.head.weight" if vendor else "proj_out.weight"][0]
     norm = "norm3" if vendor else "norm2"
     arguments = wan.dit_arguments(
@@ -182,9 +192,11 @@ def _sets(folder: Path) -> Iterator[Weights]:
                 yield Weights([path])
 
 
-def _partner(given: str, other: str) -> bool:
-    """Whether two names differ as those of two experts do."""
-    return any(given.replace(a, b) == other for a, b in ((HIGH, LOW), (LOW, HIGH)) if a in given)
+def _alone(path: Path, expert: str) -> InputError:
+    """What is said of one of two experts that is there without the other."""
+    own, other = ("high", "low") if expert == HIGH else ("low", "high")
+    told = f"it is the expert for {own} noise; the one for {other} noise is not beside it"
+    return InputError(f"{path}: {told}, and neither is a model by itself")
 
 
 def _name_pickles(folder: Path, found: Mapping[str, Part]) -> None:

@@ -19,8 +19,9 @@ TEXT_LENGTH = 512  # states that cross-attention sees, zero ones included
 
 
 class VendorConfig(TypedDict):
-    """The vendor's config.json of a transformer: all that its file of weights does not say."""
+    """A config.json beside a transformer, the vendor's or diffusers': all that its file of weights does not say."""
 
+    attention_head_dim: NotRequired[Size]
     dim: NotRequired[Size]
     num_heads: NotRequired[Size]
 
