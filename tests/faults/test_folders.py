@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import videodit
 from tests.loose import single_files
@@ -66,8 +69,12 @@ PAIRS = [  # for high noise, for low noise
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_expert_alone_is_refused(
-    pair: tuple[str, str], which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+    pair: tuple[str, str],
+    which: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = single_files(tmp_path, monkeypatch)
     (folder / "dit.safetensors").rename(file := folder / f"{pair[which]}.safetensors")
     shutil.copy(file, folder / "Wan2_1-T2V-14B_bf16.safetensors")  # no other expert
@@ -90,7 +97,10 @@ def test_two_experts_are_a_model(pair: tuple[str, str], tmp_path: Path, monkeypa
         assert [parts[name].weights.files[0].stem for name in ("dit", "dit_low")] == list(pair)
 
 
-@pytest.mark.parametrize("name", ["wan2.1_t2v_high_quality", "wan-highres", "Wan2_1-T2V-14B_fp8", "wan2.2_ti2v_5B_fp16"])
+NO_EXPERTS = ("wan2.1_t2v_high_quality", "wan-highres", "Wan2_1-T2V-14B_fp8", "wan2.2_ti2v_5B_fp16")
+
+
+@pytest.mark.parametrize("name", NO_EXPERTS)
 def test_another_name_is_no_expert(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = single_files(tmp_path, monkeypatch)
     (folder / "dit.safetensors").rename(file := folder / f"{name}.safetensors")
@@ -111,3 +121,106 @@ def test_half_of_a_folder_is_refused(tmp_path: Path) -> None:
     write_json(file, {**index, "transformer": [None, None]})
     with pytest.raises(InputError, match="names no transformer"):
         describe(str(tmp_path / "a14b"))
+
+
+# ------------------------------------------------------------------------------------------ files as others repack them
+
+
+def change(file: Path, how: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    """Write a file again with other tensors."""
+    save_file(how(load_file(file)), file)
+
+
+def equal(one: Path, other: Path) -> None:
+    """The networks of two models are the same to the bit."""
+    ours, theirs = describe(str(one))[1], describe(str(other))[1]
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        a, b = ours[name].load().state_dict(), theirs[name].load().state_dict()
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_a_text_encoder_that_brings_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = single_files(tmp_path, monkeypatch)
+    change(folder / "text.safetensors", lambda held: {**held, "spiece_model": torch.zeros(100, dtype=torch.uint8)})
+    equal(folder, tmp_path / "theirs")
+    assert generated(folder, tmp_path / "a.mp4") == 0
+
+
+def test_other_bytes_beside_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = single_files(tmp_path, monkeypatch)
+    change(folder / "text.safetensors", lambda held: {**held, "other": torch.zeros(100, dtype=torch.uint8)})
+    assert generated(folder, tmp_path / "a.mp4") == 2
+    assert "text.safetensors: unknown: other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        *(("dit", one) for one in ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "net.")),
+        *(("vae", one) for one in ("vae.", "first_stage_model.")),
+        *(("text", one) for one in ("text_encoder.", "text_encoders.umt5xxl.transformer.")),
+    ],
+)
+def test_prefixes_in_use(name: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = single_files(tmp_path, monkeypatch)
+    change(folder / f"{name}.safetensors", lambda held: {prefix + key: x for key, x in held.items()})
+    equal(folder, tmp_path / "theirs")
+
+
+WHOLE = {"dit": "model.diffusion_model.", "vae": "vae.", "text": "text_encoders.umt5xxl.transformer."}
+
+
+def test_a_whole_model_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = single_files(tmp_path, monkeypatch)
+    held = {}
+    for name, prefix in WHOLE.items():
+        held |= {prefix + key: x for key, x in load_file(folder / f"{name}.safetensors").items()}
+        (folder / f"{name}.safetensors").unlink()
+    save_file(held, file := folder / "all.safetensors")
+    for model in (folder, file):
+        equal(model, tmp_path / "theirs")
+    save_file({**held, "stranger": torch.zeros(2)}, file)
+    assert generated(file, tmp_path / "a.mp4") == 2
+    assert "all.safetensors: unknown: stranger" in capsys.readouterr().err
+
+
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, transformers: str, encoders: str) -> Path:
+    """ComfyUI's folder of the model, with other models' files in it; the transformer's file is returned."""
+    folder, models = single_files(tmp_path, monkeypatch), tmp_path / "ComfyUI" / "models"
+    for place in (transformers, encoders, "vae", "loras", "configs"):
+        (models / place).mkdir(parents=True)
+    (folder / "dit.safetensors").rename(file := models / transformers / "wan.safetensors")
+    shutil.move(folder / "config.json", file.parent)
+    shutil.move(folder / "text.safetensors", models / encoders / "umt5_xxl_fp16.safetensors")
+    shutil.move(folder / "tokenizer.json", models / encoders)
+    shutil.move(folder / "vae.safetensors", models / "vae" / "wan_2.1_vae.safetensors")
+    other = {key: x for key, x in load_file(models / encoders / "umt5_xxl_fp16.safetensors").items()
+             if "block.1.layer.0.SelfAttention.relative" not in key}  # fmt: skip
+    save_file(other, models / encoders / "a_t5xxl.safetensors")
+    save_file({"decoder.mid.attn_1.k.weight": torch.zeros(2)}, models / "vae" / "ae.safetensors")
+    (models / "vae" / "damaged.safetensors").write_bytes(b"no")
+    return file
+
+
+@pytest.mark.parametrize(("transformers", "encoders"), [("diffusion_models", "text_encoders"), ("unet/wan", "clip")])
+def test_the_tree_of_comfyui(
+    transformers: str, encoders: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tree(tmp_path, monkeypatch, transformers=transformers, encoders=encoders)
+    for model in (file, tmp_path / "ComfyUI", tmp_path / "ComfyUI" / "models"):
+        equal(model, tmp_path / "theirs")
+    assert generated(file, tmp_path / "a.mp4") == 0
+    place = tmp_path / "ComfyUI" / "models" / encoders
+    narrow = {key: x.half() for key, x in load_file(place / "umt5_xxl_fp16.safetensors").items()}
+    save_file(narrow, place / "a_half.safetensors")
+    equal(file, tmp_path / "theirs")
+    assert "umt5_xxl_fp16.safetensors is taken" in capsys.readouterr().err
+    shutil.copy(file, file.with_name("another.safetensors"))
+    assert generated(tmp_path / "ComfyUI", tmp_path / "b.mp4") == 2
+    assert "name one file" in capsys.readouterr().err

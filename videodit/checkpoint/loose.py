@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,21 @@ from videodit.checkpoint.families import ltx, wan
 from videodit.checkpoint.families.lora import HIGH, LOW
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
-from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.pretrained import Part, misfits
+from videodit.checkpoint.resolve import families, read_family
+from videodit.checkpoint.trees import folders_of
 from videodit.checkpoint.weights import PICKLES, Weights, open_weights
 from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.untrusted import read_json
 
-PREFIXES = ("", "model.diffusion_model.", "model.")
+PREFIXES = (  # before the names of a part, in files of one part or of all
+    *("", "model.diffusion_model.", "diffusion_model.", "model.", "net.", "module.", "transformer.", "dit."),
+    *("vae.", "first_stage_model.", "text_encoder.", "text_encoders.umt5xxl.transformer."),
+    *("cond_stage_model.umt5xxl.transformer.", "umt5xxl.transformer."),
+)
+NAMES = {"t5": "text", "video_vae": "vae", "dit": "dit"}  # architecture -> what we call such a part
 HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
 
 
@@ -26,55 +34,106 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
 
     Beside a given file only the text encoder, the VAE and the other of two experts are looked for.
     """
-    folder = path if path.is_dir() else path.parent
-    found: dict[str, Part] = {}
-    if path.is_file():
-        files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
-        if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
-            raise _alone(path, expert)
-        part = identify(open_weights(path))
-        if part is None or part.spec["architecture"] != "dit":
-            raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
-        found[expert or "dit"] = part
-    for weights in _sets(folder):
-        part = identify(weights)
-        if part is None:
+    folders = folders_of(path)
+    found = _given(path, folders) if path.is_file() else {}
+    beside: dict[str, list[Part]] = {"text": [], "vae": []}
+    refused: list[InputError] = []
+    for parts in _sets(folders, path):
+        if isinstance(parts, InputError):  # others' files may lie there too
+            refused.append(parts)
             continue
-        name = {"t5": "text", "video_vae": "vae", "dit": "dit"}[part.spec["architecture"]]
-        place = str(weights.files[0].relative_to(folder))
-        if name == "dit" and path.is_file() and not are_partners(path, weights.files[0]):
-            continue
-        name = (expert_of(weights.files[0]) or name) if name == "dit" else name
-        if name in found and weights.files[0] != found[name].weights.files[0]:
-            if not path.is_file():
-                raise InputError(f"{folder}: {place} and {found[name].weights.source} are both {name}; name one file")
-            continue
-        found.setdefault(name, part)
+        for part in parts:
+            file, name = part.weights.files[0], NAMES[part.spec["architecture"]]
+            if name in beside:
+                beside[name].append(part)
+            elif not path.is_file() or are_partners(path, file):
+                name = expert_of(file) or name
+                if name in found:
+                    raise InputError(f"{path}: {file} and {found[name].weights.source} are both {name}; name one file")
+                found[name] = part
     experts = [found[name].weights.files[0] for name in (HIGH, LOW) if name in found]
     if len(experts) == 1 and (expert := expert_of(experts[0])):
         raise _alone(path, expert)
-    _name_pickles(folder, found)
-    tokenizers = [*folder.glob("tokenizer.json"), *folder.glob("*/tokenizer.json"), *folder.glob("*/*/tokenizer.json")]
-    return found, tokenizers[0] if tokenizers else None
+    for name, parts in beside.items():
+        if name not in found and parts:
+            found[name] = _fitting(path, name, parts, found)
+    if refused and {"dit", "text", "vae"} - found.keys():
+        raise refused[0]
+    for folder in folders:
+        _name_pickles(folder, found)
+    return found, _tokenizer(path, folders)
+
+
+def _tokenizer(path: Path, folders: Sequence[Path]) -> Path | None:
+    """The tokenizer's file beside a model's, two folders down at most."""
+    top = path if path.is_dir() else path.parent
+    here = [place / "tokenizer.json" for place in (top, *folders)] + sorted(top.glob("*/*/tokenizer.json"))
+    return next((file for file in here if file.is_file()), None)
+
+
+def _given(path: Path, folders: Sequence[Path]) -> dict[str, Part]:
+    """The parts of a file that was named."""
+    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
+        raise _alone(path, expert)
+    parts = {NAMES[part.spec["architecture"]]: part for part in identify_all(open_weights(path))}
+    if "dit" not in parts:
+        raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
+    return {(expert or name) if name == "dit" else name: part for name, part in parts.items()}
+
+
+def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, Part]) -> Part:
+    """Of several text encoders or VAEs the one that the transformer was trained with, in its widest type."""
+    dit = [found["dit"]] if "dit" in found else []
+    fitting = [one for one in parts if dit and _is_usual(one) and not misfits({"dit": dit[0], name: one})]
+    fitting = fitting or list(parts)
+    if len(fitting) > 1:
+        told = ", ".join(part.weights.source for part in fitting[:4])
+        if not path.is_file():
+            raise InputError(f"{path}: {told} are both {name}; name one file, that of the transformer")
+        fitting.sort(key=lambda part: -part.weights.width)
+        say(f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
+    return fitting[0]
+
+
+def _is_usual(part: Part) -> bool:
+    """Whether a part is no text encoder, or of the kind that some family in conf/pretrained has."""
+    known = [family["text"]["arguments"] for family in map(read_family, families()) if "text" in family]
+    arguments = part.spec["arguments"]
+    return part.spec["architecture"] != "t5" or any(
+        one["bias_per_layer"] == arguments["bias_per_layer"] for one in known
+    )
 
 
 def identify(weights: Weights) -> Part | None:
     """The part that these tensors are, by their names; None if no table fits."""
-    names = set(weights.names)
-    for prefix in PREFIXES:
-        shapes = {name[len(prefix) :]: weights.shapes[name] for name in names if name.startswith(prefix)}
-        for signature, describe in SIGNATURES.items():
-            if signature in shapes:
-                head_dim = _head_dim(weights.files[0].parent)
-                try:
-                    spec, table, constants = describe(shapes, head_dim)
-                except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
-                    if isinstance(error, InputError):
-                        raise
-                    told = f"a tensor beside {signature} is missing, or has another shape or name ({error})"
-                    raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
-                return Part(spec, weights, prefixed(table, prefix), constants)
-    return None
+    return next(iter(identify_all(weights)), None)
+
+
+def identify_all(weights: Weights) -> list[Part]:
+    """The parts that these tensors are, by their names: several in a file of a whole model, perhaps none."""
+    names = weights.names
+    held = set(names)
+    hits = [(prefix, sign) for prefix in PREFIXES for sign in SIGNATURES if prefix + sign in held]
+    if len(hits) < 2:
+        return [_part(weights, *hit) for hit in hits]
+    owner = {name: max((p for p, _ in hits if name.startswith(p)), key=len, default=None) for name in names}
+    if strange := [name for name in names if owner[name] is None]:
+        raise InputError(f"{weights.source}: unknown: {', '.join(strange[:5])}")
+    return [_part(weights.only(name for name in names if owner[name] == prefix), prefix, sign) for prefix, sign in hits]
+
+
+def _part(weights: Weights, prefix: str, sign: str) -> Part:
+    """The part of which this is one of the names."""
+    shapes = {name[len(prefix) :]: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+    try:
+        spec, table, constants = SIGNATURES[sign](shapes, _head_dim(weights.files[0].parent))
+    except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
+        if isinstance(error, InputError):
+            raise
+        told = f"a tensor beside {prefix}{sign} is missing, or has another shape or name ({error})"
+        raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
+    return Part(spec, weights, prefixed(table, prefix), constants)
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -179,17 +238,20 @@ def _caption(shapes: Shapes) -> int:
     return shapes["caption_projection.linear_1.weight"][1]
 
 
-def _sets(folder: Path) -> Iterator[Weights]:
-    """The sets of weights in a folder and one below: shards with an index, and files by themselves."""
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        sharded: set[Path] = set()
-        if list(place.glob("*.safetensors.index.json")):
-            weights = open_weights(place)
-            sharded = set(weights.files)
-            yield weights
-        for path in sorted(place.glob("*.safetensors")):
-            if path not in sharded:
-                yield Weights([path])
+def _sets(folders: Sequence[Path], given: Path) -> Iterator[list[Part] | InputError]:
+    """The parts of each set of weights but the given file, or why it is none: shards or a file."""
+    for place in folders:
+        indexed = bool(list(place.glob("*.safetensors.index.json")))
+        sharded: set[Path] = {given}
+        for path in [place] * indexed + sorted(place.glob("*.safetensors")):
+            if path in sharded:
+                continue
+            try:
+                weights = open_weights(path)
+                sharded |= set(weights.files)
+                yield identify_all(weights)
+            except InputError as error:
+                yield error
 
 
 def _alone(path: Path, expert: str) -> InputError:

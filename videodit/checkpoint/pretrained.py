@@ -284,13 +284,21 @@ def check_parts(parts: Mapping[str, Part]) -> None:
     for name, part in parts.items():
         if part.spec.get("architecture") != KINDS[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
+    if told := misfits(parts):
+        raise InputError(told[0])
+
+
+def misfits(parts: Mapping[str, Part]) -> list[str]:
+    """What does not fit of the parts that are there, in words."""
+    told = []
     for name in ("dit", "dit_low"):
         for key, other, its in FITTING:
             if name in parts and other in parts:
                 mine, theirs = parts[name].spec["arguments"][key], parts[other].spec["arguments"][its]
                 if mine != theirs:
-                    told = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
-                    raise InputError(f"{parts[name].weights.source}: {told}; they should be the same")
+                    two = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
+                    told.append(f"{parts[name].weights.source}: {two}; they should be the same")
+    return told
 
 
 def _same(x: Tensor) -> Tensor:

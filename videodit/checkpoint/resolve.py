@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.trees import tree_of
 from videodit.checkpoint.weights import PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError
@@ -125,6 +126,6 @@ def from_hub(hub: str, asked: str, *, cached: bool = False) -> Path:
 
 def _holds_weights(folder: Path) -> bool:
     """Whether a folder looks like public weights in any layout."""
-    if (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").is_file() or tree_of(folder):
         return True
     return any(path.suffix in (".safetensors", *PICKLES) for path in folder.glob("*"))

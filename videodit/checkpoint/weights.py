@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from hashlib import file_digest, sha256
 from math import prod
@@ -26,6 +27,7 @@ HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
 SAMPLES, SAMPLE = 64, 2**16
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
          "U8": 1, "BOOL": 1}  # fmt: skip  # bytes of a value
+ASIDE = ("spiece_model",)  # bytes in a file of weights that are none of them: a tokenizer
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # the types that weights may have
 
 
@@ -60,7 +62,7 @@ class Index(TypedDict):
 
 
 class Weights:
-    """The tensors of these files under their own names.
+    """The tensors of these files under their own names. `aside`: those that are no weights, left out of the others.
 
     Raises InputError that names the file when one is missing, truncated, a pickle, or not where an index says.
     """
@@ -84,11 +86,25 @@ class Weights:
                 self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
         if index is not None:
             self._check(index)
+        self.aside = [name for name in self.shapes if name.rpartition(".")[2] in ASIDE and self.dtypes[name] == "U8"]
+        for name in self.aside:
+            del self.shapes[name]
+
+    def only(self, names: Iterable[str]) -> Weights:
+        """These tensors alone."""
+        part = copy(self)
+        part.shapes, part._open = {name: self.shapes[name] for name in names}, {}
+        return part
 
     @property
     def names(self) -> list[str]:
         """All names."""
         return list(self.shapes)
+
+    @property
+    def width(self) -> int:
+        """Bytes of all values as the files have them: more for the same network in a wider type."""
+        return sum(prod(shape) * SIZES.get(self.dtypes[name], 1) for name, shape in self.shapes.items())
 
     @property
     def source(self) -> str:
