@@ -24,6 +24,7 @@ from tests.tiny import CAPTIONS
 from tests.train import tiny
 from videodit.checkpoint import loose, resolve
 from videodit.checkpoint.latents import LatentCache
+from videodit.checkpoint.schedulers import FILE
 from videodit.checkpoint.store import write_json
 from videodit.cli import generate
 from videodit.cli.main import main
@@ -282,7 +283,8 @@ READERS = {
     "latents' shard": Reader(_cache, "shard-0.safetensors", changed_safetensors, _read_cache),
     **{
         f"diffusers/{file}": Reader(_diffusers, f"m/{file}", changed_json, _generate())
-        for file in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
+        for file in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json",
+                     FILE.as_posix())
     },
     "diffusers/index": Reader(_sharded, f"m/transformer/{INDEX}", changed_json, _generate()),
     "loose": Reader(_loose, "m/dit.safetensors", changed_safetensors, _read_loose),

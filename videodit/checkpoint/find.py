@@ -137,7 +137,7 @@ def described(path: Path, family: str | None, base: str = "", seen: Sequence[Pat
     """`describe` of a folder or file, and whether it is a change of another model; `seen`: those that led to it."""
     if (path / "pipeline.json").is_file():
         return _own(path, base, seen)
-    return read_folder(path) if is_folder(path) else _loose(path, family), False
+    return read_folder(path, family) if is_folder(path) else _loose(path, family), False
 
 
 def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, bool]:

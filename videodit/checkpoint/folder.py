@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from videodit.checkpoint.families import t5, wan
-from videodit.checkpoint.families.configs import ModelIndex, Scheduler, read_config
+from videodit.checkpoint.families.configs import ModelIndex, read_config
 from videodit.checkpoint.family import is_exact, nearest_family, settings, table
 from videodit.checkpoint.pretrained import KINDS, Part
+from videodit.checkpoint.resolve import read_family
+from videodit.checkpoint.schedulers import FILE, read_scheduler
 from videodit.checkpoint.weights import open_weights
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.untrusted import read_json
 
 INDEX = "model_index.json"
-SAMPLERS = {
-    "UniPCMultistepScheduler": "unipc",
-    "DPMSolverMultistepScheduler": "dpmpp",
-    "FlowMatchEulerDiscreteScheduler": "euler",
-}
 PARTS = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}  # their names
 ARGUMENTS = {"dit": wan.dit_arguments, "video_vae": wan.vae_arguments, "t5": t5.arguments}
 CONSTANTS = {"mean": "latents_mean", "std": "latents_std"}
@@ -30,8 +28,11 @@ def is_folder(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def read_folder(folder: Path) -> Described:
-    """What such a folder says of its pipeline, its parts, and its tokenizer's file."""
+def read_folder(folder: Path, family: str | None = None) -> Described:
+    """What such a folder says of its pipeline, its parts, and its tokenizer's file.
+
+    `family`: the name in conf/pretrained by which it was asked for, if it was.
+    """
     file = folder / INDEX
     index = read_json(file, ModelIndex)
     if (kind := index.get("_class_name")) != "WanPipeline":
@@ -44,16 +45,30 @@ def read_folder(folder: Path) -> Described:
     if index.get("boundary_ratio") is not None and "transformer_2" not in held:
         raise InputError(f"{file}: it has a boundary_ratio, but no transformer_2: one expert of two is no model")
     parts = {part: _part(folder / theirs, part, index[theirs][1]) for theirs, part in held.items()}
-    family = nearest_family(parts)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", Scheduler)
-    pipeline = settings(family, exact=is_exact(family, parts["dit"].spec["arguments"]))
-    pipeline["shift"] = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
-    pipeline["defaults"]["sampler"] = SAMPLERS.get(scheduler.get("_class_name", ""), "unipc")
+    nearest = nearest_family(parts)
+    exact = is_exact(nearest, parts["dit"].spec["arguments"])
+    pipeline = settings(nearest, exact=exact)
+    scheduler = read_scheduler(folder, index.get("scheduler", [None, None])[1])
+    pipeline["defaults"]["sampler"] = scheduler.pop("sampler")
+    vendors = pipeline["shift"]
+    pipeline |= scheduler
+    if family is not None or exact:
+        pipeline["shift"] = _agreed_shift(folder, family, nearest, vendors, pipeline["shift"])
     if "dit_low" in parts:
         if index.get("boundary_ratio") is None:
             raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
         pipeline["boundary"] = float(index["boundary_ratio"])
     return pipeline, parts, _tokenizer(folder / "tokenizer")
+
+
+def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float, folders: float) -> float:
+    """The vendor's shift where the model was asked for by its name, else the folder's. Where they differ, a line."""
+    if family is not None:
+        vendors = read_family(family)["shift"]
+    if vendors != folders:
+        ours, other, whose = (vendors, folders, "that file") if family else (folders, vendors, f"{nearest}'s vendor")
+        say(f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
+    return vendors if family else folders
 
 
 def _part(folder: Path, part: str, name: str | None) -> Part:

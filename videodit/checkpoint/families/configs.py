@@ -34,14 +34,6 @@ class ModelIndex(TypedDict, total=False):
     boundary_ratio: Annotated[float, Gt(0), Le(1)] | None
 
 
-class Scheduler(TypedDict, total=False):
-    """The scheduler_config.json beside it, as far as it is followed."""
-
-    _class_name: str
-    flow_shift: Annotated[float, Gt(0), Le(1000)] | None
-    shift: Annotated[float, Gt(0), Le(1000)] | None
-
-
 class Transformer(TypedDict, total=False):
     """A transformer's config.json."""
 
