@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from safetensors.torch import load_file, save_file
 
 import videodit
@@ -17,6 +18,7 @@ from videodit.checkpoint.find import describe
 from videodit.checkpoint.store import write_json
 from videodit.cli.main import main
 from videodit.errors import InputError
+from videodit.models.text import Tokenizer, clean
 from videodit.untrusted import read_json
 
 SMALL = {"size": "32x32", "frames": 5, "steps": 2}
@@ -224,3 +226,33 @@ def test_the_tree_of_comfyui(
     shutil.copy(file, file.with_name("another.safetensors"))
     assert generated(tmp_path / "ComfyUI", tmp_path / "b.mp4") == 2
     assert "name one file" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+PROMPTS = (
+    *("a dog\u2019s ball", "\u201copen\u201d", "\u8272\u8c03\uff0c\u8fc7\u66dd", "\ufb01re", "e\u0301", "\ufeffa cat"),
+    *("caf\u00c3\u00a9", "a &amp;lt; b", " two\n blanks\u00a0 ", "\u2160\uff21", "plain"),
+)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=ascii)
+def test_prompts_are_prepared_as_the_makers_do(prompt: str) -> None:
+    assert clean(prompt, mends=True) == prompt_clean(prompt)
+
+
+def test_a_mended_prompt_is_another_for_public_models_alone(wan: Path, tmp_path: Path) -> None:
+    """A byte order mark is nothing to them; a model of ours, and a record, have what was asked."""
+    same, marked = "a red ball", "\ufeffa red ball"
+    pipe = videodit.load(str(wan), device="cpu")
+    assert torch.equal(pipe.encode([same]).states, pipe.encode([marked]).states)
+    assert pipe(marked, **SMALL).record["prompt"] == marked
+    ids = [tokenizer([same])[0].tolist() == tokenizer([marked])[0].tolist() for tokenizer in (
+        pipe.parts.tokenizer, Tokenizer(path=pipe.parts.tokenizer.path))]  # fmt: skip
+    assert ids == [True, False]
+    assert not videodit.load("toy", device="cpu").parts.tokenizer.mends
+
+
+def test_the_copy_in_our_layout_prepares_them_too(saved: Path, tmp_path: Path) -> None:
+    assert main(["export", f"model={saved}", f"out={tmp_path / 'own'}", "format=videodit"]) == 0
+    assert videodit.load(str(tmp_path / "own"), device="cpu").parts.tokenizer.mends

@@ -25,7 +25,7 @@ def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> 
 def settings(family: str, *, exact: bool) -> dict[str, Any]:
     """What a pipeline.json would say: the family's numbers; its limits on sizes only for the very same network."""
     numbers = read_family(family)
-    said = ("flow", "shift", "area", "defaults", "boundary", "vae_dtype")
+    said = ("flow", "shift", "area", "defaults", "boundary", "vae_dtype", "prompts")
     pipeline = {key: numbers[key] for key in said if key in numbers}
     return pipeline if exact else {**pipeline, "area": EVERYWHERE}
 

@@ -59,7 +59,7 @@ def open_pipeline(
     return Components(
         name=model,
         pipeline=_typed(pipeline, vae_dtype),
-        tokenizer=tokenizer_of(parts, tokenizer),
+        tokenizer=tokenizer_of(pipeline, parts, tokenizer),
         device=torch.device(device),
         dtype=dtype or torch.float32,
         parts=parts,
@@ -127,10 +127,11 @@ def describe(model: str, base: str = "") -> tuple[dict[str, Any], dict[str, Part
     return found
 
 
-def tokenizer_of(parts: Mapping[str, Part], path: Path) -> Tokenizer:
+def tokenizer_of(pipeline: Mapping[str, Any], parts: Mapping[str, Part], path: Path) -> Tokenizer:
     """The tokenizer of these networks."""
     vocabulary = parts["text"].spec["arguments"]["vocabulary"]
-    return Tokenizer(path=path, length=parts["dit"].outline.text_length, vocabulary=vocabulary)
+    length, mends = parts["dit"].outline.text_length, pipeline.get("prompts") == "ftfy"
+    return Tokenizer(path=path, length=length, vocabulary=vocabulary, mends=mends)
 
 
 def described(path: Path, family: str | None, base: str = "", seen: Sequence[Path] = ()) -> tuple[Described, bool]:

@@ -90,7 +90,8 @@ FOLLOWED: Mapping[str, Followed] = MappingProxyType({
         "dpmpp", "dpmpp", "flow_shift",
         {**_ORDER, "lower_order_final": (True, bool), "solver_type": ("midpoint", Literal["midpoint", "heun"]),
          "euler_at_final": (False, bool)},
-        {**_FLOW, "algorithm_type": ("dpmsolver++", "dpmsolver++"), "use_lu_lambdas": (False, False), "variance_type": (None, None)},
+        {**_FLOW, "algorithm_type": ("dpmsolver++", "dpmsolver++"), "use_lu_lambdas": (False, False),
+         "variance_type": (None, None)},
     ),
     "FlowMatchEulerDiscreteScheduler": Followed(
         "euler", "euler", "shift", {},

@@ -92,6 +92,7 @@ class Pipeline(TypedDict):
     solver: NotRequired[Solver]
     boundary: NotRequired[Annotated[float, Gt(0), Le(1)]]
     vae_dtype: NotRequired[Literal["float32", "bfloat16", "float16"]]
+    prompts: NotRequired[Literal["ftfy"]]  # how they are prepared beyond blanks and entities
     base: NotRequired[Base]
 
 
