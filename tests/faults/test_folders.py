@@ -256,3 +256,70 @@ def test_a_mended_prompt_is_another_for_public_models_alone(wan: Path, tmp_path:
 def test_the_copy_in_our_layout_prepares_them_too(saved: Path, tmp_path: Path) -> None:
     assert main(["export", f"model={saved}", f"out={tmp_path / 'own'}", "format=videodit"]) == 0
     assert videodit.load(str(tmp_path / "own"), device="cpu").parts.tokenizer.mends
+
+
+# --------------------------------------------------------------------------------------- 8-bit weights and scales
+
+
+def eighths(
+    held: dict[str, torch.Tensor], end: str, *, rows: bool = False, marked: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A file's tensors as `fp8_scaled` files have them, and what their values are: the matrices of blocks alone."""
+    out, values = {}, {}
+    for name, x in held.items():
+        if x.dim() != 2 or "block" not in name or not name.endswith(".weight"):
+            out[name], values[name] = x, x
+            continue
+        scale = x.abs().amax(dim=1, keepdim=True) / 448 if rows else x.abs().max() / 448
+        small = (x / scale).to(torch.float8_e4m3fn)
+        out |= {name: small, name.removesuffix(".weight") + end: scale}
+        out |= {name.removesuffix("weight") + "scale_input": torch.ones(())} if end == ".scale_weight" else {}
+        if marked:
+            content = list(b'{"format": "float8_e4m3fn"}')
+            out[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(content, dtype=torch.uint8)
+        values[name] = small.float() * scale
+    assert len(out) > len(held)
+    return out, values
+
+
+SCALED = [(".scale_weight", False, False), (".weight_scale", False, True), (".weight_scale", True, False)]
+
+
+@pytest.mark.parametrize(("end", "rows", "marked"), SCALED)
+@pytest.mark.parametrize("offload", ["none", "block"])
+def test_scaled_weights(
+    end: str, rows: bool, marked: bool, offload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network computes with 8-bit values times their scales, as if these were in the file."""
+    folder = single_files(tmp_path, monkeypatch)
+    plain = Path(shutil.copytree(folder, tmp_path / "plain"))
+    for name in ("dit", "text"):
+        held, values = eighths(load_file(folder / f"{name}.safetensors"), end, rows=rows, marked=marked)
+        mark = {"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn)} if end == ".scale_weight" else {}
+        save_file({**held, **mark}, folder / f"{name}.safetensors")
+        save_file(values, plain / f"{name}.safetensors")
+    equal(folder, plain)
+    one, two = (videodit.load(str(x), device="cpu", offload=offload)("a red ball", **SMALL) for x in (folder, plain))
+    assert torch.equal(one.clip, two.clip)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("comfy_quant", torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8), "nvfp4; of 8-bit weights"),
+        ("comfy_quant", torch.tensor(list(b"[]"), dtype=torch.uint8), "comfy_quant: "),
+        ("weight_scale", torch.ones(3), r"weight_scale is (3,); expected one number"),
+        ("weight_scale", torch.tensor(float("nan")), "weight_scale holds values that are not finite"),
+        ("weight_scale", torch.ones((), dtype=torch.int32), "weight_scale is of type I32"),
+    ],
+)
+def test_scales_that_say_something_else(
+    name: str, value: torch.Tensor, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = single_files(tmp_path, monkeypatch)
+    held, _ = eighths(load_file(folder / "dit.safetensors"), ".weight_scale", marked=True)
+    save_file({**held, f"blocks.0.attn1.to_q.{name}": value}, folder / "dit.safetensors")
+    assert generated(folder, tmp_path / "a.mp4") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert told in said and str(folder / "dit.safetensors") in said

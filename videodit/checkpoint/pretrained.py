@@ -154,6 +154,8 @@ class Part:
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
             if inside and streamed:
                 tensor = self._of_file(ours)
+                if not self.weights.is_mapped(self.sources[ours][0]):  # it would stay, in more bytes than the file's
+                    tensor = tensor.to(torch.float32 if wide else dtype or tensor.dtype)
             else:
                 tensor = self.read(ours, device=device, dtype=torch.float32 if wide else dtype)
                 tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor.shape) else tensor

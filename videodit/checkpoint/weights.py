@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.quantized import check_format, scaled, scales_of
 from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.untrusted import MOST, check, opened, parse_json, read_bytes
@@ -87,7 +88,8 @@ class Weights:
         if index is not None:
             self._check(index)
         self.aside = [name for name in self.shapes if name.rpartition(".")[2] in ASIDE and self.dtypes[name] == "U8"]
-        for name in self.aside:
+        self._scales, self._formats, beside = scales_of(self.dtypes)
+        for name in {*self.aside, *beside}:
             del self.shapes[name]
 
     def only(self, names: Iterable[str]) -> Weights:
@@ -114,12 +116,26 @@ class Weights:
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
     def read(self, name: str, *, integers: bool = False) -> Tensor:
-        """One tensor, mapped; InputError if it holds a value that is not finite, or its file is not what an index says.
+        """One tensor, mapped, or in float32 where it has a scale. InputError if it holds a value that is not finite, or
+        its file is not what an index says.
 
         `integers`: its values may be whole numbers.
         """
         if not integers:
             self.check_floats(name)
+        tensor = self._mapped(name)
+        if name not in self._scales:
+            return tensor
+        scale = self._scales[name]
+        self.check_floats(scale)
+        return scaled(tensor, self._mapped(scale), f"{self.source}: {scale}")
+
+    def is_mapped(self, name: str) -> bool:
+        """Whether a tensor is read as it lies in the file."""
+        return name not in self._scales
+
+    def _mapped(self, name: str) -> Tensor:
+        """A tensor as it lies in its file."""
         path = self._places[name]
         if promised := self._promised.pop(path.name, ""):
             _verify(path, promised)
@@ -134,7 +150,9 @@ class Weights:
         return tensor
 
     def check_floats(self, name: str) -> None:
-        """InputError unless the values of this tensor are floating-point numbers."""
+        """InputError unless the values of this tensor are floating-point numbers, in a format that is read."""
+        if name in self._formats:
+            check_format(self._mapped(self._formats[name]), f"{self.source}: {self._formats[name]}")
         if (kind := self.dtypes[name]) not in FLOATS:
             raise InputError(f"{self.source}: {name} is of type {kind}, which no weights are: {', '.join(FLOATS)}")
 
