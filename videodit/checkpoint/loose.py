@@ -9,12 +9,13 @@ from typing import Any
 from videodit.checkpoint.experts import are_partners, expert_of
 from videodit.checkpoint.families import ltx, wan
 from videodit.checkpoint.families.lora import HIGH, LOW
+from videodit.checkpoint.families.t5 import LAYOUTS as T5
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
 from videodit.checkpoint.pretrained import Part, misfits
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.trees import folders_of
-from videodit.checkpoint.weights import PICKLES, Weights, open_weights
+from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
 from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
 from videodit.printable import say
@@ -73,7 +74,7 @@ def _tokenizer(path: Path, folders: Sequence[Path]) -> Path | None:
 
 def _given(path: Path, folders: Sequence[Path]) -> dict[str, Part]:
     """The parts of a file that was named."""
-    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    files = [file for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
     if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
         raise _alone(path, expert)
     parts = {NAMES[part.spec["architecture"]]: part for part in identify_all(open_weights(path))}
@@ -202,23 +203,21 @@ def _wan_vae(shapes: Shapes, head_dim: int | None) -> Description:
 
 
 def _t5(shapes: Shapes, head_dim: int | None) -> Description:
-    vendor = "token_embedding.weight" in shapes
-    block, bias = ("blocks.", "pos_embedding.embedding") if vendor else (
-        "encoder.block.", "layer.0.SelfAttention.relative_attention_bias"
-    )  # fmt: skip
-    q, ffn = ("attn.q", "ffn.fc1") if vendor else ("layer.0.SelfAttention.q", "layer.1.DenseReluDense.wi_1")
-    words = next(shapes[name] for name in ("token_embedding.weight", "shared.weight", _WORDS) if name in shapes)
+    layout = next(layout for layout, names in T5.items() if names.first in shapes)
+    names = T5[layout]
+    block, bias = names.block, names.parts["pos_embedding.embedding"]
+    q, ffn = names.parts["attn.q"], names.parts["ffn.fc1"]
+    words = next(shapes[name] for name in (names.words, *names.also) if name in shapes)
     inner, heads = shapes[f"{block}0.{q}.weight"][0], shapes[f"{block}0.{bias}.weight"][1]
     arguments = {
         **{"vocabulary": words[0], "dim": words[1], "layers": _layers(shapes, block), "heads": heads},
         **{"head_dim": inner // heads, "ffn": shapes[f"{block}0.{ffn}.weight"][0]},
         "bias_per_layer": f"{block}1.{bias}.weight" in shapes,
     }
-    table = t5_table("vendor" if vendor else "diffusers", arguments)
+    table = t5_table(layout, arguments)
     return {"architecture": "t5", "arguments": arguments}, table, {}
 
 
-_WORDS = "encoder.embed_tokens.weight"
 SIGNATURES = {
     "blocks.0.self_attn.q.weight": _wan_dit,
     "blocks.0.attn1.to_q.weight": _wan_dit,
@@ -227,6 +226,7 @@ SIGNATURES = {
     "decoder.mid_block.resnets.0.norm1.gamma": _wan_vae,
     "blocks.0.attn.q.weight": _t5,
     "encoder.block.0.layer.0.SelfAttention.q.weight": _t5,
+    "enc.blk.0.attn_q.weight": _t5,
 }
 
 
@@ -243,7 +243,7 @@ def _sets(folders: Sequence[Path], given: Path) -> Iterator[list[Part] | InputEr
     for place in folders:
         indexed = bool(list(place.glob("*.safetensors.index.json")))
         sharded: set[Path] = {given}
-        for path in [place] * indexed + sorted(place.glob("*.safetensors")):
+        for path in [place] * indexed + sorted(p for p in place.iterdir() if p.suffix in ENDINGS):
             if path in sharded:
                 continue
             try:

@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.gguf_file import QUANTIZED, GGUFFile
 from videodit.checkpoint.quantized import check_format, scaled, scales_of
 from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.untrusted import MOST, check, opened, parse_json, read_bytes
 
+ENDINGS = (".safetensors", ".gguf")  # of files of weights
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
 SAMPLES, SAMPLE = 64, 2**16
@@ -63,7 +65,9 @@ class Index(TypedDict):
 
 
 class Weights:
-    """The tensors of these files under their own names. `aside`: those that are no weights, left out of the others.
+    """The tensors of these files, safetensors or GGUF, under their own names.
+
+    `aside`: those that are no weights, left out of the others.
 
     Raises InputError that names the file when one is missing, truncated, a pickle, or not where an index says.
     """
@@ -74,7 +78,7 @@ class Weights:
         self.dtypes: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
         self._places: dict[str, Path] = {}
-        self._open: dict[Path, safe_open] = {}
+        self._open: dict[Path, safe_open | GGUFFile] = {}
         self._promised: dict[str, str] = {}  # SHA-256 of files that have not been read yet
         for path in self.files:
             file = _mapped(path)
@@ -132,7 +136,7 @@ class Weights:
 
     def is_mapped(self, name: str) -> bool:
         """Whether a tensor is read as it lies in the file."""
-        return name not in self._scales
+        return name not in self._scales and self.dtypes[name] not in QUANTIZED
 
     def _mapped(self, name: str) -> Tensor:
         """A tensor as it lies in its file."""
@@ -153,7 +157,7 @@ class Weights:
         """InputError unless the values of this tensor are floating-point numbers, in a format that is read."""
         if name in self._formats:
             check_format(self._mapped(self._formats[name]), f"{self.source}: {self._formats[name]}")
-        if (kind := self.dtypes[name]) not in FLOATS:
+        if (kind := self.dtypes[name]) not in (*FLOATS, *QUANTIZED):
             raise InputError(f"{self.source}: {name} is of type {kind}, which no weights are: {', '.join(FLOATS)}")
 
     def close(self) -> None:
@@ -223,12 +227,12 @@ def _lacking(folder: Path, files: Sequence[Path]) -> str:
     return "no safetensors file"
 
 
-def _mapped(path: Path) -> safe_open:
+def _mapped(path: Path) -> safe_open | GGUFFile:
     if path.suffix in PICKLES:
         raise InputError(f"{path} is a pickle, which could run code when opened; only safetensors are read")
     try:
         os.close(opened(path))  # a plain file, and no FIFO, which would be waited for
-        return safe_open(path, framework="pt", device="cpu")
+        return GGUFFile(path) if path.suffix == ".gguf" else safe_open(path, framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
 
