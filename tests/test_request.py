@@ -35,6 +35,7 @@ DEFAULTS = {
         ("size", ["0x64", "big", 64]),
         ("aspect", ["wide", "1:0", "nan:1", [1]]),
         ("step_cache", [-0.1, 1, "0.1", float("nan")]),
+        ("shift", [0, -1, 1001, "3", float("nan"), True]),
         ("colour", ["red"]),
     ],
 )

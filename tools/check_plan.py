@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import videodit
-from videodit.checkpoint.find import settings
+from videodit.checkpoint.family import settings
 from videodit.checkpoint.pretrained import FILES
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.store import save_model, write_json

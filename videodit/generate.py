@@ -29,8 +29,8 @@ from videodit.decode import Tell, Way, decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time, classifier_free
 from videodit.flow.path import PATHS, Velocity, rectified
-from videodit.flow.samplers import sampler, visits
-from videodit.flow.schedules import linear
+from videodit.flow.samplers import Sampler, sampler, visits
+from videodit.flow.schedules import scheduled
 from videodit.flow.times import shift_of
 from videodit.models.dit import Prepared
 from videodit.models.pack import Text, patchify, unpatchify
@@ -89,7 +89,8 @@ class Pipe:
     def __call__(
         self, prompt: str | Sequence[str], *, progress: Progress | None = None, **request: Any
     ) -> Video | list[Video]:
-        """Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance sampler step_cache.
+        """Make videos. Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance
+        sampler step_cache shift.
 
         Prompt i of a list uses seed + i. Raises InputError, naming the key, for what cannot be made.
         """
@@ -122,8 +123,8 @@ class Pipe:
         With the layout of a record its one request takes the place that it had, among dummies: where sums are added
         in another order, the last bit may be another.
         """
-        if len({(one.sampler, one.steps, one.step_cache) for one in requests}) != 1:
-            raise InputError("requests made together need one sampler, one number of steps and one step_cache")
+        if len({one.way for one in requests}) != 1:
+            raise InputError("requests made together need one sampler, one number of steps, one step_cache, one shift")
         if requests[0].step_cache and len(requests) > 1:  # a whole pack skips, by what all of it does: no one's recipe
             return [self.denoise([one], progress, tell)[0] for one in requests]
         layout = self.check_layout(layout, requests) if layout else self.layouts(requests)[0]
@@ -135,7 +136,7 @@ class Pipe:
         if len(shapes) > len(requests):
             texts, noise, guidance = among_dummies(texts, noise[0], guidance[0], layout)
         x = [one.to(self.parts.device) for one in noise]
-        times = [linear(requests[0].steps, self.shift(shape)) for shape in shapes]
+        times = [self.times(requests[0], shape) for shape in shapes]
 
         visited = self.path.own(visits(requests[0].sampler, times))
         caches: list[StepCache] = []
@@ -157,7 +158,7 @@ class Pipe:
             if progress is not None:
                 progress(step, steps)
 
-        latents = sampler(requests[0].sampler)(velocity, x, times, report)
+        latents = self.sampler(requests[0].sampler)(velocity, x, times, report)
         if tell is not None and caches:
             tell(summary(caches))
         return latents if len(latents) == len(requests) else [latents[layout["place"]]]
@@ -262,6 +263,16 @@ class Pipe:
         """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
         size = (1, self.parts.sizes("vae").latent_channels, shape.frames, shape.height, shape.width)
         return torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed))[0]
+
+    def times(self, request: Request, shape: LatentShape) -> Tensor:
+        """The times (steps + 1,) at which a request's latents of this shape stop on their way."""
+        shift = self.shift(shape) if request.shift is None else request.shift
+        return scheduled(request.steps, shift, **self.parts.pipeline.get("schedule", {}))
+
+    def sampler(self, name: str) -> Sampler:
+        """The sampler of that name, told what the model says of its own."""
+        told = self.parts.pipeline.get("solver", {}) if name == self.defaults["sampler"] else {}
+        return sampler(name, **told)
 
     def shift(self, shape: LatentShape) -> float:
         """How far the schedule leans to the noise for latents of this shape."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from math import isfinite
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypedDict, get_type_hints
@@ -38,6 +38,13 @@ class Request:
     sampler: Literal[tuple(SAMPLERS)]
     # How far from the step before the first block's part may be for the others to be skipped.
     step_cache: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    # How far the times lean to the noise; None: as the model says.
+    shift: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+
+    @property
+    def way(self) -> tuple[str, int, float, float | None]:
+        """What requests that are made together have in common."""
+        return self.sampler, self.steps, self.step_cache, self.shift
 
 
 class ByIntent(TypedDict, total=False):
@@ -117,14 +124,15 @@ def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], experts: int
         wanted["height"] = round(wanted["width"] / _ratio(given["aspect"]))
     elif "aspect" in given:
         wanted["width"] = round(wanted["height"] * _ratio(given["aspect"]))
-    if lacking := [field.name for field in fields(Request) if field.name not in wanted and field.name != "step_cache"]:
+    if lacking := [field.name for field in fields(Request) if field.name not in wanted and field.default is MISSING]:
         raise InputError(f"{lacking[0]}: neither the request nor the model says what it is")
     request = Request(**{**wanted, "guidance": as_guidance(wanted["guidance"], experts)})
     if "seconds" in given:
         check_keys({"fps": request.fps})
         request = replace(request, frames=max(1, round(given["seconds"] * request.fps)))
     check_keys(asdict(request))
-    return replace(request, fps=float(request.fps), step_cache=float(request.step_cache))
+    shift = None if request.shift is None else float(request.shift)
+    return replace(request, fps=float(request.fps), step_cache=float(request.step_cache), shift=shift)
 
 
 def as_guidance(given: Any, experts: int = 0) -> float | tuple[float, ...]:

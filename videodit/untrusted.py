@@ -133,6 +133,15 @@ def check(value: Any, kind: Any, where: object) -> Any:
         raise InputError(f"{where}: {place + ': ' if place else ''}{told}{given}") from None
 
 
+def is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of this type."""
+    try:
+        check(value, kind, "")
+    except InputError:
+        return False
+    return True
+
+
 @cache
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter

@@ -17,7 +17,8 @@ import videodit
 from tests import tiny
 from tests.parity import pipelines
 from videodit.checkpoint import loose, resolve
-from videodit.checkpoint.find import describe, table
+from videodit.checkpoint.family import table
+from videodit.checkpoint.find import describe
 from videodit.checkpoint.keymap import names_of, reverse, translate
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, write_json

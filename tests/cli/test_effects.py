@@ -78,6 +78,7 @@ SAID: dict[str, tuple[str, str]] = {
     "guidance": ("4", "guidance"),
     "sampler": ("heun", "sampler"),
     "step_cache": ("0.2", "step_cache"),
+    "shift": ("2.5", "shift"),
     "passes": ("2", "made_with"),
     "chunk": ("1", "made_with"),
     "offload": ("model", "made_with"),

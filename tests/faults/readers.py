@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pyarrow
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pyarrow import parquet
+from safetensors.torch import load_file
 
 import videodit
 from tests.faults.changes import changed_bytes, changed_json, changed_line, changed_safetensors
@@ -24,6 +26,7 @@ from tests.tiny import CAPTIONS
 from tests.train import tiny
 from videodit.checkpoint import loose, resolve
 from videodit.checkpoint.latents import LatentCache
+from videodit.checkpoint.schedulers import FILE
 from videodit.checkpoint.store import write_json
 from videodit.cli import generate
 from videodit.cli.main import main
@@ -154,11 +157,30 @@ def _loose(folder: Path) -> None:
     write_json(folder / "m" / "config.json", {"_class_name": "WanModel", "dim": 40, "num_heads": 2})
 
 
-def _read_loose() -> Any:
+def _read_loose(file: str = "dit.safetensors") -> Any:
     """With a conf/pretrained that knows a VAE so small. For a child process: it stays patched."""
     for module in (resolve, loose):
         module.conf_dir = lambda: base() / "conf"
-    return _generate("model=m/dit.safetensors")()
+    return _generate(f"model=m/{file}")()
+
+
+def _gguf(folder: Path) -> None:
+    """The same with the transformer as GGUF."""
+    _loose(folder)
+    writer = gguf.GGUFWriter(folder / "m" / "dit.gguf", "wan")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
+    for name, x in load_file(folder / "m" / "dit.safetensors").items():
+        if x.dim() > 4:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(x.shape))
+        writer.add_tensor(name, (x.flatten(1) if x.dim() > 4 else x).numpy())
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file()
+    writer.close()
+    (folder / "m" / "dit.safetensors").unlink()
+
+
+def _changed_table(data: st.DataObject, content: bytes) -> bytes:
+    """A change of what comes before the tensors."""
+    return changed_bytes(data, content[:TABLE]) + content[TABLE:]
 
 
 def _sharded(folder: Path) -> None:
@@ -263,6 +285,7 @@ def _read_media(name: str) -> Callable[[], None]:
     return read
 
 
+TABLE = 4096  # bytes of a GGUF file that are its table
 OWN = ("dit.safetensors", "text.safetensors", "vae.safetensors")
 CAPTIONED = ("metadata.jsonl", "metadata.csv", "clip.json", "clip.txt")
 MEDIA = ("clip.mp4", "clip.webm", "clip.ts", "clip.avi", "clip.gif", "clip.webp", "clip.png", "clip.jpeg")
@@ -283,10 +306,12 @@ READERS = {
     "latents' shard": Reader(_cache, "shard-0.safetensors", changed_safetensors, _read_cache),
     **{
         f"diffusers/{file}": Reader(_diffusers, f"m/{file}", changed_json, _generate())
-        for file in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
+        for file in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json",
+                     FILE.as_posix())
     },
     "diffusers/index": Reader(_sharded, f"m/transformer/{INDEX}", changed_json, _generate()),
     "loose": Reader(_loose, "m/dit.safetensors", changed_safetensors, _read_loose),
+    "gguf": Reader(_gguf, "m/dit.gguf", _changed_table, lambda: _read_loose("dit.gguf")),
     "recipe": Reader(_recipe, "record.json", changed_json, _read_recipe),
     "waiting latents": Reader(_waiting, "a.latents.safetensors", changed_safetensors,
                               lambda: main(["decode", "a.latents.safetensors", "model=m"])),

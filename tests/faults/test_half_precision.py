@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import videodit
 from tests.parity.pipelines import pipeline
 from tests.tiny import CAPTIONS, tiny_pipeline
-from videodit.checkpoint.find import settings
+from videodit.checkpoint.family import settings
 from videodit.checkpoint.resolve import families
 from videodit.cli.main import main
 from videodit.errors import InputError

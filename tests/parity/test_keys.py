@@ -14,7 +14,7 @@ from diffusers.loaders import single_file_utils
 from transformers import UMT5Config, UMT5EncoderModel
 
 from videodit.checkpoint.families import ltx, t5, wan
-from videodit.checkpoint.find import table
+from videodit.checkpoint.family import table
 from videodit.checkpoint.keymap import match, names_of, reverse
 from videodit.checkpoint.resolve import families, read_family
 from videodit.errors import InputError

@@ -1,4 +1,4 @@
-"""The files of an adapter, and which of two experts, for high noise and for low noise, their names say it is for."""
+"""Which of two experts, for high noise and for low noise, the name of a file says; and the files of an adapter."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from videodit.checkpoint.families.lora import EXPERTS, FILES, NOISE, SHORT
+from videodit.checkpoint.families.lora import EXPERTS, FILES, HIGH, LOW, NOISE, SHORT
 from videodit.errors import InputError
 
 FILE = "adapter.safetensors"  # in a run's folder
+TWO = r"a14b|2[-_. ]?2(?![0-9])"  # in a name: a model of two experts, of which `high` is one
+FOLDERS = ("transformer", "transformer_2")  # of diffusers, for high noise and for low noise
 
 
 def adapter_files(path: str | Path) -> list[Path]:
@@ -45,6 +47,30 @@ def experts_named(places: Iterable[Path], given: Collection[Path]) -> list[str]:
             if whole or any(_partners(name, hits[0], other) for other in _near(place, given)):
                 return [EXPERTS[hits[0][0][0]]]
     return []
+
+
+def expert_of(file: Path) -> str | None:
+    """The expert that a transformer's file is, by its name or its folder's; None if it may be a whole model."""
+    folder = file.parent
+    if folder.name in FOLDERS and (folder.parent / FOLDERS[1]).is_dir():
+        return HIGH if folder.name == FOLDERS[0] else LOW
+    for name in (file.stem.lower(), folder.name.lower()):
+        for words in (NOISE, SHORT) if re.search(TWO, name) else (NOISE,):
+            if len(found := {EXPERTS[hit[1][0]] for hit in re.finditer(words, name)}) == 1:
+                return found.pop()
+    named = experts_named([file, folder], [])
+    return named[0] if len(named) == 1 else None
+
+
+def are_partners(one: Path, other: Path) -> bool:
+    """Whether two files are the two experts of one model: their paths differ in the words for that alone."""
+    return {expert_of(one), expert_of(other)} == {HIGH, LOW} and _apart(one) == _apart(other)
+
+
+def _apart(file: Path) -> list[str]:
+    """The names of a file and its folder without such words, and with all separators alike."""
+    names = [file.stem.lower(), "" if file.parent.name in FOLDERS else file.parent.name.lower()]
+    return [re.sub(r"[-_. ]+", "-", re.sub(SHORT, "", re.sub(NOISE, "", name))) for name in names]
 
 
 def _near(place: Path, given: Collection[Path]) -> set[str]:

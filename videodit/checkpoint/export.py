@@ -127,6 +127,7 @@ def scheduler(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{"_class_name": SCHEDULERS[name], "flow_shift": _constant(shift), "num_train_timesteps": 1000},
         **{"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2},
+        **pipeline.get("solver", {}),
     }
 
 

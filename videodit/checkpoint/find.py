@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from videodit.checkpoint import adapters
-from videodit.checkpoint.families import ltx, t5, wan
-from videodit.checkpoint.keymap import Table
+from videodit.checkpoint.family import is_exact, nearest_family, settings
+from videodit.checkpoint.folder import Described, is_folder, read_folder
 from videodit.checkpoint.loose import loose_parts
 from videodit.checkpoint.pretrained import FILES, Components, Part, check_parts
-from videodit.checkpoint.resolve import families, from_hub, locate, locate_recorded, read_family
+from videodit.checkpoint.resolve import from_hub, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
-from videodit.checkpoint.weights import Weights, open_weights
+from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer
 from videodit.nn.compiling import lacking_compiler
@@ -23,12 +23,6 @@ from videodit.nn.int8 import check_int8
 from videodit.printable import say
 from videodit.untrusted import read_json
 
-SAMPLERS = {
-    "UniPCMultistepScheduler": "unipc",
-    "DPMSolverMultistepScheduler": "dpmpp",
-    "FlowMatchEulerDiscreteScheduler": "euler",
-}
-EVERYWHERE = [1, 2**31]  # an `area` without limits
 SMALL = 2**28  # parameters of a model that stays open as a whole
 
 
@@ -65,7 +59,7 @@ def open_pipeline(
     return Components(
         name=model,
         pipeline=_typed(pipeline, vae_dtype),
-        tokenizer=tokenizer_of(parts, tokenizer),
+        tokenizer=tokenizer_of(pipeline, parts, tokenizer),
         device=torch.device(device),
         dtype=dtype or torch.float32,
         parts=parts,
@@ -133,29 +127,18 @@ def describe(model: str, base: str = "") -> tuple[dict[str, Any], dict[str, Part
     return found
 
 
-def tokenizer_of(parts: Mapping[str, Part], path: Path) -> Tokenizer:
+def tokenizer_of(pipeline: Mapping[str, Any], parts: Mapping[str, Part], path: Path) -> Tokenizer:
     """The tokenizer of these networks."""
     vocabulary = parts["text"].spec["arguments"]["vocabulary"]
-    return Tokenizer(path=path, length=parts["dit"].outline.text_length, vocabulary=vocabulary)
-
-
-Described = tuple[dict[str, Any], dict[str, Part], Path]
+    length, mends = parts["dit"].outline.text_length, pipeline.get("prompts") == "ftfy"
+    return Tokenizer(path=path, length=length, vocabulary=vocabulary, mends=mends)
 
 
 def described(path: Path, family: str | None, base: str = "", seen: Sequence[Path] = ()) -> tuple[Described, bool]:
     """`describe` of a folder or file, and whether it is a change of another model; `seen`: those that led to it."""
     if (path / "pipeline.json").is_file():
         return _own(path, base, seen)
-    return _diffusers(path) if (path / "model_index.json").is_file() else _loose(path, family), False
-
-
-def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> Table:
-    """The names of a family's part in a layout, "diffusers" or "vendor"."""
-    if part == "text":
-        return t5.table(layout, arguments)
-    if part == "vae":
-        return wan.vae_table(layout, arguments)
-    return {"wan": wan, "ltx": ltx}[family].dit_table(layout, arguments)
+    return read_folder(path, family) if is_folder(path) else _loose(path, family), False
 
 
 def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, bool]:
@@ -197,47 +180,6 @@ def _base(file: Path, base: Base, override: str, seen: Sequence[Path]) -> tuple[
     return {part: parts[part] for part in wanted}, tokenizer
 
 
-def _diffusers(folder: Path) -> Described:
-    """A folder that diffusers' pipelines save."""
-    file = folder / "model_index.json"
-    index = read_json(file, wan.ModelIndex)
-    if (kind := index["_class_name"]) != "WanPipeline":
-        raise InputError(f"{folder}: it holds a {kind}; only WanPipeline, text to video, can be used yet")
-    wanted = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}
-    held = {theirs: part for theirs, part in wanted.items() if index.get(theirs, [None])[0]}
-    if lacking := [name for name in held if not (folder / name).is_dir()]:
-        raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
-    if lacking := [name for name, part in wanted.items() if name not in held and part != "dit_low"]:
-        raise InputError(f"{file} names no {', '.join(lacking)}")
-    parts = {part: _diffusers_part(folder / theirs, part) for theirs, part in held.items()}
-    family = nearest_family(parts)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", wan.Scheduler)
-    pipeline = settings(family, exact=_is_exact(family, parts["dit"].spec["arguments"]))
-    pipeline["shift"] = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
-    pipeline["defaults"]["sampler"] = SAMPLERS.get(scheduler.get("_class_name", ""), "unipc")
-    if "dit_low" in parts:
-        if index.get("boundary_ratio") is None:
-            raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
-        pipeline["boundary"] = float(index["boundary_ratio"])
-    return pipeline, parts, _tokenizer(folder / "tokenizer")
-
-
-def _diffusers_part(folder: Path, part: str) -> Part:
-    file, constants = folder / "config.json", {}
-    if part == "text":
-        architecture, arguments = "t5", t5.arguments(read_json(file, t5.Config), source=folder)
-    elif part == "vae":
-        content = read_json(file, wan.VAEConfig)
-        architecture, arguments = "video_vae", wan.vae_arguments(content, source=folder)
-        constants = {"mean": content["latents_mean"], "std": content["latents_std"]}
-        if {len(values) for values in constants.values()} != {arguments["latent_channels"]}:
-            raise InputError(f"{file}: latents_mean and latents_std should have {arguments['latent_channels']} values")
-    else:
-        architecture, arguments = "dit", wan.dit_arguments(read_json(file, wan.TransformerConfig), source=folder)
-    spec = {"architecture": architecture, "arguments": arguments}
-    return Part(spec, open_weights(folder), table("wan", part, "diffusers", arguments), constants)
-
-
 def _loose(path: Path, family: str | None) -> Described:
     """Files known by what they hold: the vendor's layout, or a transformer's file with the rest beside it."""
     found, tokenizer = loose_parts(path)
@@ -248,42 +190,12 @@ def _loose(path: Path, family: str | None) -> Described:
     numbers = read_family(family)
     if lacking := [part for part in ("text", "vae") if part not in found] + ["tokenizer"] * (tokenizer is None):
         whole = from_hub(numbers["hub"], f"{path}, which lacks {' and '.join(lacking)}")
-        _, rest, other = _diffusers(whole)
+        _, rest, other = read_folder(whole)
         found, tokenizer = {**{part: rest[part] for part in rest if part in lacking}, **found}, tokenizer or other
-    pipeline = settings(family, exact=_is_exact(family, arguments))
+    pipeline = settings(family, exact=is_exact(family, arguments))
     return pipeline, found, tokenizer
 
 
 def _typed(pipeline: dict[str, Any], vae_dtype: torch.dtype | None) -> dict[str, Any]:
     """Settings in which the VAE has this type, if one is given."""
     return {**pipeline, "vae_dtype": str(vae_dtype).removeprefix("torch.")} if vae_dtype else pipeline
-
-
-def settings(family: str, *, exact: bool) -> dict[str, Any]:
-    """What a pipeline.json would say: the family's numbers; its limits on sizes only for the very same network."""
-    numbers = read_family(family)
-    said = ("flow", "shift", "area", "defaults", "boundary", "vae_dtype")
-    pipeline = {key: numbers[key] for key in said if key in numbers}
-    return pipeline if exact else {**pipeline, "area": EVERYWHERE}
-
-
-def nearest_family(parts: Mapping[str, Part]) -> str:
-    """The name in conf/pretrained with this transformer, else the first with as many experts and such a VAE."""
-    known = {name: read_family(name) for name in families()}
-    usable = {n: f for n, f in known.items() if "defaults" in f and ("boundary" in f) == ("dit_low" in parts)}
-    same = [name for name in usable if _is_exact(name, parts["dit"].spec["arguments"])]
-    if "vae" in parts:
-        patch = parts["vae"].spec["arguments"]["patch"]
-        same += [name for name, family in usable.items() if family["vae"]["arguments"]["patch"] == patch]
-    return (same or list(usable))[0]
-
-
-def _is_exact(family: str, arguments: Mapping[str, Any]) -> bool:
-    return read_family(family)["dit"]["arguments"] == dict(arguments)
-
-
-def _tokenizer(folder: Path) -> Path:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(f"{folder} lacks tokenizer.json (a spiece.model alone is not read)")
-    return path

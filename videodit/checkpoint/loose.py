@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.experts import are_partners, expert_of
 from videodit.checkpoint.families import ltx, wan
+from videodit.checkpoint.families.lora import HIGH, LOW
+from videodit.checkpoint.families.t5 import LAYOUTS as T5
 from videodit.checkpoint.families.t5 import table as t5_table
 from videodit.checkpoint.keymap import Table, prefixed
-from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.weights import PICKLES, Weights, open_weights
+from videodit.checkpoint.pretrained import Part, misfits
+from videodit.checkpoint.resolve import families, read_family
+from videodit.checkpoint.trees import folders_of
+from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
 from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
+from videodit.printable import say
 from videodit.untrusted import read_json
 
-PREFIXES = ("", "model.diffusion_model.", "model.")
+PREFIXES = (  # before the names of a part, in files of one part or of all
+    *("", "model.diffusion_model.", "diffusion_model.", "model.", "net.", "module.", "transformer.", "dit."),
+    *("vae.", "first_stage_model.", "text_encoder.", "text_encoders.umt5xxl.transformer."),
+    *("cond_stage_model.umt5xxl.transformer.", "umt5xxl.transformer."),
+)
+NAMES = {"t5": "text", "video_vae": "vae", "dit": "dit"}  # architecture -> what we call such a part
 HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
-LOW, HIGH = "low_noise", "high_noise"
 
 
 def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
@@ -25,51 +35,106 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
 
     Beside a given file only the text encoder, the VAE and the other of two experts are looked for.
     """
-    folder = path if path.is_dir() else path.parent
-    found: dict[str, Part] = {}
-    if path.is_file():
-        part = identify(open_weights(path))
-        if part is None or part.spec["architecture"] != "dit":
-            raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
-        found["dit_low" if LOW in path.name else "dit"] = part
-    for weights in _sets(folder):
-        part = identify(weights)
-        if part is None:
+    folders = folders_of(path)
+    found = _given(path, folders) if path.is_file() else {}
+    beside: dict[str, list[Part]] = {"text": [], "vae": []}
+    refused: list[InputError] = []
+    for parts in _sets(folders, path):
+        if isinstance(parts, InputError):  # others' files may lie there too
+            refused.append(parts)
             continue
-        name = {"t5": "text", "video_vae": "vae", "dit": "dit"}[part.spec["architecture"]]
-        place = str(weights.files[0].relative_to(folder))
-        if name == "dit" and path.is_file() and not _partner(path.name, place):
-            continue
-        name = "dit_low" if name == "dit" and LOW in place else name
-        if name in found and weights.files[0] != found[name].weights.files[0]:
-            if not path.is_file():
-                raise InputError(f"{folder}: {place} and {found[name].weights.source} are both {name}; name one file")
-            continue
-        found.setdefault(name, part)
-    if "dit_low" in found and "dit" not in found:
-        raise InputError(f"{path}: it is the expert for low noise; the one for high noise is not beside it")
-    _name_pickles(folder, found)
-    tokenizers = [*folder.glob("tokenizer.json"), *folder.glob("*/tokenizer.json"), *folder.glob("*/*/tokenizer.json")]
-    return found, tokenizers[0] if tokenizers else None
+        for part in parts:
+            file, name = part.weights.files[0], NAMES[part.spec["architecture"]]
+            if name in beside:
+                beside[name].append(part)
+            elif not path.is_file() or are_partners(path, file):
+                name = expert_of(file) or name
+                if name in found:
+                    raise InputError(f"{path}: {file} and {found[name].weights.source} are both {name}; name one file")
+                found[name] = part
+    experts = [found[name].weights.files[0] for name in (HIGH, LOW) if name in found]
+    if len(experts) == 1 and (expert := expert_of(experts[0])):
+        raise _alone(path, expert)
+    for name, parts in beside.items():
+        if name not in found and parts:
+            found[name] = _fitting(path, name, parts, found)
+    if refused and {"dit", "text", "vae"} - found.keys():
+        raise refused[0]
+    for folder in folders:
+        _name_pickles(folder, found)
+    return found, _tokenizer(path, folders)
+
+
+def _tokenizer(path: Path, folders: Sequence[Path]) -> Path | None:
+    """The tokenizer's file beside a model's, two folders down at most."""
+    top = path if path.is_dir() else path.parent
+    here = [place / "tokenizer.json" for place in (top, *folders)] + sorted(top.glob("*/*/tokenizer.json"))
+    return next((file for file in here if file.is_file()), None)
+
+
+def _given(path: Path, folders: Sequence[Path]) -> dict[str, Part]:
+    """The parts of a file that was named."""
+    files = [file for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
+    if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
+        raise _alone(path, expert)
+    parts = {NAMES[part.spec["architecture"]]: part for part in identify_all(open_weights(path))}
+    if "dit" not in parts:
+        raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
+    return {(expert or name) if name == "dit" else name: part for name, part in parts.items()}
+
+
+def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, Part]) -> Part:
+    """Of several text encoders or VAEs the one that the transformer was trained with, in its widest type."""
+    dit = [found["dit"]] if "dit" in found else []
+    fitting = [one for one in parts if dit and _is_usual(one) and not misfits({"dit": dit[0], name: one})]
+    fitting = fitting or list(parts)
+    if len(fitting) > 1:
+        told = ", ".join(part.weights.source for part in fitting[:4])
+        if not path.is_file():
+            raise InputError(f"{path}: {told} are both {name}; name one file, that of the transformer")
+        fitting.sort(key=lambda part: -part.weights.width)
+        say(f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
+    return fitting[0]
+
+
+def _is_usual(part: Part) -> bool:
+    """Whether a part is no text encoder, or of the kind that some family in conf/pretrained has."""
+    known = [family["text"]["arguments"] for family in map(read_family, families()) if "text" in family]
+    arguments = part.spec["arguments"]
+    return part.spec["architecture"] != "t5" or any(
+        one["bias_per_layer"] == arguments["bias_per_layer"] for one in known
+    )
 
 
 def identify(weights: Weights) -> Part | None:
     """The part that these tensors are, by their names; None if no table fits."""
-    names = set(weights.names)
-    for prefix in PREFIXES:
-        shapes = {name[len(prefix) :]: weights.shapes[name] for name in names if name.startswith(prefix)}
-        for signature, describe in SIGNATURES.items():
-            if signature in shapes:
-                head_dim = _head_dim(weights.files[0].parent)
-                try:
-                    spec, table, constants = describe(shapes, head_dim)
-                except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
-                    if isinstance(error, InputError):
-                        raise
-                    told = f"a tensor beside {signature} is missing, or has another shape or name ({error})"
-                    raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
-                return Part(spec, weights, prefixed(table, prefix), constants)
-    return None
+    return next(iter(identify_all(weights)), None)
+
+
+def identify_all(weights: Weights) -> list[Part]:
+    """The parts that these tensors are, by their names: several in a file of a whole model, perhaps none."""
+    names = weights.names
+    held = set(names)
+    hits = [(prefix, sign) for prefix in PREFIXES for sign in SIGNATURES if prefix + sign in held]
+    if len(hits) < 2:
+        return [_part(weights, *hit) for hit in hits]
+    owner = {name: max((p for p, _ in hits if name.startswith(p)), key=len, default=None) for name in names}
+    if strange := [name for name in names if owner[name] is None]:
+        raise InputError(f"{weights.source}: unknown: {', '.join(strange[:5])}")
+    return [_part(weights.only(name for name in names if owner[name] == prefix), prefix, sign) for prefix, sign in hits]
+
+
+def _part(weights: Weights, prefix: str, sign: str) -> Part:
+    """The part of which this is one of the names."""
+    shapes = {name[len(prefix) :]: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+    try:
+        spec, table, constants = SIGNATURES[sign](shapes, _head_dim(weights.files[0].parent))
+    except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
+        if isinstance(error, InputError):
+            raise
+        told = f"a tensor beside {prefix}{sign} is missing, or has another shape or name ({error})"
+        raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
+    return Part(spec, weights, prefixed(table, prefix), constants)
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,6 +145,8 @@ def _head_dim(folder: Path) -> int | None:
     """What a transformer's config.json in this folder says, if there is one."""
     path = folder / "config.json"
     content = read_json(path, wan.VendorConfig) if path.is_file() else {}
+    if "attention_head_dim" in content:
+        return content["attention_head_dim"]
     return max(1, content["dim"] // content["num_heads"]) if {"dim", "num_heads"} <= content.keys() else None
 
 
@@ -89,6 +156,9 @@ def _wan_dit(shapes: Shapes, head_dim: int | None) -> Description:
         "ffn.net.0.proj", "condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"
     )  # fmt: skip
     dim, channels, *patch = shapes["patch_embedding.weight"]
+    if dim % (head_dim or HEAD_DIM):
+        told = "as a config.json beside it says" if head_dim else "which all have that are published"
+        raise InputError(f"a transformer {dim} wide has no heads of {head_dim or HEAD_DIM}, {told}")
     head = shapes["head.head.weight" if vendor else "proj_out.weight"][0]
     norm = "norm3" if vendor else "norm2"
     arguments = wan.dit_arguments(
@@ -133,23 +203,21 @@ def _wan_vae(shapes: Shapes, head_dim: int | None) -> Description:
 
 
 def _t5(shapes: Shapes, head_dim: int | None) -> Description:
-    vendor = "token_embedding.weight" in shapes
-    block, bias = ("blocks.", "pos_embedding.embedding") if vendor else (
-        "encoder.block.", "layer.0.SelfAttention.relative_attention_bias"
-    )  # fmt: skip
-    q, ffn = ("attn.q", "ffn.fc1") if vendor else ("layer.0.SelfAttention.q", "layer.1.DenseReluDense.wi_1")
-    words = next(shapes[name] for name in ("token_embedding.weight", "shared.weight", _WORDS) if name in shapes)
+    layout = next(layout for layout, names in T5.items() if names.first in shapes)
+    names = T5[layout]
+    block, bias = names.block, names.parts["pos_embedding.embedding"]
+    q, ffn = names.parts["attn.q"], names.parts["ffn.fc1"]
+    words = next(shapes[name] for name in (names.words, *names.also) if name in shapes)
     inner, heads = shapes[f"{block}0.{q}.weight"][0], shapes[f"{block}0.{bias}.weight"][1]
     arguments = {
         **{"vocabulary": words[0], "dim": words[1], "layers": _layers(shapes, block), "heads": heads},
         **{"head_dim": inner // heads, "ffn": shapes[f"{block}0.{ffn}.weight"][0]},
         "bias_per_layer": f"{block}1.{bias}.weight" in shapes,
     }
-    table = t5_table("vendor" if vendor else "diffusers", arguments)
+    table = t5_table(layout, arguments)
     return {"architecture": "t5", "arguments": arguments}, table, {}
 
 
-_WORDS = "encoder.embed_tokens.weight"
 SIGNATURES = {
     "blocks.0.self_attn.q.weight": _wan_dit,
     "blocks.0.attn1.to_q.weight": _wan_dit,
@@ -158,6 +226,7 @@ SIGNATURES = {
     "decoder.mid_block.resnets.0.norm1.gamma": _wan_vae,
     "blocks.0.attn.q.weight": _t5,
     "encoder.block.0.layer.0.SelfAttention.q.weight": _t5,
+    "enc.blk.0.attn_q.weight": _t5,
 }
 
 
@@ -169,22 +238,27 @@ def _caption(shapes: Shapes) -> int:
     return shapes["caption_projection.linear_1.weight"][1]
 
 
-def _sets(folder: Path) -> Iterator[Weights]:
-    """The sets of weights in a folder and one below: shards with an index, and files by themselves."""
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        sharded: set[Path] = set()
-        if list(place.glob("*.safetensors.index.json")):
-            weights = open_weights(place)
-            sharded = set(weights.files)
-            yield weights
-        for path in sorted(place.glob("*.safetensors")):
-            if path not in sharded:
-                yield Weights([path])
+def _sets(folders: Sequence[Path], given: Path) -> Iterator[list[Part] | InputError]:
+    """The parts of each set of weights but the given file, or why it is none: shards or a file."""
+    for place in folders:
+        indexed = bool(list(place.glob("*.safetensors.index.json")))
+        sharded: set[Path] = {given}
+        for path in [place] * indexed + sorted(p for p in place.iterdir() if p.suffix in ENDINGS):
+            if path in sharded:
+                continue
+            try:
+                weights = open_weights(path)
+                sharded |= set(weights.files)
+                yield identify_all(weights)
+            except InputError as error:
+                yield error
 
 
-def _partner(given: str, other: str) -> bool:
-    """Whether two names differ as those of two experts do."""
-    return any(given.replace(a, b) == other for a, b in ((HIGH, LOW), (LOW, HIGH)) if a in given)
+def _alone(path: Path, expert: str) -> InputError:
+    """What is said of one of two experts that is there without the other."""
+    own, other = ("high", "low") if expert == HIGH else ("low", "high")
+    told = f"it is the expert for {own} noise; the one for {other} noise is not beside it"
+    return InputError(f"{path}: {told}, and neither is a model by itself")
 
 
 def _name_pickles(folder: Path, found: Mapping[str, Part]) -> None:

@@ -154,6 +154,8 @@ class Part:
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
             if inside and streamed:
                 tensor = self._of_file(ours)
+                if not self.weights.is_mapped(self.sources[ours][0]):  # it would stay, in more bytes than the file's
+                    tensor = tensor.to(torch.float32 if wide else dtype or tensor.dtype)
             else:
                 tensor = self.read(ours, device=device, dtype=torch.float32 if wide else dtype)
                 tensor = to_int8(tensor) if inside and int8 and suits_int8(ours, tensor.shape) else tensor
@@ -284,13 +286,21 @@ def check_parts(parts: Mapping[str, Part]) -> None:
     for name, part in parts.items():
         if part.spec.get("architecture") != KINDS[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
+    if told := misfits(parts):
+        raise InputError(told[0])
+
+
+def misfits(parts: Mapping[str, Part]) -> list[str]:
+    """What does not fit of the parts that are there, in words."""
+    told = []
     for name in ("dit", "dit_low"):
         for key, other, its in FITTING:
             if name in parts and other in parts:
                 mine, theirs = parts[name].spec["arguments"][key], parts[other].spec["arguments"][its]
                 if mine != theirs:
-                    told = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
-                    raise InputError(f"{parts[name].weights.source}: {told}; they should be the same")
+                    two = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
+                    told.append(f"{parts[name].weights.source}: {two}; they should be the same")
+    return told
 
 
 def _same(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from videodit.checkpoint.weights import PICKLES, open_weights
+from videodit.checkpoint.trees import tree_of
+from videodit.checkpoint.weights import ENDINGS, PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError
 from videodit.printable import say
@@ -65,7 +66,7 @@ def _on_disk(path: Path, *, public: bool) -> Path | None:
     for folder in (path, path / "model"):
         if (folder / "pipeline.json").is_file():
             return folder
-    return path if public and (path.suffix == ".safetensors" or (path.is_dir() and _holds_weights(path))) else None
+    return path if public and (path.suffix in ENDINGS or (path.is_dir() and _holds_weights(path))) else None
 
 
 def is_hub_id(model: str) -> bool:
@@ -125,6 +126,6 @@ def from_hub(hub: str, asked: str, *, cached: bool = False) -> Path:
 
 def _holds_weights(folder: Path) -> bool:
     """Whether a folder looks like public weights in any layout."""
-    if (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").is_file() or tree_of(folder):
         return True
-    return any(path.suffix in (".safetensors", *PICKLES) for path in folder.glob("*"))
+    return any(path.suffix in (*ENDINGS, *PICKLES) for path in folder.glob("*"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
@@ -60,6 +60,26 @@ def _ordered(area: list[int]) -> list[int]:
     return area
 
 
+class Schedule(TypedDict):
+    """How the times of a generation lie (flow/schedules.py)."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    spacing: Literal["unipc", "dpmpp", "euler"]
+    final: Annotated[float, Ge(0), Lt(1)] | Literal["last"]
+
+
+class Solver(TypedDict, total=False):
+    """What the default sampler is told, of diffusers' words for it."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    solver_order: Annotated[int, Ge(1), Le(3)]
+    solver_type: Literal["midpoint", "heun"]
+    lower_order_final: bool
+    euler_at_final: bool
+    disable_corrector: Annotated[list[Annotated[int, Ge(0), Le(2**14)]], Len(0, 2**10)]
+    final_sigmas_type: Literal["sigma_min"]
+
+
 class Pipeline(TypedDict):
     """A pipeline.json: how the networks beside it make a video."""
 
@@ -68,8 +88,11 @@ class Pipeline(TypedDict):
     shift: Annotated[float, Gt(0), Le(1000)] | ShiftByTokens
     area: Annotated[list[Annotated[int, Ge(1), Le(2**31)]], Len(2, 2), AfterValidator(_ordered)]
     defaults: Defaults
+    schedule: NotRequired[Schedule]
+    solver: NotRequired[Solver]
     boundary: NotRequired[Annotated[float, Gt(0), Le(1)]]
     vae_dtype: NotRequired[Literal["float32", "bfloat16", "float16"]]
+    prompts: NotRequired[Literal["ftfy"]]  # how they are prepared beyond blanks and entities
     base: NotRequired[Base]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from hashlib import file_digest, sha256
 from math import prod
@@ -17,15 +18,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.gguf_file import QUANTIZED, GGUFFile
+from videodit.checkpoint.quantized import check_format, scaled, scales_of
 from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.untrusted import MOST, check, opened, parse_json, read_bytes
 
+ENDINGS = (".safetensors", ".gguf")  # of files of weights
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 HASHED_WHOLE = 2**28  # larger files are hashed by their header and by samples
 SAMPLES, SAMPLE = 64, 2**16
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
          "U8": 1, "BOOL": 1}  # fmt: skip  # bytes of a value
+ASIDE = ("spiece_model",)  # bytes in a file of weights that are none of them: a tokenizer
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # the types that weights may have
 
 
@@ -60,7 +65,9 @@ class Index(TypedDict):
 
 
 class Weights:
-    """The tensors of these files under their own names.
+    """The tensors of these files, safetensors or GGUF, under their own names.
+
+    `aside`: those that are no weights, left out of the others.
 
     Raises InputError that names the file when one is missing, truncated, a pickle, or not where an index says.
     """
@@ -71,7 +78,7 @@ class Weights:
         self.dtypes: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
         self._places: dict[str, Path] = {}
-        self._open: dict[Path, safe_open] = {}
+        self._open: dict[Path, safe_open | GGUFFile] = {}
         self._promised: dict[str, str] = {}  # SHA-256 of files that have not been read yet
         for path in self.files:
             file = _mapped(path)
@@ -84,11 +91,26 @@ class Weights:
                 self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
         if index is not None:
             self._check(index)
+        self.aside = [name for name in self.shapes if name.rpartition(".")[2] in ASIDE and self.dtypes[name] == "U8"]
+        self._scales, self._formats, beside = scales_of(self.dtypes)
+        for name in {*self.aside, *beside}:
+            del self.shapes[name]
+
+    def only(self, names: Iterable[str]) -> Weights:
+        """These tensors alone."""
+        part = copy(self)
+        part.shapes, part._open = {name: self.shapes[name] for name in names}, {}
+        return part
 
     @property
     def names(self) -> list[str]:
         """All names."""
         return list(self.shapes)
+
+    @property
+    def width(self) -> int:
+        """Bytes of all values as the files have them: more for the same network in a wider type."""
+        return sum(prod(shape) * SIZES.get(self.dtypes[name], 1) for name, shape in self.shapes.items())
 
     @property
     def source(self) -> str:
@@ -98,12 +120,26 @@ class Weights:
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
     def read(self, name: str, *, integers: bool = False) -> Tensor:
-        """One tensor, mapped; InputError if it holds a value that is not finite, or its file is not what an index says.
+        """One tensor, mapped, or in float32 where it has a scale. InputError if it holds a value that is not finite, or
+        its file is not what an index says.
 
         `integers`: its values may be whole numbers.
         """
         if not integers:
             self.check_floats(name)
+        tensor = self._mapped(name)
+        if name not in self._scales:
+            return tensor
+        scale = self._scales[name]
+        self.check_floats(scale)
+        return scaled(tensor, self._mapped(scale), f"{self.source}: {scale}")
+
+    def is_mapped(self, name: str) -> bool:
+        """Whether a tensor is read as it lies in the file."""
+        return name not in self._scales and self.dtypes[name] not in QUANTIZED
+
+    def _mapped(self, name: str) -> Tensor:
+        """A tensor as it lies in its file."""
         path = self._places[name]
         if promised := self._promised.pop(path.name, ""):
             _verify(path, promised)
@@ -118,8 +154,10 @@ class Weights:
         return tensor
 
     def check_floats(self, name: str) -> None:
-        """InputError unless the values of this tensor are floating-point numbers."""
-        if (kind := self.dtypes[name]) not in FLOATS:
+        """InputError unless the values of this tensor are floating-point numbers, in a format that is read."""
+        if name in self._formats:
+            check_format(self._mapped(self._formats[name]), f"{self.source}: {self._formats[name]}")
+        if (kind := self.dtypes[name]) not in (*FLOATS, *QUANTIZED):
             raise InputError(f"{self.source}: {name} is of type {kind}, which no weights are: {', '.join(FLOATS)}")
 
     def close(self) -> None:
@@ -189,12 +227,12 @@ def _lacking(folder: Path, files: Sequence[Path]) -> str:
     return "no safetensors file"
 
 
-def _mapped(path: Path) -> safe_open:
+def _mapped(path: Path) -> safe_open | GGUFFile:
     if path.suffix in PICKLES:
         raise InputError(f"{path} is a pickle, which could run code when opened; only safetensors are read")
     try:
         os.close(opened(path))  # a plain file, and no FIFO, which would be waited for
-        return safe_open(path, framework="pt", device="cpu")
+        return GGUFFile(path) if path.suffix == ".gguf" else safe_open(path, framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from None
 

@@ -38,12 +38,13 @@ _RUN = """parallel tracker name run_dir tracked cache fresh plan memory device w
 EFFECTS: Mapping[str, Mapping[str, str]] = {
     "generate": _effects(
         """prompt prompts recipe model base lora dtype vae_dtype quantize compile offload passes chunk batch negative
-        size width height aspect preset fit frames seconds fps seed steps guidance sampler step_cache""",
+        size width height aspect preset fit frames seconds fps seed steps guidance sampler step_cache
+        shift""",
         "out sheet device memory",
     ),
     "plan": _effects(
         """prompt model base dtype vae_dtype offload passes quantize chunk negative size width height aspect preset
-        frames seconds fps steps guidance sampler step_cache limit device""",
+        frames seconds fps steps guidance sampler step_cache shift limit device""",
         "",
     ),
     "decode": _effects("path model vae_dtype chunk", "out device keep"),

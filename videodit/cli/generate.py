@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
-    *("seed", "steps", "guidance", "sampler", "step_cache"),
+    *("seed", "steps", "guidance", "sampler", "step_cache", "shift"),
 )
 LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
 NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
@@ -272,12 +272,9 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
 
 
 def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Request, Path]]]:
-    """Runs of requests that one pack can hold: of the same sampler, steps and step_cache, at most `size` together."""
+    """Runs of requests that one pack can hold, which go the same way, at most `size` together."""
 
-    def kind(pair: tuple[Request, Path]) -> tuple:
-        return pair[0].sampler, pair[0].steps, pair[0].step_cache
-
-    groups = [list(run) for _, run in groupby(pairs, key=kind)]
+    groups = [list(run) for _, run in groupby(pairs, key=lambda pair: pair[0].way)]
     # A step cache skips by what the whole pack does: alone, a video is the one that its recipe makes again.
     sizes = [1 if group[0][0].step_cache else max(1, size) for group in groups]
     return [group[i : i + n] for group, n in zip(groups, sizes, strict=True) for i in range(0, len(group), n)]

@@ -116,7 +116,8 @@ def texts(cfg: DictConfig, base: Base, found: Outcome, out: Path) -> None:
     """Have the set keep the states of its captions, as a training from this model would make them."""
     device = pick_device(cfg.device)
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
-    tokenizer = Tokenizer(path=base.tokenizer, length=base.parts["dit"].spec["arguments"]["text_length"])
+    length = base.parts["dit"].spec["arguments"]["text_length"]
+    tokenizer = Tokenizer(path=base.tokenizer, length=length, mends=base.mends)
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
     tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
     remembered(base, tokenizer, ["", *sorted(captions)], mesh, kept_in(cfg, device), out / "cache" / "text")

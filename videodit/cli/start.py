@@ -51,6 +51,11 @@ class Base(NamedTuple):
         """Whether its text encoder is another's: large, and trained on more than captions. It stays as it is."""
         return self.parts["text"].table is not None
 
+    @property
+    def mends(self) -> bool:
+        """Whether its prompts are prepared by ftfy."""
+        return self.pipeline.get("prompts") == "ftfy"
+
     def named(self, parts: Iterable[str]) -> dict[str, Any]:
         """How a pipeline.json names it, for these parts."""
         return {"model": lasting(self.name), "weights": {part: self.parts[part].fingerprint for part in parts}}
@@ -179,6 +184,7 @@ def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, 
     path = folder / FILES["tokenizer"]
     resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
     captions = [entry.caption for entry in cache.entries]
+    mends = base is not None and inherits(cfg, base) and base.mends
     if mesh.main and not resuming:
         with atomic(path) as temporary:
             if base is None:
@@ -191,9 +197,9 @@ def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, 
     if mesh.main:
         frozen = base is not None and (inherits(cfg, base) or any(part.split(".")[0] == "text" for part in cfg.freeze))
         heard_by = base.tokenizer if frozen else path  # new words of a frozen one were never trained
-        tell_unheard(Tokenizer(path=heard_by, length=length), captions, frozen=frozen)
+        tell_unheard(Tokenizer(path=heard_by, length=length, mends=mends), captions, frozen=frozen)
     mesh.wait()
-    return Tokenizer(path=path, length=length)
+    return Tokenizer(path=path, length=length, mends=mends)
 
 
 def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool) -> None:

@@ -4,7 +4,7 @@ A sampler is a function (velocity, x, times, callback) -> x, without randomness 
 
     velocity    (B tensors, fp64 t (B,) on the CPU) -> B tensors: noise − data on the straight line (path.rectified)
     x           B tensors of any shapes, each as it is at its first time
-    times       a schedule for each clip, (steps + 1,), falling; all of one length
+    times       a schedule for each clip, (steps + 1,), falling; all of one length; the last step may be none
     callback    called as callback(step, steps, x) after each step, 1 ≤ step ≤ steps
 
 Each clip goes its own way: as far as `velocity` keeps clips apart, it comes out the same alone and in any pack.
@@ -13,6 +13,7 @@ Each clip goes its own way: as far as `velocity` keeps clips apart, it comes out
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -52,24 +53,34 @@ def heun(velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Cal
     return x
 
 
-def unipc(velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None = None) -> list[Tensor]:
-    """UniPC, a multistep predictor-corrector (Zhao et al. 2023), one call a step: diffusers', second order, bh2."""
-    return _multistep("UniPCMultistepScheduler", velocity, x, times, callback)
+def unipc(
+    velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None = None, **solver: Any
+) -> list[Tensor]:
+    """UniPC, a multistep predictor-corrector (Zhao et al. 2023), one call a step: diffusers', second order, bh2.
+
+    `solver`: what diffusers' class is told otherwise.
+    """
+    return _multistep(partial(_scheduler, "UniPCMultistepScheduler", solver), velocity, x, times, callback)
 
 
-def dpmpp(velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None = None) -> list[Tensor]:
-    """DPM-Solver++(2M), multistep (Lu et al. 2022), one call a step: diffusers', second order, midpoint."""
-    return _multistep("DPMSolverMultistepScheduler", velocity, x, times, callback)
+def dpmpp(
+    velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None = None, **solver: Any
+) -> list[Tensor]:
+    """DPM-Solver++(2M), multistep (Lu et al. 2022), one call a step: diffusers', second order, midpoint.
+
+    `solver`: what diffusers' class is told otherwise.
+    """
+    return _multistep(partial(_scheduler, "DPMSolverMultistepScheduler", solver), velocity, x, times, callback)
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType({"euler": euler, "heun": heun, "unipc": unipc, "dpmpp": dpmpp})
 
 
-def sampler(name: str) -> Sampler:
-    """The sampler of that name; InputError lists the names there are."""
+def sampler(name: str, **solver: Any) -> Sampler:
+    """The sampler of that name, told this; InputError lists the names there are."""
     if name not in SAMPLERS:
         raise InputError(f"sampler={name!r}: expected one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]
+    return partial(SAMPLERS[name], **solver) if solver else SAMPLERS[name]
 
 
 def visits(name: str, times: list[Tensor]) -> Tensor:
@@ -88,7 +99,8 @@ def _grid(x: list[Tensor], times: list[Tensor]) -> Tensor:
     if len(x) != len(times) or len({len(t) for t in times}) != 1:
         raise InputError(f"{len(x)} clips, schedules of {[len(t) for t in times]} times: one for each, of one length")
     grid = torch.stack([t.detach().double().cpu() for t in times], dim=1)
-    if len(grid) < 2 or not (grid.diff(dim=0) < 0).all() or grid.min() < 0 or grid.max() > 1:
+    falls = grid.diff(dim=0)
+    if len(grid) < 2 or not (falls[:-1] < 0).all() or not (falls[-1] <= 0).all() or grid.min() < 0 or grid.max() > 1:
         raise InputError("a schedule needs at least 2 times, falling from at most 1 to at least 0")
     return grid
 
@@ -99,10 +111,10 @@ def _move(x: list[Tensor], velocity: list[Tensor], by: Tensor) -> list[Tensor]:
 
 
 def _multistep(
-    name: str, velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None
+    new: Callable[[Tensor], Any], velocity: Velocity, x: list[Tensor], times: list[Tensor], callback: Callback | None
 ) -> list[Tensor]:
     """One scheduler a clip: each remembers its clip's past. The network sees floor(1000·t)/1000, as in diffusers."""
-    schedulers = [_scheduler(name, t) for t in _grid(x, times).T]
+    schedulers = [new(t) for t in _grid(x, times).T]
     timesteps = torch.stack([s.timesteps for s in schedulers], dim=1)
     for step, at in enumerate(timesteps, 1):
         v = velocity(x, at.double() / 1000)
@@ -115,13 +127,13 @@ def _multistep(
     return x
 
 
-def _scheduler(name: str, times: Tensor) -> Any:
+def _scheduler(name: str, solver: Mapping[str, Any], times: Tensor) -> Any:
     """A diffusers scheduler of that class, told to go through `times` (steps + 1,)."""
     try:
         import diffusers
     except ImportError as error:
         raise InputError("samplers unipc and dpmpp need `pip install diffusers`; euler and heun do not") from error
-    scheduler = getattr(diffusers, name)(prediction_type="flow_prediction", use_flow_sigmas=True)
+    scheduler = getattr(diffusers, name)(prediction_type="flow_prediction", use_flow_sigmas=True, **solver)
     scheduler.set_timesteps(len(times) - 1)
     sigmas = times.clamp(max=1 - 1e-6)  # as diffusers does: at 1 the log signal-to-noise ratio is −∞
     scheduler.sigmas, scheduler.timesteps = sigmas.float(), (1000 * sigmas[:-1]).long()

@@ -131,10 +131,12 @@ class Tokenizer:
     """A `tokenizers` file behind one call: prompts -> ids and lengths, each prompt closed by `</s>`.
 
     `length`: prompts are cut to so many tokens; 0: to LONGEST. `vocabulary`: tokens that the text encoder has; 0: any.
-    `text`: what the file holds, if not what is there.
+    `text`: what the file holds, if not what is there. `mends`: see `clean`.
     """
 
-    def __init__(self, *, path: Path, length: int = 0, vocabulary: int = 0, text: str = "") -> None:
+    def __init__(
+        self, *, path: Path, length: int = 0, vocabulary: int = 0, text: str = "", mends: bool = False
+    ) -> None:
         from tokenizers import Tokenizer as Backend
 
         text = text or read_text(path, MOST.tokenizer)
@@ -142,12 +144,12 @@ class Tokenizer:
             self._backend = Backend.from_str(text)
             self._backend.no_padding()
             self._backend.enable_truncation(length or LONGEST)
-        self.path, self.vocabulary = path, vocabulary
+        self.path, self.vocabulary, self.mends = path, vocabulary, mends
         self.unknown = self._backend.token_to_id("<unk>")
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """B prompts -> ids (S,) and lengths. Raises InputError for a token that the text encoder does not have."""
-        encoded = [encoding.ids for encoding in self._encoded([clean(prompt) for prompt in prompts])]
+        encoded = [encoding.ids for encoding in self._encoded([clean(prompt, self.mends) for prompt in prompts])]
         ids = [i for one in encoded for i in one]
         if self.vocabulary and (largest := max(ids, default=0)) >= self.vocabulary:
             raise InputError(f"{self.path}: it has a token {largest}, the text encoder only {self.vocabulary} tokens")
@@ -160,7 +162,7 @@ class Tokenizer:
 
     def words(self, prompt: str) -> list[tuple[str, bool]]:
         """The words of a prompt, or their pieces, as far as it is read; and whether there is a token for each."""
-        prompt = clean(prompt)
+        prompt = clean(prompt, self.mends)
         [encoding] = self._encoded([prompt])
         spans = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
         return [(prompt[start:end], i != self.unknown) for i, (start, end), special in spans if not special]
@@ -171,7 +173,7 @@ class Tokenizer:
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that is too long; usually nothing."""
-        prompt = clean(prompt)
+        prompt = clean(prompt, self.mends)
         [encoding] = self._encoded([prompt])
         return prompt[max(end for _, end in encoding.offsets) :].strip() if encoding.overflowing else ""
 
@@ -192,8 +194,15 @@ def _refusals(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is not a tokenizer file: {error}") from None
 
 
-def clean(prompt: str) -> str:
-    """HTML entities as characters and every run of blanks as one, as the public models' prompts were prepared."""
+def clean(prompt: str, mends: bool = False) -> str:
+    """HTML entities as characters and every run of blanks as one, as the public models' prompts were prepared.
+
+    `mends`: ftfy comes first, as it did for some: straight quotes, plain letters, text that was decoded wrongly.
+    """
+    if mends:
+        import ftfy
+
+        prompt = ftfy.fix_text(prompt)
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 

@@ -1,33 +1,31 @@
-"""T5 and umT5 encoders: transformers' names, and those of the files that ship with Wan."""
+"""T5 and umT5 encoders: transformers' names, those of the files that ship with Wan, and those of GGUF files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired
-
-from annotated_types import Ge, Le
-from typing_extensions import TypedDict
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from videodit.checkpoint.keymap import Row, Table
 from videodit.errors import InputError
 
-Size = Annotated[int, Ge(1), Le(2**22)]
+
+class Layout(NamedTuple):
+    """Names of an encoder: of the table of words (and others of the same), of the last norm, of a block's parts."""
+
+    words: str
+    also: tuple[str, ...]
+    norm: str
+    block: str  # before a block's number
+    parts: Mapping[str, str]  # the vendor's name -> this one
+
+    @property
+    def first(self) -> str:
+        """A name that no other layout has."""
+        return f"{self.block}0.{self.parts['attn.q']}.weight"
 
 
-class Config(TypedDict):
-    """transformers' config.json of an encoder."""
-
-    vocab_size: Size
-    d_model: Size
-    num_layers: Size
-    num_heads: Size
-    d_kv: Size
-    d_ff: Size
-    feed_forward_proj: NotRequired[str]
-    model_type: NotRequired[str]
-
-
-_BLOCK = {
+_OURS = {
     "norm1": "layer.0.layer_norm",
     "attn.q": "layer.0.SelfAttention.q",
     "attn.k": "layer.0.SelfAttention.k",
@@ -39,27 +37,41 @@ _BLOCK = {
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
+_GGUF = {
+    **{"norm1": "attn_norm", "attn.q": "attn_q", "attn.k": "attn_k", "attn.v": "attn_v", "attn.o": "attn_o"},
+    **{"pos_embedding.embedding": "attn_rel_b", "norm2": "ffn_norm"},
+    **{"ffn.gate.0": "ffn_gate", "ffn.fc1": "ffn_up", "ffn.fc2": "ffn_down"},
+}
+_WORDS, _NORM = "encoder.embed_tokens.weight", "encoder.final_layer_norm.weight"
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({  # "diffusers" is transformers' own, and ours
+    "vendor": Layout("token_embedding.weight", (), "norm.weight", "blocks.", {name: name for name in _OURS}),
+    "diffusers": Layout(_WORDS, ("shared.weight",), _NORM, "encoder.block.", _OURS),
+    "gguf": Layout("token_embd.weight", (), "enc.output_norm.weight", "enc.blk.", _GGUF),
+})  # fmt: skip
 
 
 def table(layout: str, arguments: Mapping[str, Any]) -> Table:
-    """The encoder's names; `layout` is "diffusers" (which is transformers' own) or "vendor"."""
-    words = "encoder.embed_tokens.weight"
-    if layout == "vendor":
-        ends = [Row("token_embedding.weight", words), Row("norm.weight", "encoder.final_layer_norm.weight")]
-        inner = {f"blocks.{{}}.{name}.*": f"encoder.block.{{}}.{ours}.*" for name, ours in _BLOCK.items()}
-        return ends + [Row(name, ours) for name, ours in inner.items()]
-    names = ["encoder.final_layer_norm.*", *(f"encoder.block.{{}}.{name}.*" for name in _BLOCK.values())]
-    return [Row("shared.weight", words, optional=True), Row(words, words), *(Row(name, name) for name in names)]
+    """The encoder's names in one of LAYOUTS."""
+    names = LAYOUTS[layout]
+    return [
+        *(Row(name, _WORDS, optional=True) for name in names.also),
+        Row(names.words, _WORDS),
+        Row(names.norm, _NORM),
+        *(
+            Row(f"{names.block}{{}}.{names.parts[key]}.*", f"encoder.block.{{}}.{ours}.*")
+            for key, ours in _OURS.items()
+        ),
+    ]
 
 
 def arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any]:
     """Our encoder's arguments from transformers' `config.json`."""
-    if theirs.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
+    if theirs["feed_forward_proj"] != "gated-gelu":
         raise InputError(f"{source}: feed_forward_proj={theirs['feed_forward_proj']}; expected gated-gelu")
     return {
         **{"vocabulary": theirs["vocab_size"], "dim": theirs["d_model"], "layers": theirs["num_layers"]},
         **{"heads": theirs["num_heads"], "head_dim": theirs["d_kv"], "ffn": theirs["d_ff"]},
-        **{"bias_per_layer": theirs.get("model_type") == "umt5"},
+        **{"bias_per_layer": theirs["model_type"] == "umt5"},
     }
 
 

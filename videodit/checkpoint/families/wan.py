@@ -7,78 +7,23 @@ The numbers of a network come from its `config.json`: `dit_arguments` and `vae_a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired
+from typing import Any, NotRequired
 
-from annotated_types import Ge, Gt, Le, Len
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.families.configs import Size
 from videodit.checkpoint.keymap import FIRST_OF_ONE, Row, Table, channels_last, kernel, trailing_ones
 from videodit.errors import InputError
 
 TEXT_LENGTH = 512  # states that cross-attention sees, zero ones included
-Size = Annotated[int, Ge(1), Le(2**17)]
-Class = Annotated[list[str | None], Len(2, 2)]  # a library and a class of it
-
-
-class ModelIndex(TypedDict):
-    """A model_index.json of diffusers: which components there are."""
-
-    _class_name: str
-    transformer: NotRequired[Class]
-    transformer_2: NotRequired[Class]
-    text_encoder: NotRequired[Class]
-    vae: NotRequired[Class]
-    boundary_ratio: NotRequired[Annotated[float, Gt(0), Le(1)] | None]
-
-
-class Scheduler(TypedDict):
-    """The scheduler_config.json beside it, as far as it is followed."""
-
-    _class_name: NotRequired[str]
-    flow_shift: NotRequired[Annotated[float, Gt(0), Le(1000)] | None]
-    shift: NotRequired[Annotated[float, Gt(0), Le(1000)] | None]
-
-
-class TransformerConfig(TypedDict):
-    """diffusers' config.json of a transformer."""
-
-    num_attention_heads: Size
-    attention_head_dim: Size
-    ffn_dim: Size
-    num_layers: Size
-    in_channels: Size
-    out_channels: Size | None
-    patch_size: Annotated[list[Annotated[int, Ge(1), Le(16)]], Len(3, 3)]
-    text_dim: Size
-    freq_dim: Size
-    eps: NotRequired[Annotated[float, Gt(0), Le(1)]]
-    cross_attn_norm: NotRequired[bool]
-    qk_norm: NotRequired[str | None]
-    added_kv_proj_dim: NotRequired[int | None]
-    image_dim: NotRequired[int | None]
 
 
 class VendorConfig(TypedDict):
-    """The vendor's config.json of a transformer: all that its file of weights does not say."""
+    """A config.json beside a transformer, the vendor's or diffusers': all that its file of weights does not say."""
 
+    attention_head_dim: NotRequired[Size]
     dim: NotRequired[Size]
     num_heads: NotRequired[Size]
-
-
-class VAEConfig(TypedDict):
-    """diffusers' config.json of a VAE."""
-
-    z_dim: Size
-    base_dim: Size
-    decoder_base_dim: NotRequired[Size | None]
-    dim_mult: Annotated[list[Annotated[int, Ge(1), Le(64)]], Len(1, 8)]
-    temperal_downsample: Annotated[list[bool], Len(0, 7)]
-    num_res_blocks: Annotated[int, Ge(0), Le(64)]
-    is_residual: bool
-    patch_size: Annotated[int, Ge(1), Le(16)] | None
-    attn_scales: NotRequired[list[float] | None]
-    latents_mean: list[float]
-    latents_std: list[Annotated[float, Gt(0)]]
 
 
 def dit_table(layout: str, arguments: Mapping[str, Any]) -> Table:
@@ -139,8 +84,8 @@ def dit_arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any
         heads, ffn, layers = theirs["num_attention_heads"], theirs["ffn_dim"], theirs["num_layers"]
         dim, channels, out = heads * theirs["attention_head_dim"], theirs["in_channels"], theirs["out_channels"]
         patch, text, frequency = theirs["patch_size"], theirs["text_dim"], theirs["freq_dim"]
-        image, norm = theirs.get("added_kv_proj_dim"), theirs.get("qk_norm", "rms_norm_across_heads")
-        plain = image is None and theirs.get("image_dim") is None and norm == "rms_norm_across_heads"
+        images = ("added_kv_proj_dim", "image_dim", "pos_embed_seq_len")
+        plain = all(theirs[key] is None for key in images) and theirs["qk_norm"] == "rms_norm_across_heads"
     else:
         heads, ffn, layers, dim = (theirs[key] for key in ("num_heads", "ffn_dim", "num_layers", "dim"))
         channels, out, frequency = theirs["in_dim"], theirs["out_dim"], theirs["freq_dim"]

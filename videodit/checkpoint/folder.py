@@ -1,0 +1,90 @@
+"""A folder that diffusers' pipelines save: a model_index.json, and a folder for each component that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from videodit.checkpoint.families import t5, wan
+from videodit.checkpoint.families.configs import ModelIndex, read_config
+from videodit.checkpoint.family import is_exact, nearest_family, settings, table
+from videodit.checkpoint.pretrained import KINDS, Part
+from videodit.checkpoint.resolve import read_family
+from videodit.checkpoint.schedulers import FILE, read_scheduler
+from videodit.checkpoint.weights import open_weights
+from videodit.errors import InputError
+from videodit.printable import say
+from videodit.untrusted import read_json
+
+INDEX = "model_index.json"
+PARTS = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}  # their names
+ARGUMENTS = {"dit": wan.dit_arguments, "video_vae": wan.vae_arguments, "t5": t5.arguments}
+CONSTANTS = {"mean": "latents_mean", "std": "latents_std"}
+Described = tuple[dict[str, Any], dict[str, Part], Path]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether diffusers saved a pipeline there."""
+    return (path / INDEX).is_file()
+
+
+def read_folder(folder: Path, family: str | None = None) -> Described:
+    """What such a folder says of its pipeline, its parts, and its tokenizer's file.
+
+    `family`: the name in conf/pretrained by which it was asked for, if it was.
+    """
+    file = folder / INDEX
+    index = read_json(file, ModelIndex)
+    if (kind := index.get("_class_name")) != "WanPipeline":
+        raise InputError(f"{folder}: it holds a {kind}; only WanPipeline, text to video, can be used yet")
+    held = {theirs: part for theirs, part in PARTS.items() if index.get(theirs, [None])[0]}
+    if lacking := [name for name in held if not (folder / name).is_dir()]:
+        raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
+    if lacking := [name for name, part in PARTS.items() if name not in held and part != "dit_low"]:
+        raise InputError(f"{file} names no {', '.join(lacking)}")
+    if index.get("boundary_ratio") is not None and "transformer_2" not in held:
+        raise InputError(f"{file}: it has a boundary_ratio, but no transformer_2: one expert of two is no model")
+    parts = {part: _part(folder / theirs, part, index[theirs][1]) for theirs, part in held.items()}
+    nearest = nearest_family(parts)
+    exact = is_exact(nearest, parts["dit"].spec["arguments"])
+    pipeline = settings(nearest, exact=exact)
+    scheduler = read_scheduler(folder, index.get("scheduler", [None, None])[1])
+    pipeline["defaults"]["sampler"] = scheduler.pop("sampler")
+    vendors = pipeline["shift"]
+    pipeline |= scheduler
+    if family is not None or exact:
+        pipeline["shift"] = _agreed_shift(folder, family, nearest, vendors, pipeline["shift"])
+    if "dit_low" in parts:
+        if index.get("boundary_ratio") is None:
+            raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
+        pipeline["boundary"] = float(index["boundary_ratio"])
+    return pipeline, parts, _tokenizer(folder / "tokenizer")
+
+
+def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float, folders: float) -> float:
+    """The vendor's shift where the model was asked for by its name, else the folder's. Where they differ, a line."""
+    if family is not None:
+        vendors = read_family(family)["shift"]
+    if vendors != folders:
+        ours, other, whose = (vendors, folders, "that file") if family else (folders, vendors, f"{nearest}'s vendor")
+        say(f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
+    return vendors if family else folders
+
+
+def _part(folder: Path, part: str, name: str | None) -> Part:
+    """A component of this class."""
+    file, architecture = folder / "config.json", KINDS[part]
+    config = read_config(file, architecture, name)
+    arguments = ARGUMENTS[architecture](config, source=folder)
+    constants = {ours: config[theirs] for ours, theirs in CONSTANTS.items() if theirs in config}
+    if constants and {len(values) for values in constants.values()} != {arguments["latent_channels"]}:
+        raise InputError(f"{file}: latents_mean and latents_std should have {arguments['latent_channels']} values")
+    spec = {"architecture": architecture, "arguments": arguments}
+    return Part(spec, open_weights(folder), table("wan", part, "diffusers", arguments), constants)
+
+
+def _tokenizer(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{folder} lacks tokenizer.json (a spiece.model alone is not read)")
+    return path
