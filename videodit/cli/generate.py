@@ -72,7 +72,7 @@ def run(cfg: DictConfig) -> None:
     layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
-        layout = None if changes(cfg) else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+        layout = None if given(cfg) else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
     for batch in groups:
         check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
     if cfg.recipe:
@@ -150,20 +150,15 @@ def from_keys(cfg: DictConfig) -> dict[str, Any]:
     """The request of the command line; what was not given is left out."""
     if not cfg.prompt.strip():
         raise InputError('prompt: it is empty; say what the video shows: videodit generate "a red ball rolls right"')
-    return {"prompt": cfg.prompt, **given(cfg)}
+    return given(cfg)
 
 
 def given(cfg: DictConfig) -> dict[str, Any]:
-    """The keys of a request that stand on the command line, but for the prompt."""
-    keys = {key: cfg[key] for key in KEYS if cfg[key] not in ("", None)}
+    """The keys of a request that stand on the command line."""
+    keys = {key: cfg[key] for key in ("prompt", *KEYS) if key in cfg and cfg[key] not in ("", None)}
     check_keys(keys)
     check_contrary(keys)
     return keys
-
-
-def changes(cfg: DictConfig) -> dict[str, Any]:
-    """What the command line says otherwise than a recipe."""
-    return {**({"prompt": cfg.prompt} if cfg.prompt else {}), **given(cfg)}
 
 
 def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -211,7 +206,7 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
     """The request that a video was made from, but for what the command line says otherwise."""
-    changed = changes(cfg)
+    changed = given(cfg)
     record = read_record(Path(cfg.recipe))
     if record["model"] != cfg.model:
         say(f"recipe: made with model={record['model']}, now {cfg.model}")
