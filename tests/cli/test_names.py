@@ -129,14 +129,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WRONG_TO_LOAD = [
     *(("model", 3), ("model", None), ("model", ""), ("dtype", "flaot16"), ("dtype", 3), ("dtype", torch.int8)),
     *(("vae_dtype", "x"), ("offload", 3), ("quantize", 4), ("compiled", "yes"), ("device", "toaster"), ("device", 3)),
-    *(("device", "cuda:77"), ("base", 3)),
+    *(("device", "cuda:77"), ("base", 3), ("lora", 5), ("lora", True)),
 ]
+WRONG_LORAS: list[Any] = [[3], [None], [("a",)], [("a", 1, 2)], {3: 1.0}, {"a": "x"}, {"a": True}, {"a": float("nan")}]
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_TO_LOAD, ids=str)
 def test_what_cannot_be_loaded_so(model: Path, key: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{key}={value}"):
         videodit.load(**{"model": str(model), "device": "cpu", key: value})
+
+
+@pytest.mark.parametrize("given", WRONG_LORAS, ids=str)
+def test_what_no_adapters_are(model: Path, given: Any) -> None:
+    with pytest.raises(InputError, match="^lora="):
+        videodit.load(model, device="cpu", lora=given)
 
 
 def test_loading_takes_names_and_things(model: Path) -> None:

@@ -86,16 +86,19 @@ def attach(parts: Mapping[str, Part], lora: Mapping[str, float], *, quiet: bool 
 
 def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dict[str, float]:
     """Adapters and their strengths from "a.safetensors:0.8,b.safetensors", {path: strength} or [path or pair, …]."""
-    given = [given] if isinstance(given, Path) else given
     if isinstance(given, str):
         given = [_pair(text.strip()) for text in given.split(",") if text.strip()]
-    pairs = given.items() if isinstance(given, Mapping) else (
-        (one, 1.0) if isinstance(one, str | Path) else one for one in given or ()
-    )  # fmt: skip
+    given = [given] if isinstance(given, Path) else () if given is None else given
+    if not isinstance(given, Iterable):
+        raise InputError(f"lora={given}: expected paths of adapters, each perhaps with its strength")
     found: dict[str, float] = {}
-    for path, strength in pairs:
-        if not isinstance(strength, int | float) or not isfinite(strength):
-            raise InputError(f"lora={path}:{strength}: its strength must be a number")
+    for one in given.items() if isinstance(given, Mapping) else given:
+        match (one, 1.0) if isinstance(one, str | Path) else one:
+            case (str() | Path() as path, strength):
+                if isinstance(strength, bool) or not isinstance(strength, int | float) or not isfinite(strength):
+                    raise InputError(f"lora={path}:{strength}: its strength must be a number")
+            case _:
+                raise InputError(f"lora={one}: expected a path, or a path and its strength")
         if str(path) in found:
             raise InputError(f"lora={path}: it is there twice")
         found[str(path)] = float(strength)
