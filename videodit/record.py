@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from videodit.errors import InputError
 from videodit.models.pack import Text
+from videodit.shapes import LatentShape, Triple, VideoShape
 from videodit.untrusted import check, parse_json, read_json
 
 MANY = 2**14  # videos made together
@@ -96,6 +97,11 @@ def checked(record: Any, where: object) -> dict[str, Any]:
     if "layout" in known.get("made_with", {}):
         check_layout(known["made_with"]["layout"], where)
     return {**record, **known}
+
+
+def made_in(layout: Layout, stride: Triple) -> VideoShape:
+    """The clip that the latents in a layout's place decode to."""
+    return LatentShape(*layout["shapes"][layout["place"]]).video(stride)
 
 
 def check_layout(layout: Layout, where: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 
@@ -121,10 +122,14 @@ def named_model(path: Path, name: str) -> str:
 
 
 def check_latents(pipe: Pipe, path: Path, waiting: Waiting, requests: list[Request]) -> None:
-    """Refuse latents that are not of their requests."""
+    """Refuse latents that are not of their requests. Records of old files are told what they were made at."""
     vae = pipe.parts.sizes("vae")
-    for number, (x, one) in enumerate(zip(waiting.latents, requests, strict=True)):
-        shape = pipe.native(one).latent(vae.stride)
+    for number, (x, one, record) in enumerate(zip(waiting.latents, requests, waiting.records, strict=True)):
+        # How many frames are made for those that are asked for has been another number.
+        latent_frames = x.shape[1] if x.ndim == 4 else 1
+        own = {"frames": 1 + (latent_frames - 1) * vae.stride[0], "fps": pipe.defaults["fps"]}
+        generated = record.setdefault("generated", {**asdict(pipe.native(one)), **own})
+        shape = replace(pipe.native(one), frames=generated["frames"]).latent(vae.stride)
         wanted = (vae.latent_channels, shape.frames, shape.height, shape.width)
         if tuple(x.shape) != wanted or not x.is_floating_point():
             kind = str(x.dtype).removeprefix("torch.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +26,9 @@ from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
-from videodit.record import Layout, check_place, parse_record
+from videodit.record import Layout, check_place, made_in, parse_record
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
+from videodit.shapes import VideoShape
 from videodit.track.progress import Progress
 from videodit.untrusted import json_lines
 
@@ -67,12 +68,12 @@ def run(cfg: DictConfig) -> None:
     paths = names_in(out, requests, pipe) if cfg.prompts else [out]
     for path in paths:
         check_place(path)
-    tell(pipe, requests)
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
         layout = None if changes(cfg) else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+    tell(pipe, requests, layout)
     for batch in groups:
         check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
     if cfg.recipe:
@@ -201,7 +202,8 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
             records += load_tensors(waiting)[1].get("records", [{}])[:1]
     except InputError:  # what is not of this program
         return False
-    own = json.loads(json.dumps({**asdict(request), "weights": pipe.parts.fingerprints}))
+    generated = {**asdict(pipe.native(request)), "fps": pipe.defaults["fps"]}
+    own = json.loads(json.dumps({**asdict(request), "generated": generated, "weights": pipe.parts.fingerprints}))
     how = pipe.made_with
     return all(
         {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
@@ -234,10 +236,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) -> Layout | None:
-    """The layout that a recipe's video was made in; None where that is not known or the memory does not suffice."""
-    layout = read_record(recipe).get("made_with", {}).get("layout")
+    """The layout that a recipe's video was made in; alone in its shape where that is not known or needs too much."""
+    record = read_record(recipe)
+    layout = record.get("made_with", {}).get("layout")
     if layout is None:
-        return None
+        return alone(pipe, requests, record.get("generated"))
     pipe.check_layout(layout, requests, f"{recipe}: its record: made_with.layout")
     if len(layout["shapes"]) == 1:
         return layout
@@ -245,8 +248,18 @@ def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) ->
         check_memory(pipe, requests, memory, layout)
     except InputError as error:
         say(f"recipe: made alone, not in its pack, so pixels may differ within rounding ({error})")
-        return None
+        return alone(pipe, requests, asdict(made_in(layout, pipe.parts.sizes("vae").stride)))
     return layout
+
+
+def alone(pipe: Pipe, requests: list[Request], generated: Mapping[str, Any] | None) -> Layout | None:
+    """One request's layout at the shape of a record, which may not be the one that is made for it now."""
+    if generated is None:
+        return None
+    shape = VideoShape(*(generated[key] for key in ("frames", "height", "width")))
+    shape = shape.latent(pipe.parts.sizes("vae").stride)
+    layout = {**pipe.layouts(requests)[0], "shapes": [[shape.frames, shape.height, shape.width]]}
+    return pipe.check_layout(layout, requests, "recipe: its record: generated")
 
 
 def read_requests(path: Path) -> list[dict[str, Any]]:
@@ -305,7 +318,7 @@ def tell_differences(pipe: Pipe, recipe: Path) -> None:
         say(f"recipe: made with {'; '.join(other)}: pixels may differ within rounding")
 
 
-def tell(pipe: Pipe, requests: list[Request]) -> None:
+def tell(pipe: Pipe, requests: list[Request], layout: Layout | None) -> None:
     """Say what the model will do differently from what the words or numbers suggest."""
     words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
     if words:
@@ -313,6 +326,20 @@ def tell(pipe: Pipe, requests: list[Request]) -> None:
     for request in requests:
         if rest := pipe.parts.tokenizer.unread(request.prompt):
             say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
-        native = pipe.native(request)
-        if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
-            answer(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")
+        stride = pipe.parts.sizes("vae").stride
+        if line := told(request, made_in(layout, stride) if layout else pipe.native(request), pipe.defaults["fps"]):
+            answer(line)
+
+
+def told(request: Request, made: VideoShape, fps: float) -> str:
+    """What is made, and what becomes of it, where that is not what was asked for."""
+    changes = []
+    if (made.height, made.width) != (request.height, request.width):
+        changes.append(f"brought to {request.width}x{request.height}")
+    if fps != request.fps and request.frames > 1:
+        changes.append(f"brought to {request.frames} frames at {request.fps:g} a second")
+    elif made.frames > request.frames:
+        changes.append(f"cut to the first {request.frames} frames")
+    elif made.frames < request.frames:  # a recipe of before
+        changes.append(f"the last one held until there are {request.frames}")
+    return f"made at {made}, then {', '.join(changes)}" if changes else ""

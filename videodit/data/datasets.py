@@ -137,7 +137,7 @@ class VideoFolder(Dataset[Sample]):
     def _shape(self, frames: int, height: int, width: int) -> VideoShape:
         if self.area is None:
             return VideoShape(frames, self.height, self.width)
-        return VideoShape(frames, height, width).within(self.area).nearest(self.stride, self.patch)
+        return VideoShape(frames, height, width).within(self.area).legal(self.stride, self.patch)
 
 
 def folder_part(
