@@ -25,7 +25,7 @@ from videodit.checkpoint.texts import encode_alone, encode_cached, finite
 from videodit.config import cache_dir
 from videodit.data.resize import resize, retime
 from videodit.data.sample import to_frames
-from videodit.data.video import replacing, write
+from videodit.data.video import beside, check_place, replacing, target, write
 from videodit.decode import Tell, Way, decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time, classifier_free
@@ -38,7 +38,7 @@ from videodit.models.pack import Text, patchify, unpatchify
 from videodit.models.text import LONGEST
 from videodit.nn.device import name_of, pick_device, pick_dtype
 from videodit.nn.stepcache import StepCache, summary
-from videodit.record import Layout, among_dummies, beside, check_layout, check_place, made_in
+from videodit.record import Layout, among_dummies, check_layout, made_in
 from videodit.request import Request, complete
 from videodit.shapes import LatentShape, Triple, VideoShape
 
@@ -61,18 +61,18 @@ class Video:
         return to_frames(self.clip)
 
     def save(self, path: str | Path) -> Path:
-        """Write an mp4 that carries its record, and the record again as PATH.json beside it.
-
-        InputError where that would replace a file that is no record.
+        """Write .mp4 .webm .gif .webp, of one frame .png .jpg, or with `/` at the end a folder of frames. The record is
+        in it, and again as PATH.json beside it. InputError where that would replace what is none.
         """
-        if not isinstance(path, str | Path) or not Path(path).name:
+        if not isinstance(path, str | Path):
             raise InputError(f"path={path}: name a file, such as video.mp4")
-        path = Path(path)
+        path = target(path)
         check_place(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
         write(path, self.frames, self.fps, metadata={"comment": record})
-        with replacing(beside(path)) as temporary:
-            temporary.write_text(record + "\n", encoding="utf-8")
+        if path.suffix:
+            with replacing(beside(path)) as temporary:
+                temporary.write_text(record + "\n", encoding="utf-8")
         return path
 
 
@@ -93,8 +93,12 @@ class Pipe:
         """Make videos. Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance
         sampler step_cache shift.
 
-        Prompt i of a list uses seed + i. Raises InputError, naming the key, for what cannot be made.
+        Prompt i of a list uses seed + i; one prompt with a list of seeds gives a video each.
+        Raises InputError, naming the key, for what cannot be made.
         """
+        seeds = request.get("seed")
+        if isinstance(prompt, str) and isinstance(seeds, Sequence) and not isinstance(seeds, str) and seeds:
+            return self.run([self.request(prompt, **{**request, "seed": seed}) for seed in seeds], progress)
         if isinstance(prompt, str):
             return self.run([self.request(prompt, **request)], progress)[0]
         if not isinstance(prompt, Sequence) or not prompt:
@@ -216,9 +220,7 @@ class Pipe:
         return [Layout(**pack, place=place) for place in range(len(requests))]
 
     def check_layout(self, layout: Layout, requests: Sequence[Request], where: str = "layout") -> Layout:
-        """The layout, if it can be that of the one request. InputError for any other. Its frames may be more or fewer
-        than now: how many are made for those that are asked for has been another number.
-        """
+        """The layout, if it can be that of the one request, with more or fewer frames. InputError for any other."""
         check_layout(layout, where)
         if len(requests) != 1:
             raise InputError(f"{where}: it is for one request, not for {len(requests)}")
@@ -326,9 +328,7 @@ class Pipe:
         return predict
 
     def native(self, request: Request) -> VideoShape:
-        """The shape to denoise at: at the model's own rate, until the last frame that is asked for or later; the asked
-        shape at a size it knows.
-        """
+        """The shape to denoise at: to the last frame asked for at the model's own rate, at a size that it knows."""
         low, high = self.parts.pipeline["area"]
         area = request.height * request.width
         zoom = (min(max(area, low), high) / area) ** 0.5
@@ -338,9 +338,7 @@ class Pipe:
         return wanted.legal(self.parts.sizes("vae").stride, self.patch)
 
     def finish(self, clip: Tensor, request: Request, record: dict[str, Any]) -> Video:
-        """Exactly the size, rate and number of frames asked for, with the record: what was made beyond them is cut off.
-        The clip itself may change.
-        """
+        """Exactly the size, rate and frames asked for, with the record; the rest is cut off. The clip may change."""
         clip = resize(clip.float().cpu().clamp_(-1, 1), request.height, request.width, fit=request.fit)
         return Video(retime(clip, self.defaults["fps"], request.fps, request.frames), request.fps, record)
 

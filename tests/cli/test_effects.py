@@ -12,9 +12,9 @@ from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli import effects
 from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
 from videodit.cli.folder import is_safe
-from videodit.cli.generate import read_record
 from videodit.cli.keys import read_keys
 from videodit.cli.main import COMMANDS, main
+from videodit.cli.places import read_record
 from videodit.config import conf_dir
 from videodit.errors import InputError
 
@@ -88,6 +88,7 @@ SAID: dict[str, tuple[str, str]] = {
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},
     **{"lora": "tests/checkpoint/test_adapters.py", "quantize": "tests/nn/test_int8.py"},
+    **{"count": "tests/cli/test_places.py"},
     **{"compile": "made_with", "recipe": "below", "prompts": "below", "batch": "tests/cli/test_recipe.py"},
 }
 

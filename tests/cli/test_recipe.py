@@ -12,8 +12,8 @@ import pytest
 
 from tests.structure.source import ROOT
 from tests.tiny import CAPTIONS, tiny_pipeline
-from videodit.cli.generate import read_record
 from videodit.cli.main import main
+from videodit.cli.places import read_record
 from videodit.data.video import read, write
 
 MIXED = [

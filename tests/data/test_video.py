@@ -101,9 +101,10 @@ def test_an_interruption_leaves_nothing_and_is_not_disguised(tmp_path, error):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        (".", "is a folder"),
-        ("clip.gif", "must end in .mp4"),
-        ("clip", "must end in .mp4"),
+        ("", "its place holds what is no video's frames"),
+        ("clip.avi", "must end in .mp4"),
+        ("clip.png", "a .png holds one frame, not 2"),
+        ("clip.gif", "at most 50 frames a second, not 60"),
         ("file.txt/clip.mp4", "cannot be written"),
         ("x" * 300 + ".mp4", "cannot be written"),
     ],
@@ -111,7 +112,7 @@ def test_an_interruption_leaves_nothing_and_is_not_disguised(tmp_path, error):
 def test_a_place_that_cannot_be_written(tmp_path, name, says):
     (tmp_path / "file.txt").write_text("not a folder")
     with pytest.raises(InputError, match=says) as caught:
-        video.write(tmp_path / name, smooth(1, 16, 16), 8)
+        video.write(tmp_path / name, smooth(2, 16, 16), 60)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["file.txt"]
 
 

@@ -10,24 +10,31 @@ from __future__ import annotations
 
 from videodit.data.video.files import named, replacing
 from videodit.data.video.frame import TIE, CorruptPackets, VideoInfo
+from videodit.data.video.outputs import KINDS, beside, check_kind, check_place, target
 from videodit.data.video.reading import Reader, numbered, probe, read, stream, timeline, times
-from videodit.data.video.writing import write
+from videodit.data.video.writing import commented, write
 from videodit.errors import InputError
 
 VERSION = 2  # of the pixels that reading gives: raise it when they change, so that no cached latents outlive that
 
 __all__ = [
+    "KINDS",
     "TIE",
     "CorruptPackets",
     "InputError",
     "Reader",
     "VideoInfo",
+    "beside",
+    "check_kind",
+    "check_place",
+    "commented",
     "named",
     "numbered",
     "probe",
     "read",
     "replacing",
     "stream",
+    "target",
     "timeline",
     "times",
     "write",
