@@ -49,6 +49,16 @@ def test_each_kind_keeps_its_record_and_is_made_again(
     assert '"seed": 3' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "told"), [("a.mp4", 1), ("a.webm", 0)])
+def test_an_odd_size_is_exact_and_told(
+    model: Path, tmp_path: Path, name: str, told: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", CAPTIONS[0], f"model={model}", f"out={tmp_path / name}", *SMALL]) == 0
+    line = "33x47 is odd, which H.264 is not: kept as 34x48 with a crop flag"
+    assert capsys.readouterr().out.count(line) == told
+    assert read(tmp_path / name)[0].shape == (5, 47, 33, 3)
+
+
 def test_several_seeds_are_a_video_each_and_one_sheet(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

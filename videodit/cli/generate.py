@@ -30,7 +30,7 @@ from videodit.cli.places import (
 )
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
-from videodit.data.video import target
+from videodit.data.video import kept_as, target
 from videodit.decode import Way
 from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
@@ -82,6 +82,8 @@ def run(cfg: DictConfig) -> None:
         check_weights(pipe, Path(cfg.recipe))
         layout = None if changes(cfg) or by_seed else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
     tell(pipe, requests, layout)
+    lines = [kept_as(path, one.height, one.width) for path, one in zip(paths, requests, strict=True)]
+    answer(*(line for line in dict.fromkeys(lines) if line))
     for batch in groups:
         check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
     if cfg.recipe:

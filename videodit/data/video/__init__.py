@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from videodit.data.video.files import named, replacing
 from videodit.data.video.frame import TIE, CorruptPackets, VideoInfo
-from videodit.data.video.outputs import KINDS, beside, check_kind, check_place, target
+from videodit.data.video.outputs import KINDS, beside, check_kind, check_place, kept_as, target
 from videodit.data.video.reading import Reader, numbered, probe, read, stream, timeline, times
 from videodit.data.video.writing import commented, write
 from videodit.errors import InputError
@@ -29,6 +29,7 @@ __all__ = [
     "check_kind",
     "check_place",
     "commented",
+    "kept_as",
     "named",
     "numbered",
     "probe",

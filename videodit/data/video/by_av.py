@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from videodit.data.colour import Transfer, to_sdr
+from videodit.data.video.aperture import Aperture, aperture
 from videodit.data.video.container import (
     check_size,
     claimed_rate,
@@ -59,7 +60,8 @@ class Look(NamedTuple):
 
     `wide`: the primaries are BT.2020's. `matrix`: H.273's number for YUV to RGB, UNKNOWN where the file says nothing.
     `claimed`: how many frames the container says there are, 0 if it does not say. `interlaced`: its first frame is, or
-    the stream says so.
+    the stream says so. `seen`: the part of stored frames that is, where that is not all. `stored`: (height, width) of
+    all of them, with square pixels.
     """
 
     container: str
@@ -72,6 +74,8 @@ class Look(NamedTuple):
     wide: bool
     matrix: int
     interlaced: bool
+    seen: Aperture | None
+    stored: tuple[int, int]
 
 
 def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
@@ -83,7 +87,7 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
         image = next(_images(container, stream, decoder_of(stream, 1), Counter()), None)
         if image is None:
             raise InputError(f"{named(path)}: no frame can be decoded")
-        look, fps, metadata = _look(image, container, stream), claimed_rate(stream), dict(container.metadata)
+        look, fps, metadata = _look(image, container, stream, path), claimed_rate(stream), dict(container.metadata)
         listed = None if exact else listed_frames(container, stream)
         alpha = stream.metadata.get("alpha_mode") == "1" or any(part.is_alpha for part in image.format.components)
         pixel_format, bits = image.format.name, max(part.bits for part in image.format.components)
@@ -224,7 +228,7 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
             first = next(images, None)
             if first is None:
                 raise InputError(f"{named(path)}: no frame can be decoded ({tally['corrupt']} corrupt packets)")
-            look, origin = _look(first, container, stream), _stamp(first)
+            look, origin = _look(first, container, stream, path), _stamp(first)
             place = None if seek is None or origin is None else origin + int(seek / base)
             came_in = not (seek is None or (place is not None and _leads_to_beginning(stream, place)))
             if not came_in:
@@ -264,23 +268,26 @@ def _leads_to_beginning(stream: VideoStream, place: int) -> bool:
     return 0 < stream.frames == len(listed) and listed.search_timestamp(place) == 0
 
 
-def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> Look:
+def _look(image: VideoFrame, container: InputContainer, stream: VideoStream, path: str | Path) -> Look:
     """How the frames of a file are to be seen, by its first one."""
     aspect = float(stream.sample_aspect_ratio or 1)
     aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
     transfer = TRANSFERS.get(int(image.color_trc))
     primaries = int(image.color_primaries)
+    seen = aperture(path, stream.height, stream.width) if "mp4" in container.format.name else None
     return Look(
         container=container.format.name,
         claimed=stream.frames,
-        height=stream.height,
-        width=max(1, round(stream.width * aspect)),
+        height=seen.height if seen else stream.height,
+        width=max(1, round((seen.width if seen else stream.width) * aspect)),
         pixel_aspect=aspect,
         turn=_turn(image),
         transfer=transfer,
         wide=primaries == BT2020_PRIMARIES or (primaries == UNKNOWN and transfer is not None),
         matrix=int(image.colorspace),
         interlaced=bool(image.interlaced_frame) or stream.codec_context.field_order > PROGRESSIVE,
+        seen=seen,
+        stored=(stream.height, max(1, round(stream.width * aspect))),
     )
 
 
@@ -312,12 +319,15 @@ def _pixels(image: VideoFrame, look: Look, path: str | Path) -> np.ndarray:
     matrix = {}
     if look.matrix == UNKNOWN and not image.format.is_rgb and (look.wide or image.height >= HD):
         matrix = {"src_colorspace": "BT2020" if look.wide else "ITU709"}
+    stored = {"height": look.stored[0], "width": look.stored[1]}
     try:
         # A stream may change its size on the way; every frame is brought to the size that the file announces.
-        size = {"width": look.width, "height": look.height}
-        array = image.to_ndarray(format=layout[alpha, deep or white > 0], **size, threads=1, **matrix)
+        array = image.to_ndarray(format=layout[alpha, deep or white > 0], **stored, threads=1, **matrix)
     except (av.FFmpegError, ValueError) as error:
         raise InputError(f"{named(path)}: pixels of format {image.format.name} cannot be read: {error}") from error
+    if look.seen:
+        left = round(look.seen.left * look.pixel_aspect)
+        array = array[look.seen.top :, left:][: look.height, : look.width]
     colours = array[..., :3]
     if white:
         colours = _scaled(colours, white, 65535 if deep else 255)

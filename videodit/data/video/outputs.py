@@ -78,6 +78,17 @@ def beside(video: Path) -> Path:
     return video.with_name(f"{video.name}.json") if video.suffix else video / RECORD
 
 
+def kept_as(path: Path, height: int, width: int) -> str:
+    """In a line how an mp4 keeps a video of odd size; empty where nothing is special."""
+    if path.suffix.lower() != ".mp4" or height % 2 == width % 2 == 0:
+        return ""
+    stored = f"{width + width % 2}x{height + height % 2}"
+    return (
+        f"{width}x{height} is odd, which H.264 is not: kept as {stored} with a crop flag; players that do not know it, "
+        "as browsers, show a row or column twice; .webm needs none"
+    )
+
+
 def check_free(folder: Path) -> None:
     """InputError where a folder of frames would replace what is none."""
     if not os.path.lexists(folder):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from videodit.data.video.aperture import crop
 from videodit.data.video.files import named, replacing, replacing_folder
 from videodit.data.video.outputs import FRAME, RECORD, check_free, check_kind, target
 from videodit.errors import InputError
@@ -64,8 +65,8 @@ def write(path: str | Path, frames: np.ndarray, fps: float, *, metadata: Mapping
 def _write_video(path: Path, ending: str, frames: np.ndarray, rate: Fraction, metadata: Mapping[str, str]) -> None:
     """H.264 in mp4 or VP9 in WebM.
 
-    Pixels are yuv420p, which everything plays. H.264 has no odd sizes in it, so a clip of odd height or width becomes
-    yuv444p: exact to the pixel, though some browsers will not play it.
+    Pixels are yuv420p, which everything plays. H.264 has no odd sizes in it: a last row or column is stored twice, and
+    the file says that it is not seen (`aperture`).
     """
     import av
 
@@ -77,24 +78,26 @@ def _write_video(path: Path, ending: str, frames: np.ndarray, rate: Fraction, me
     else:
         codec, container = "libvpx-vp9", {"fflags": "+bitexact"}
         options = {"b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "0"}
-    height, width = frames.shape[1:3]
+    height, width = (size + size % 2 if ending == ".mp4" else size for size in frames.shape[1:3])
     with av.open(f"file:{path}", "w", format=ending[1:], container_options=container) as file:
         file.metadata.update(metadata)
         track = file.add_stream(codec, rate=rate, options={"crf": str(CRF[codec]), **options})
-        track.width, track.height = width, height
-        track.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 or ending == ".webm" else "yuv444p"
+        track.width, track.height, track.pix_fmt = width, height, "yuv420p"
         # Say which YUV this is (BT.709, limited range): players guess an unlabelled file's colours by its size.
         context = track.codec_context
         context.thread_count = THREADS
         context.colorspace = context.color_primaries = context.color_trc = av.video.reformatter.Colorspace.ITU709
         context.color_range = av.video.reformatter.ColorRange.MPEG
         for index, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+            whole = np.pad(image, [(0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)], mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(whole), format="rgb24").reformat(
                 format=track.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="AREA"
             )
             frame.pts, frame.time_base = index, 1 / rate
             file.mux(track.encode(frame))
         file.mux(track.encode())
+    if (height, width) != frames.shape[1:3]:
+        crop(path, *frames.shape[1:3])
 
 
 def _write_picture(path: Path, ending: str, frames: np.ndarray, rate: Fraction, comment: str) -> None:
