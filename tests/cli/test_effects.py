@@ -217,6 +217,7 @@ def test_keys_beside_a_recipe_change_it(
 REFUSED = [
     ("generate", [CAPTIONS[0], "batch=4"], "batch= has no effect where one video is made"),
     ("generate", ["recipe=x.mp4", "batch=4"], "batch= has no effect where one video is made"),
+    ("generate", ["prompts=x.jsonl", "count=2"], "count= has no effect with prompts="),
     ("export", ["model=m", "out=o", "format=adapter", "lora=x"], "lora= has no effect with format=adapter"),
     ("export", ["model=m", "out=o", "format=adapter", "vae_from=x"], "vae_from= has no effect with format=adapter"),
     ("export", ["model=m", "out=o", "format=adapter", "base=x"], "base= has no effect with format=adapter"),

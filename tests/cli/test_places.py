@@ -122,6 +122,8 @@ def test_python_takes_a_list_of_seeds(model: Path, tmp_path: Path) -> None:
         (["prompts=FILE", "seed=1,2", "out=o"], "it is one number"),
         (["prompts=FILE", "out=o.gif"], "many videos need a folder"),
         (["out=a.png", "frames=5"], "ask for frames=1, or for a folder of them, a/"),
+        (["out=a.png", "frames=1", "sheet=a.png"], "the video has this name"),
+        (["sheet=a.jpg"], "a contact sheet is a .png"),
         (["out=a.gif", "fps=60"], "at most 50 frames a second"),
     ],
     ids=" ".join,

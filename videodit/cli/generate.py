@@ -20,6 +20,7 @@ from videodit.cli.places import (
     LATENTS,
     check_folder,
     check_paths,
+    check_sheet,
     labels,
     names_by_seed,
     names_in,
@@ -68,7 +69,7 @@ def run(cfg: DictConfig) -> None:
     asked = asked_of(cfg, seed)
     check_output(out / "0000.mp4" if folder else out)
     if cfg.sheet:
-        check_output(Path(cfg.sheet), "sheet")
+        check_sheet(Path(cfg.sheet))
     pipe, before = opened(cfg)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
@@ -76,6 +77,8 @@ def run(cfg: DictConfig) -> None:
     paths = by_name(out, requests, pipe) if folder or by_seed else [out]
     check_paths(paths, requests)
     page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
+    if page in paths:
+        raise InputError(f"sheet={page}: the video has this name")
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
     if cfg.recipe:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from videodit.atomic import check_output
 from videodit.checkpoint.store import load_tensors
 from videodit.data.video import KINDS, beside, check_kind, check_place, probe
 from videodit.errors import InputError
@@ -76,6 +77,13 @@ def sheet_of(paths: Sequence[Path], requests: Sequence[Request]) -> Path:
     if path.exists() and probe(path).comment != "\n".join(labels(requests)):
         raise InputError(f"{path}: another picture has this name; give sheet=")
     return path
+
+
+def check_sheet(path: Path) -> None:
+    """InputError for a contact sheet that could not be written, or is to be no PNG."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"sheet={path}: a contact sheet is a .png")
+    check_output(path, "sheet")
 
 
 def labels(requests: Sequence[Request]) -> list[str]:
