@@ -64,8 +64,6 @@ def run(cfg: DictConfig) -> None:
     out = Path(cfg.out) if folder else target(cfg.out, "out")
     if folder:
         check_folder(out)
-    if by_seed and not folder and not out.suffix:
-        raise InputError(f"out={cfg.out}: a folder of frames holds one video; write a / at its end for several videos")
     asked = asked_of(cfg, seed)
     check_output(out / "0000.mp4" if folder else out)
     if cfg.sheet:
