@@ -78,6 +78,32 @@ def test_the_native_shape_is_legal_near_the_asked_one_and_of_a_size_the_model_kn
     assert pipe.native(pipe.request(CAPTIONS[0])) == VideoShape(9, 32, 32)
 
 
+@pytest.mark.parametrize("frames, fps, made", [(16, 8, 17), (14, 8, 17), (9, 8, 9), (2, 8, 5), (1, 8, 1), (48, 24, 17)])
+def test_the_frames_asked_for_are_made_and_what_is_beyond_is_cut(
+    pipe: Pipe, frames: int, fps: float, made: int
+) -> None:
+    """None is a copy of another: frame k is the clip at k / fps, blended where that lies between two."""
+    request = pipe.request(CAPTIONS[0], frames=frames, fps=fps, steps=1)
+    video = pipe.run([request])[0]
+    assert video.record["generated"]["frames"] == made == pipe.native(request).frames
+    whole = pipe.run([pipe.request(CAPTIONS[0], frames=made, steps=1)])[0].clip
+    place = torch.arange(frames) * 8 / fps
+    low = place.long()
+    expected = torch.lerp(whole[:, low], whole[:, (low + 1).clamp(max=made - 1)], (place - low)[None, :, None, None])
+    torch.testing.assert_close(video.clip, expected, atol=1e-5, rtol=0)
+    assert all((one != other).any() for one, other in zip(*[video.clip.unbind(1)[i:] for i in (0, 1)], strict=False))
+
+
+def test_an_older_record_is_made_again_at_its_own_shape(pipe: Pipe) -> None:
+    """13 frames were made for 16, and the last one held."""
+    request = pipe.request(CAPTIONS[0], frames=16)
+    layout = {**pipe.layouts([request])[0], "shapes": [[4, 4, 4]]}
+    video, short = pipe.run([request], layout=layout)[0], pipe(CAPTIONS[0], frames=13)
+    assert video.record["generated"] == {"frames": 13, "height": 32, "width": 32, "fps": 8.0}
+    assert torch.equal(video.clip[:, :13], short.clip)
+    assert torch.equal(video.clip[:, 13:], short.clip[:, 12:].expand(-1, 3, -1, -1))
+
+
 def test_noise_is_diffusers_noise(pipe: Pipe) -> None:
     expected = torch.randn((1, 4, 3, 4, 4), generator=torch.Generator("cpu").manual_seed(7))[0]
     assert torch.equal(pipe.noise(7, LatentShape(3, 4, 4)), expected)

@@ -49,16 +49,17 @@ def test_a_patch_that_does_not_divide_is_refused(wrong: tuple[int, int, int]) ->
 
 @pytest.mark.parametrize("patch", PATCHES, ids=str)
 @pytest.mark.parametrize("stride", STRIDES, ids=str)
-def test_nearest_is_legal_and_nothing_legal_is_nearer(
+def test_the_legal_shape_has_frames_enough_and_nothing_legal_is_nearer(
     stride: tuple[int, int, int], patch: tuple[int, int, int]
 ) -> None:
     latents = [LatentShape(k * patch[0], k * patch[1], k * patch[2]) for k in range(1, 44)]
     legal = [[getattr(x.video(stride), axis) for x in latents] for axis in ("frames", "height", "width")]
     for size in range(1, 40):
         wanted = VideoShape(size, size, size)
-        nearest = wanted.nearest(stride, patch)
+        nearest = wanted.legal(stride, patch)
         nearest.latent(stride).grid(patch)  # raises where it is not legal
-        for axis, sizes in zip(("frames", "height", "width"), legal, strict=True):
+        assert nearest.frames == min(frames for frames in legal[0] if frames >= size)
+        for axis, sizes in zip(("height", "width"), legal[1:], strict=True):
             away = min(abs(size - other) for other in sizes)
             assert getattr(nearest, axis) == max(other for other in sizes if abs(size - other) == away), "ties go up"
-        assert nearest.nearest(stride, patch) == nearest
+        assert nearest.legal(stride, patch) == nearest

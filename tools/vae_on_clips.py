@@ -26,7 +26,7 @@ def clip(path: Path, frames: int, area: int, stride: tuple[int, int, int]) -> to
     """(3,T,H,W) in [-1,1]."""
     info = probe(path)
     shape = VideoShape(frames, info.height, info.width)
-    legal = (shape.within(area) if area else shape).nearest(stride, (1, 1, 1))
+    legal = (shape.within(area) if area else shape).legal(stride, (1, 1, 1))
     images = stream(path, start=0.0, frames=frames, fps=info.fps, reader="av")
     return torch.cat([resize(to_clip(image[None]), legal.height, legal.width, fit="crop") for image in images], dim=1)
 

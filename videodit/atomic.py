@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -24,11 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
     The temporary path is this call's own, so that several may write the same file at once. A process's first file in a
     folder also removes what killed processes have left there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _tidy_once(path.parent.absolute())
-    own = f"{uuid4().hex[:8]}.{socket.gethostname()}-{os.getpid()}"
-    name = path.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")  # a system counts bytes
-    temporary = path.with_name(f".{name}.{own}.part")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -37,6 +34,30 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, which takes the place of one that may be there."""
+    temporary = _beside(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """A name of this call's own beside `path`, whose folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy_once(path.parent.absolute())
+    own = f"{uuid4().hex[:8]}.{socket.gethostname()}-{os.getpid()}"
+    name = path.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")  # a system counts bytes
+    return path.with_name(f".{name}.{own}.part")
 
 
 def check_output(path: Path, key: str = "out") -> None:
@@ -67,7 +88,10 @@ def tidy(folder: Path) -> None:
         except (ValueError, OverflowError, PermissionError):  # not one of ours, or somebody else's and alive
             continue
         except ProcessLookupError:
-            left.unlink(missing_ok=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 @cache

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from videodit.checkpoint.texts import encode_alone, encode_cached, finite
 from videodit.config import cache_dir
 from videodit.data.resize import resize, retime
 from videodit.data.sample import to_frames
-from videodit.data.video import replacing, write
+from videodit.data.video import beside, check_place, replacing, target, write
 from videodit.decode import Tell, Way, decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time, classifier_free
@@ -37,7 +38,7 @@ from videodit.models.pack import Text, patchify, unpatchify
 from videodit.models.text import LONGEST
 from videodit.nn.device import name_of, pick_device, pick_dtype
 from videodit.nn.stepcache import StepCache, summary
-from videodit.record import Layout, among_dummies, beside, check_layout, check_place
+from videodit.record import Layout, among_dummies, check_layout, made_in
 from videodit.request import Request, complete
 from videodit.shapes import LatentShape, Triple, VideoShape
 
@@ -60,18 +61,18 @@ class Video:
         return to_frames(self.clip)
 
     def save(self, path: str | Path) -> Path:
-        """Write an mp4 that carries its record, and the record again as PATH.json beside it.
-
-        InputError where that would replace a file that is no record.
+        """Write .mp4 .webm .gif .webp, of one frame .png .jpg, or with `/` at the end a folder of frames. The record is
+        in it, and again as PATH.json beside it. InputError where that would replace what is none.
         """
-        if not isinstance(path, str | Path) or not Path(path).name:
+        if not isinstance(path, str | Path):
             raise InputError(f"path={path}: name a file, such as video.mp4")
-        path = Path(path)
+        path = target(path)
         check_place(path)
         record = json.dumps(self.record, ensure_ascii=False, indent=2)
         write(path, self.frames, self.fps, metadata={"comment": record})
-        with replacing(beside(path)) as temporary:
-            temporary.write_text(record + "\n", encoding="utf-8")
+        if path.suffix:
+            with replacing(beside(path)) as temporary:
+                temporary.write_text(record + "\n", encoding="utf-8")
         return path
 
 
@@ -92,8 +93,12 @@ class Pipe:
         """Make videos. Keys: negative width height size frames seconds fps aspect preset fit seed steps guidance
         sampler step_cache shift.
 
-        Prompt i of a list uses seed + i. Raises InputError, naming the key, for what cannot be made.
+        Prompt i of a list uses seed + i; one prompt with a list of seeds gives a video each.
+        Raises InputError, naming the key, for what cannot be made.
         """
+        seeds = request.get("seed")
+        if isinstance(prompt, str) and isinstance(seeds, Sequence) and not isinstance(seeds, str) and seeds:
+            return self.run([self.request(prompt, **{**request, "seed": seed}) for seed in seeds], progress)
         if isinstance(prompt, str):
             return self.run([self.request(prompt, **request)], progress)[0]
         if not isinstance(prompt, Sequence) or not prompt:
@@ -130,7 +135,7 @@ class Pipe:
         layout = self.check_layout(layout, requests) if layout else self.layouts(requests)[0]
         texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
         shapes = [LatentShape(*shape) for shape in layout["shapes"]]
-        own = [self.native(one).latent(self.parts.sizes("vae").stride) for one in requests]
+        own = shapes if len(shapes) == len(requests) else [shapes[layout["place"]]]
         noise = [self.noise(one.seed, shape) for one, shape in zip(requests, own, strict=True)]
         guidance = [one.guidance for one in requests]
         if len(shapes) > len(requests):
@@ -215,7 +220,7 @@ class Pipe:
         return [Layout(**pack, place=place) for place in range(len(requests))]
 
     def check_layout(self, layout: Layout, requests: Sequence[Request], where: str = "layout") -> Layout:
-        """The layout, if it can be that of the one request. InputError for any other."""
+        """The layout, if it can be that of the one request, with more or fewer frames. InputError for any other."""
         check_layout(layout, where)
         if len(requests) != 1:
             raise InputError(f"{where}: it is for one request, not for {len(requests)}")
@@ -223,7 +228,8 @@ class Pipe:
             LatentShape(*shape).grid(self.patch)
         own, place = self.layouts(requests)[0], layout["place"]
         longest = self.parts.sizes("dit").text_length or LONGEST
-        fits = all(own[key][0] == layout[key][place] for key in ("shapes", "prompts", "negatives"))
+        fits = all(own[key][0] == layout[key][place] for key in ("prompts", "negatives"))
+        fits = fits and own["shapes"][0][1:] == layout["shapes"][place][1:]
         fits = fits and max(*layout["prompts"], *layout["negatives"]) <= longest
         experts = list(zip(own["guided"], layout["guided"], strict=False))
         fits = fits and len(experts) == len(layout["guided"]) == len(own["guided"])
@@ -246,10 +252,11 @@ class Pipe:
 
     def records(self, requests: Sequence[Request], layout: Layout | None = None) -> list[dict[str, Any]]:
         """What a record will say of each request that is made now, if its latents are decoded as is meant."""
+        stride = self.parts.sizes("vae").stride
         return [
             {
                 **asdict(one),
-                "generated": {**asdict(self.native(one)), "fps": self.defaults["fps"]},
+                "generated": {**asdict(made_in(place, stride)), "fps": self.defaults["fps"]},
                 "made_with": {**self.made_with, "layout": place, "decoding": asdict(self.way)},
                 "model": self.parts.name,
                 "lora": self.parts.lora,
@@ -321,16 +328,17 @@ class Pipe:
         return predict
 
     def native(self, request: Request) -> VideoShape:
-        """The shape to denoise at: the asked duration at the model's own rate, the asked shape at a size it knows."""
-        native_fps, area = self.defaults["fps"], request.height * request.width
+        """The shape to denoise at: to the last frame asked for at the model's own rate, at a size that it knows."""
         low, high = self.parts.pipeline["area"]
+        area = request.height * request.width
         zoom = (min(max(area, low), high) / area) ** 0.5
-        frames = 1 if request.frames == 1 else max(1, round(request.frames / request.fps * native_fps))
+        last = (request.frames - 1) * self.defaults["fps"] / request.fps
+        frames = 1 + ceil(last - 1e-6)  # a rate such as 24000/1001 is rounded
         wanted = VideoShape(frames, max(1, round(request.height * zoom)), max(1, round(request.width * zoom)))
-        return wanted.nearest(self.parts.sizes("vae").stride, self.patch)
+        return wanted.legal(self.parts.sizes("vae").stride, self.patch)
 
     def finish(self, clip: Tensor, request: Request, record: dict[str, Any]) -> Video:
-        """Exactly the size, rate and number of frames asked for, with the record. The clip itself may change."""
+        """Exactly the size, rate and frames asked for, with the record; the rest is cut off. The clip may change."""
         clip = resize(clip.float().cpu().clamp_(-1, 1), request.height, request.width, fit=request.fit)
         return Video(retime(clip, self.defaults["fps"], request.fps, request.frames), request.fps, record)
 

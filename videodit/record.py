@@ -7,7 +7,6 @@ layout (shapes and lengths, nothing of another request's content), and the video
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 import torch
@@ -17,7 +16,8 @@ from typing_extensions import TypedDict
 
 from videodit.errors import InputError
 from videodit.models.pack import Text
-from videodit.untrusted import check, parse_json, read_json
+from videodit.shapes import LatentShape, Triple, VideoShape
+from videodit.untrusted import check, parse_json
 
 MANY = 2**14  # videos made together
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -98,29 +98,16 @@ def checked(record: Any, where: object) -> dict[str, Any]:
     return {**record, **known}
 
 
+def made_in(layout: Layout, stride: Triple) -> VideoShape:
+    """The clip that the latents in a layout's place decode to."""
+    return LatentShape(*layout["shapes"][layout["place"]]).video(stride)
+
+
 def check_layout(layout: Layout, where: object) -> None:
     """Refuse a layout whose parts do not belong together."""
     counts = {len(layout[key]) for key in ("shapes", "prompts", "negatives")}
     if len(counts) != 1 or layout["place"] >= len(layout["shapes"]):
         raise InputError(f"{where}: made_with.layout: a pack has a shape, a prompt and a negative for each place")
-
-
-def beside(video: Path) -> Path:
-    """Where a video's record is kept: VIDEO.mp4.json, a name that nobody else gives a file."""
-    return video.with_name(f"{video.name}.json")
-
-
-def check_place(video: Path) -> None:
-    """Refuse a video beside which another file than a record has the record's name, and would be replaced."""
-    path = beside(video)
-    if not path.exists():
-        return
-    try:
-        content = read_json(path)
-    except InputError:
-        content = None
-    if not isinstance(content, dict) or not {"prompt", "weights"} <= content.keys():
-        raise InputError(f"{path}: the record of {video.name} would replace it, and it is none; give another out=")
 
 
 def among_dummies(texts: Text, noise: Tensor, guidance: Any, layout: Layout) -> tuple[Text, list[Tensor], list[Any]]:

@@ -73,9 +73,12 @@ class VideoShape:
             )
         return LatentShape(1 + (self.frames - 1) // stride[0], self.height // stride[1], self.width // stride[2])
 
-    def nearest(self, stride: Triple, patch: Triple) -> VideoShape:
-        """The nearest shape that VAE and patchifier take: never empty, ties go up."""
-        latent_frames = _nearest_multiple(1 + (self.frames - 1) / stride[0], patch[0])
+    def legal(self, stride: Triple, patch: Triple) -> VideoShape:
+        """The shape for this one that VAE and patchifier take: as many frames at least, since what is too many can be
+        cut and what is too few only be filled; the nearest height and width. Never empty, ties go up.
+        """
+        latent_frames = -(-(self.frames - 1) // stride[0]) + 1
+        latent_frames += -latent_frames % patch[0]
         return VideoShape(
             1 + (latent_frames - 1) * stride[0],
             _nearest_multiple(self.height, stride[1] * patch[1]),

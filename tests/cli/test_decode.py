@@ -161,6 +161,10 @@ def changed(waiting: Path, folder: Path, **change: object) -> Path:
         ["a.mp4", 3],
         ["", "b.mp4"],
         [".mp4/..", "b.mp4"],
+        ["..", "b.mp4"],
+        [".frames", "b.mp4"],
+        ["frames/", "b.mp4"],
+        ["a.py", "b.mp4"],
     ],
 )
 def test_only_plain_names_of_videos_are_written(
@@ -171,6 +175,17 @@ def test_only_plain_names_of_videos_are_written(
     assert main(["decode", str(file)]) == 2
     assert str(file) in capsys.readouterr().err.strip().splitlines()[-1]
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [waiting.name, "settings.json"]
+
+
+def test_other_kinds_are_finished_too(waiting: Path, tmp_path: Path) -> None:
+    file = changed(waiting, tmp_path, paths=["a.webp", "frames"])
+    assert main(["decode", str(file), "keep=true"]) == 0
+    assert read(tmp_path / "a.webp")[0].shape == (9, 32, 32, 3)
+    assert len(list((tmp_path / "frames").glob("*.png"))) == 9 and (tmp_path / "frames" / "record.json").is_file()
+    assert main(["decode", str(file), "keep=true"]) == 0  # its own are replaced
+    (tmp_path / "frames" / "mine.txt").write_text("mine")
+    assert main(["decode", str(file)]) == 2
+    assert (tmp_path / "frames" / "mine.txt").read_text() == "mine" and file.exists()
 
 
 def test_a_video_that_is_not_ours_is_not_replaced(

@@ -12,9 +12,9 @@ from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli import effects
 from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
 from videodit.cli.folder import is_safe
-from videodit.cli.generate import read_record
 from videodit.cli.keys import read_keys
 from videodit.cli.main import COMMANDS, main
+from videodit.cli.places import read_record
 from videodit.config import conf_dir
 from videodit.errors import InputError
 
@@ -88,6 +88,7 @@ SAID: dict[str, tuple[str, str]] = {
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},
     **{"lora": "tests/checkpoint/test_adapters.py", "quantize": "tests/nn/test_int8.py"},
+    **{"count": "tests/cli/test_places.py"},
     **{"compile": "made_with", "recipe": "below", "prompts": "below", "batch": "tests/cli/test_recipe.py"},
 }
 
@@ -216,6 +217,7 @@ def test_keys_beside_a_recipe_change_it(
 REFUSED = [
     ("generate", [CAPTIONS[0], "batch=4"], "batch= has no effect where one video is made"),
     ("generate", ["recipe=x.mp4", "batch=4"], "batch= has no effect where one video is made"),
+    ("generate", ["prompts=x.jsonl", "count=2"], "count= has no effect with prompts="),
     ("export", ["model=m", "out=o", "format=adapter", "lora=x"], "lora= has no effect with format=adapter"),
     ("export", ["model=m", "out=o", "format=adapter", "vae_from=x"], "vae_from= has no effect with format=adapter"),
     ("export", ["model=m", "out=o", "format=adapter", "base=x"], "base= has no effect with format=adapter"),

@@ -96,7 +96,7 @@ def test_unknown_words_and_another_shape_are_said(
     assert main(["generate", "a large zebra", f"model={model}", f"out={out}", "size=31x33", "frames=6"]) == 0
     said = capsys.readouterr()
     assert "zebra" in said.err
-    assert "31x33, 6 frames" in said.out
+    assert "9 frames, then brought to 31x33, cut to the first 6 frames" in said.out
 
 
 def test_bad_input_is_one_line_and_exit_code_2(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +106,9 @@ def test_bad_input_is_one_line_and_exit_code_2(model: Path, tmp_path: Path, caps
     fails(capsys, "size", "generate", "a ball", "size=0x64", at, out)
     fails(capsys, "frames=many", "generate", "a ball", "frames=many", at, out)
     fails(capsys, "height=tall", "generate", "a ball", "height=tall", at, out)
-    fails(capsys, "folder", "generate", "a ball", at, f"out={tmp_path}")
-    fails(capsys, "mp4", "generate", "a ball", at, f"out={tmp_path / 'x.gif'}")
+    fails(capsys, "is a folder", "generate", "a ball", at, f"out={tmp_path}")
+    for name in ("x.avi", "x", "x.b/"):
+        fails(capsys, "must end in .mp4, .webm, .gif", "generate", "a ball", at, f"out={tmp_path}/{name}")
     fails(capsys, "'colour'", "generate", "a ball", "colour=red", at, out)
     fails(capsys, "nowhere", "generate", "a ball", "model=nowhere", out)
     fails(capsys, "no such file", "generate", f"recipe={tmp_path / 'none.mp4'}", at, out)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.structure.source import ROOT
 from tests.tiny import CAPTIONS, tiny_pipeline
-from videodit.cli.generate import read_record
 from videodit.cli.main import main
+from videodit.cli.places import read_record
 from videodit.data.video import read, write
 
 MIXED = [
@@ -129,6 +129,28 @@ def test_a_pack_that_does_not_fit_is_told(
     write(tmp_path / "a.mp4", read(made[2])[0], 8.0, metadata={"comment": json.dumps(record)})
     assert main(["generate", f"recipe={tmp_path / 'a.mp4'}", f"model={model}", f"out={tmp_path / 'b.mp4'}"]) == 0
     assert "made alone, not in its pack, so pixels may differ within rounding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep_layout", [True, False])
+def test_a_recipe_of_before_is_made_at_its_own_shape(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep_layout: bool
+) -> None:
+    """Of 16 frames the last three were copies of the 13th: a record of that says so, with or without a layout."""
+    asked = ["generate", CAPTIONS[0], f"model={model}", f"out={tmp_path / 'a.mp4'}"]
+    assert main([*asked, "frames=13"]) == 0
+    whole, record = read(tmp_path / "a.mp4")[0], read_record(tmp_path / "a.mp4")
+    assert main([*asked, "frames=16"]) == 0
+    assert "made at 32x32, 17 frames, then cut to the first 16 frames" in capsys.readouterr().out
+    record["frames"] = 16
+    if not keep_layout:
+        del record["made_with"]["layout"]
+    write(tmp_path / "old.mp4", whole, 8.0, metadata={"comment": json.dumps(record)})
+    again = tmp_path / "again.mp4"
+    assert main(["generate", f"recipe={tmp_path / 'old.mp4'}", f"model={model}", f"out={again}"]) == 0
+    assert "made at 32x32, 13 frames, then the last one held until there are 16" in capsys.readouterr().out
+    assert read_record(again)["generated"]["frames"] == 13
+    frames = read(again)[0].astype(int)
+    assert abs(frames[:13] - whole).mean() < 3 and abs(frames[13:] - frames[12]).mean() < 1  # as lossy as H.264
 
 
 @pytest.mark.slow

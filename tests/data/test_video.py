@@ -29,7 +29,8 @@ def test_what_is_written_is_read_back(tmp_path, size, fps):
     info = video.probe(tmp_path / "clip.mp4")
     assert (info.frames, info.height, info.width, info.codec) == (5, *size, "h264")
     assert info.fps == pytest.approx(fps, rel=1e-9) and info.seconds == pytest.approx(5 / fps, abs=1e-3)
-    for reader in READERS if min(size) > 2 else ["av"]:
+    even = size[0] % 2 == size[1] % 2 == 0
+    for reader in READERS if min(size) > 2 and even else ["av"]:
         back, rate = video.read(tmp_path / "clip.mp4", reader=reader)
         assert back.shape == frames.shape and rate == info.fps
         assert psnr(back, frames) > 30
@@ -42,8 +43,8 @@ def test_one_frame_is_a_video(tmp_path):
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("edge", [64, 63])
-def test_colours_come_back(tmp_path, reader, edge):
+def test_colours_come_back(tmp_path, reader):
+    edge = 64
     colours = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 240, 10), (128, 128, 128), (0, 0, 0), (255,) * 3])
     frames = np.broadcast_to(colours[:, None, None], (len(colours), edge, edge, 3)).astype(np.uint8)
     video.write(tmp_path / "clip.mp4", frames, 8)
@@ -101,9 +102,10 @@ def test_an_interruption_leaves_nothing_and_is_not_disguised(tmp_path, error):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        (".", "is a folder"),
-        ("clip.gif", "must end in .mp4"),
-        ("clip", "must end in .mp4"),
+        ("", "its place holds what is no video's frames"),
+        ("clip.avi", "must end in .mp4"),
+        ("clip.png", "a .png holds one frame, not 2"),
+        ("clip.gif", "at most 50 frames a second, not 60"),
         ("file.txt/clip.mp4", "cannot be written"),
         ("x" * 300 + ".mp4", "cannot be written"),
     ],
@@ -111,7 +113,7 @@ def test_an_interruption_leaves_nothing_and_is_not_disguised(tmp_path, error):
 def test_a_place_that_cannot_be_written(tmp_path, name, says):
     (tmp_path / "file.txt").write_text("not a folder")
     with pytest.raises(InputError, match=says) as caught:
-        video.write(tmp_path / name, smooth(1, 16, 16), 8)
+        video.write(tmp_path / name, smooth(2, 16, 16), 60)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["file.txt"]
 
 

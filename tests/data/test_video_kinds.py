@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -152,6 +153,39 @@ def test_more_bits_are_rounded(tmp_path):
     ramp = video.read(path)[0][0, 0].astype(int)
     assert np.abs(ramp - np.arange(256)[:, None]).max() <= 1
     refused(path, "bits")
+
+
+@pytest.mark.parametrize("range_", [1, 2], ids=["limited", "full"])
+@pytest.mark.parametrize(
+    ("codec", "pixels"),
+    [(codec, pixels) for codec in ("ffv1", "libx264") for pixels in ("yuv420p10le", "yuv422p10le", "yuv444p10le")]
+    + [("ffv1", "yuv420p12le"), ("ffv1", "yuv420p16le"), ("ffv1", "yuv420p"), ("ffv1", "yuva420p10le")],
+)
+def test_grey_of_any_bits_keeps_its_level(tmp_path, codec, pixels, range_):
+    """Black is 0, white 255 (in 10 bits: 940 of limited range), and levels between are rounded."""
+    bits = av.VideoFormat(pixels).components[0].bits
+    levels = np.linspace(0, 255, 18).round().astype(int)
+    low, high = (16 << (bits - 8), 235 << (bits - 8)) if range_ == 1 else (0, 2**bits - 1)
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as file:
+        track = file.add_stream(codec, rate=25, options={"crf": "0", "qp": "0"} if codec == "libx264" else {})
+        track.width, track.height, track.pix_fmt = 64, 48, pixels
+        track.codec_context.color_range, track.codec_context.colorspace = range_, 1
+        for number, level in enumerate(levels):
+            frame = av.VideoFrame(64, 48, pixels)
+            for place, plane in enumerate(frame.planes):
+                luma, opaque = low + (high - low) * level / 255, 2**bits - 1
+                value = opaque if place == 3 else 1 << (bits - 1) if place else luma
+                kind = np.uint16 if bits > 8 else np.uint8
+                plane.update(np.full(plane.buffer_size // kind().itemsize, round(value), kind).tobytes())
+            frame.color_range, frame.colorspace, frame.pts, frame.time_base = range_, 1, number, Fraction(1, 25)
+            file.mux(track.encode(frame))
+        file.mux(track.encode())
+    frames = video.read(path)[0].astype(int)
+    assert np.abs(frames - levels[:, None, None, None]).max() <= 1
+    assert (frames[0] == 0).all() and (frames[-1] == 255).all()
+    if bits > 8:
+        refused(path, "rounds|drops alpha|cannot|does not")
 
 
 def hdr(transfer: int, primaries: int = 9) -> Any:

@@ -46,11 +46,23 @@ def test_a_dry_run_writes_a_page_and_no_set(report: Path) -> None:
     assert sorted(path.name for path in report.parent.iterdir() if path.name[0] != ".") == ["dry_run.html"]
     text = report.read_text()
     assert "dry run" in text and "Nothing was lost in silence" in text
+    assert "frames are repeated" not in text
     assert "6 seen, 5 kept" in text and "1 seconds below 0.5" in text and "1 a near-duplicate of a better one" in text
     assert "&lt;b&gt;caption&lt;/b&gt; &amp; more" in text and "<b>caption" not in text and "broken <i>" not in text
     assert 'damaged &amp; torn.mkv</td><td class="texts">2</td>' in text
     assert "&quot;heldout_share&quot;: 0.05" in text
     assert text.count("data:image/jpeg;base64,") >= 5 and "http" not in text.replace("http-equiv", "")
+
+
+def test_frames_that_are_repeated_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    picture = np.kron(noise, np.ones((16, 16, 1), np.uint8))
+    video.write(tmp_path / "in" / "a.mp4", np.stack([np.roll(picture, 2 * t, axis=1) for t in range(16)]), 8.0)
+    command = ["ingest", str(tmp_path / "in"), "dry_run=true"]
+    assert main([*command, f"out={tmp_path / 'set'}", "shape.fps=24"]) == 0
+    told = "3 of 3 clips have a rate above their file's own, so frames are repeated"
+    assert told in capsys.readouterr().out
+    assert told.replace("'", "&#x27;") in (tmp_path / "set" / "dry_run.html").read_text()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from tests.train import tiny
 from tests.train.runs import alone
 from videodit.checkpoint.latents import LatentCache
-from videodit.data.sample import BadSample, Sample
+from videodit.data.datasets import VideoFolder
+from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample
+from videodit.data.video import write
 from videodit.models.vae import VideoVAE
 from videodit.train.encode import calibrate, encode_datasets
 
@@ -113,3 +116,24 @@ def test_calibration_is_the_statistics_of_raw_means() -> None:
     torch.testing.assert_close(vae.std, raw.std(dim=1))
     calibrate(vae, clips, shared=True)
     torch.testing.assert_close(vae.std, raw.var(dim=1).mean().sqrt().expand(tiny.CHANNELS))
+
+
+def test_what_files_do_not_have_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate above a file's own, and a size above its size; not what is only rounded."""
+    (tmp_path / "in").mkdir()
+    for number, (rate, size) in enumerate([(12, 64), (24000 / 1001, 64), (24, 8), (12, 64)]):
+        write(tmp_path / "in" / f"{number}.mp4", np.zeros((12, size, size, 3), np.uint8), rate)
+        (tmp_path / "in" / f"{number}.txt").write_text("a caption")
+    clips = VideoFolder(
+        root=tmp_path / "in", part="all", share=None, frames=5, height=16, width=16, area=None, fps=24, fit="crop",
+        stride=(4, 8, 8), patch=(1, 1, 1),
+    )  # fmt: skip
+    assert [sample.made_up for sample in map(clips.__getitem__, range(4))] == [
+        (REPEATED,), (), (ENLARGED,), (REPEATED,)
+    ]  # fmt: skip
+    capsys.readouterr()
+    _encode(tmp_path / "cache", clips)
+    told = [line for line in capsys.readouterr().err.splitlines() if "of the clips" in line]
+    assert told == [f"1 of the clips that are new {ENLARGED}", f"2 of the clips that are new {REPEATED}"]
+    _encode(tmp_path / "cache", clips)
+    assert "of the clips" not in capsys.readouterr().err

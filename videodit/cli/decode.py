@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 
@@ -11,12 +12,14 @@ from typing_extensions import TypedDict
 
 from videodit.atomic import check_output
 from videodit.checkpoint.store import load_tensors
-from videodit.cli.generate import bundled, check_file, finish, read_record, set_decoding
+from videodit.cli.generate import bundled, finish, set_decoding
+from videodit.cli.places import check_folder, check_paths, inside
+from videodit.data.video import KINDS, target
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
 from videodit.nn.device import pick_dtype
 from videodit.printable import say
-from videodit.record import check_place, checked
+from videodit.record import checked
 from videodit.request import OWN, Request
 from videodit.untrusted import check
 
@@ -59,6 +62,7 @@ def run(cfg: DictConfig) -> None:
     if vae != theirs:
         raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({vae})")
     requests = [pipe.request(**{key: one[key] for key in OWN if key in one}) for one in waiting.records]
+    check_paths(paths, requests)
     check_latents(pipe, path, waiting, requests)
     # What an older file does not say is as it is now.
     records = [{**now, **one} for now, one in zip(pipe.records(requests), waiting.records, strict=True)]
@@ -86,29 +90,29 @@ def read_latents(path: Path) -> Waiting:
         counts = f"{len(tensors)} tensors, {len(records)} videos and {len(names)} names"
         raise InputError(f"{path}: it holds no latents that wait for decoding, but {counts}")
     for name in names:
-        if Path(name).name != name or not name.lower().endswith(".mp4") or names.count(name) > 1:
-            raise InputError(f"{path}: it names a video {name!r}, which is no plain name that ends in .mp4")
+        plain = Path(name).name == name and not name.startswith(".") and Path(name).suffix.lower() in KINDS
+        if not plain or names.count(name) > 1:
+            raise InputError(f"{path}: it names a video {name!r}, which is no plain name of one")
     return Waiting(header["model"], names, records, [tensors[str(number)] for number in range(len(records))])
 
 
 def paths_of(path: Path, waiting: Waiting, typed: str) -> list[Path]:
     """Where the videos go: where the user says, else beside the latents, where nothing else is replaced."""
     out = Path(typed or path.parent)
-    if typed and len(waiting.names) == 1:
-        check_file(out)
-        paths = [out]
-    elif typed and out.suffix == ".mp4":
-        raise InputError(f"out={out}: {path} holds {len(waiting.names)} videos; name a folder")
+    if typed and len(waiting.names) == 1 and not (typed.endswith("/") and Path(waiting.names[0]).suffix):
+        paths = [target(typed, "out")]
     else:
+        check_folder(out)
         paths = [out / name for name in waiting.names]
     for one in paths:
-        check_place(one)
         check_output(one)
         if not typed and one.exists():
             try:
-                read_record(one)
+                known = inside(one)
             except InputError:
-                raise InputError(f"{one}: {path} would replace it, and videodit did not write it; give out=") from None
+                known = ""
+            if not known:
+                raise InputError(f"{one}: {path} would replace it, and videodit did not write it; give out=")
     return paths
 
 
@@ -121,10 +125,14 @@ def named_model(path: Path, name: str) -> str:
 
 
 def check_latents(pipe: Pipe, path: Path, waiting: Waiting, requests: list[Request]) -> None:
-    """Refuse latents that are not of their requests."""
+    """Refuse latents that are not of their requests. Records of old files are told what they were made at."""
     vae = pipe.parts.sizes("vae")
-    for number, (x, one) in enumerate(zip(waiting.latents, requests, strict=True)):
-        shape = pipe.native(one).latent(vae.stride)
+    for number, (x, one, record) in enumerate(zip(waiting.latents, requests, waiting.records, strict=True)):
+        # How many frames are made for those that are asked for has been another number.
+        latent_frames = x.shape[1] if x.ndim == 4 else 1
+        own = {"frames": 1 + (latent_frames - 1) * vae.stride[0], "fps": pipe.defaults["fps"]}
+        generated = record.setdefault("generated", {**asdict(pipe.native(one)), **own})
+        shape = replace(pipe.native(one), frames=generated["frames"]).latent(vae.stride)
         wanted = (vae.latent_channels, shape.frames, shape.height, shape.width)
         if tuple(x.shape) != wanted or not x.is_floating_point():
             kind = str(x.dtype).removeprefix("torch.")

@@ -38,8 +38,8 @@ _RUN = """parallel tracker name run_dir tracked cache fresh plan memory device w
 EFFECTS: Mapping[str, Mapping[str, str]] = {
     "generate": _effects(
         """prompt prompts recipe model base lora dtype vae_dtype quantize compile offload passes chunk batch negative
-        size width height aspect preset fit frames seconds fps seed steps guidance sampler step_cache
-        shift""",
+        size width height aspect preset fit frames seconds fps seed count steps guidance sampler
+        step_cache shift""",
         "out sheet device memory",
     ),
     "plan": _effects(
@@ -85,7 +85,9 @@ _STARTS_FROM = (
 _TRAINED = (_TRAINS_A_VAE, _TRAINS_A_DIT, *_STARTS_FROM)
 IDLE: Mapping[str, Sequence[Idle]] = {
     "generate": (
-        Idle(("batch",), lambda cfg: not cfg.prompts, "where one video is made; it is for prompts="),
+        Idle(("batch",), lambda cfg: not cfg.prompts and cfg.count is None and "," not in str(cfg.seed),
+             "where one video is made; it is for prompts=, count= or several seeds"),
+        Idle(("count",), lambda cfg: bool(cfg.prompts), "with prompts=, whose lines are the videos"),
     ),
     "export": (
         Idle(("lora", "vae_from", "base"), lambda cfg: cfg.format == "adapter",

@@ -1,11 +1,9 @@
-"""`videodit generate`: requests from the command line, from a file or from a recorded video, to mp4 files."""
+"""`videodit generate`: requests from the command line, from a file or from a recorded video, to files of video."""
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -16,18 +14,32 @@ from torch import Tensor
 from videodit.atomic import check_output
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
-from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.checkpoint.store import save_tensors
 from videodit.cli.memory import check_memory, passes_of, way_of
+from videodit.cli.places import (
+    LATENTS,
+    check_folder,
+    check_paths,
+    check_sheet,
+    labels,
+    names_by_seed,
+    names_in,
+    read_record,
+    seeds_of,
+    several,
+    sheet_of,
+)
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
-from videodit.data.video import probe
+from videodit.data.video import kept_as, target
 from videodit.decode import Way
 from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
-from videodit.record import Layout, check_place, parse_record
+from videodit.record import Layout, made_in
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
+from videodit.shapes import VideoShape
 from videodit.track.progress import Progress
 from videodit.untrusted import json_lines
 
@@ -38,8 +50,6 @@ KEYS = (
     *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
     *("seed", "steps", "guidance", "sampler", "step_cache", "shift"),
 )
-LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
-NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
 TOGETHER = 8  # requests of a file that are made in one pack, if nothing else is said
 COLUMNS = 9  # frames of a clip on a contact sheet
 
@@ -48,31 +58,33 @@ def run(cfg: DictConfig) -> None:
     """Make the videos that `cfg` asks for."""
     if cfg.prompts and (cfg.prompt or cfg.recipe):
         raise InputError("prompts= names a file of requests: give no prompt and no recipe= beside it")
-    out = Path(cfg.out)
-    if not cfg.prompts:
-        check_file(out)
-    if cfg.prompts and out.suffix == ".mp4":
-        raise InputError(f"out={out}: many videos need a folder")
-    asked = from_lines(cfg) if cfg.prompts else [from_recipe(cfg) if cfg.recipe else from_keys(cfg)]
-    check_output(out / "0000.mp4" if cfg.prompts else out)
+    seed = seeds_of(cfg.seed, cfg.count)
+    by_seed = isinstance(seed, list) or cfg.count is not None
+    folder = bool(cfg.prompts) or (by_seed and cfg.out.endswith("/"))
+    out = Path(cfg.out) if folder else target(cfg.out, "out")
+    if folder:
+        check_folder(out)
+    asked = asked_of(cfg, seed)
+    check_output(out / "0000.mp4" if folder else out)
     if cfg.sheet:
-        check_output(Path(cfg.sheet), "sheet")
-    before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
-    offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
-    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
-    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
-    pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
+        check_sheet(Path(cfg.sheet))
+    pipe, before = opened(cfg)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
-    paths = names_in(out, requests, pipe) if cfg.prompts else [out]
-    for path in paths:
-        check_place(path)
-    tell(pipe, requests)
+    by_name = names_in if folder else names_by_seed
+    paths = by_name(out, requests, pipe) if folder or by_seed else [out]
+    check_paths(paths, requests)
+    page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
+    if page in paths:
+        raise InputError(f"sheet={page}: the video has this name")
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
-        layout = None if given(cfg) else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+        layout = None if given(cfg) or by_seed else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+    tell(pipe, requests, layout)
+    lines = [kept_as(path, one.height, one.width) for path, one in zip(paths, requests, strict=True)]
+    answer(*(line for line in dict.fromkeys(lines) if line))
     for batch in groups:
         check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
     if cfg.recipe:
@@ -80,10 +92,29 @@ def run(cfg: DictConfig) -> None:
     rows = []
     for batch in groups:
         videos = make(pipe, [request for request, _ in batch], [path for _, path in batch], layout)
-        rows += [video.frames for video in videos] if cfg.sheet else []
-    if cfg.sheet:
-        sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
-        answer(cfg.sheet)
+        rows += [video.frames for video in videos] if page else []
+    if page:
+        sheet(page, rows, labels(requests), COLUMNS)
+        answer(page)
+
+
+def opened(cfg: DictConfig) -> tuple[Pipe, dict[str, Any]]:
+    """The model, opened as a recipe's record says where nothing else is typed, and what that says: its `made_with`."""
+    before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
+    offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
+    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
+    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
+    where = {"device": cfg.device or None, "dtype": pick_dtype(cfg.dtype)}
+    return load(cfg.model, lora=cfg.lora, base=cfg.base, **where, **how), before
+
+
+def asked_of(cfg: DictConfig, seed: list[int] | int | None) -> list[dict[str, Any]]:
+    """The keys of each request."""
+    if not cfg.prompts:
+        return several(from_recipe(cfg) if cfg.recipe else from_keys(cfg), seed, cfg.count)
+    if isinstance(seed, list):
+        raise InputError(f"seed={cfg.seed}: with prompts= it is one number, from which seeds count up by lines")
+    return from_lines(cfg)
 
 
 def set_way(pipe: Pipe, cfg: DictConfig, before: dict[str, Any]) -> None:
@@ -142,7 +173,7 @@ def finish(
     """Decode and write."""
     videos = pipe.decode(latents, requests, say, records)
     for path, video in zip(paths, videos, strict=True):
-        answer(video.save(path))
+        answer(video.save(path) if path.suffix else f"{video.save(path)}/")
     return videos
 
 
@@ -154,8 +185,10 @@ def from_keys(cfg: DictConfig) -> dict[str, Any]:
 
 
 def given(cfg: DictConfig) -> dict[str, Any]:
-    """The keys of a request that stand on the command line."""
+    """The keys of a request that stand on the command line; of several seeds the first."""
     keys = {key: cfg[key] for key in ("prompt", *KEYS) if key in cfg and cfg[key] not in ("", None)}
+    if isinstance(keys.get("seed"), str):
+        keys["seed"] = seeds_of(keys["seed"], None)[0]
     check_keys(keys)
     check_contrary(keys)
     return keys
@@ -167,41 +200,6 @@ def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
     first = defaults.pop("seed", 0)
     lines = read_requests(Path(cfg.prompts))
     return [with_defaults(line, {**defaults, "seed": first + number}) for number, line in enumerate(lines)]
-
-
-def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
-    """Names of videos in a folder, one for each request, none of which holds what another run made or left to decode.
-
-    The same requests have the names that they had: after a kill the same command makes the same folder.
-    """
-    there = [int(found[1]) for path in out.glob("*") if (found := NUMBERED.fullmatch(path.name))]
-    end = max(there, default=-1) + 1
-    for first in range(end + 1):
-        paths = [out / f"{first + number:04d}.mp4" for number in range(len(requests))]
-        mine = all(holds(path, one, pipe) for path, one in zip(paths, requests, strict=True))
-        if mine and end <= first + len(requests):
-            break
-    if first:
-        say(f"out={out} holds other videos already; these are {first:04d}.mp4 and on")
-    return paths
-
-
-def holds(path: Path, request: Request, pipe: Pipe) -> bool:
-    """Whether a name is free, or has this request's video as it would be made now, or latents that wait for it."""
-    records = []
-    try:
-        if path.exists():
-            records.append(read_record(path))
-        if (waiting := path.with_suffix(LATENTS)).exists():
-            records += load_tensors(waiting)[1].get("records", [{}])[:1]
-    except InputError:  # what is not of this program
-        return False
-    own = json.loads(json.dumps({**asdict(request), "weights": pipe.parts.fingerprints}))
-    how = pipe.made_with
-    return all(
-        {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
-        for one in records
-    )
 
 
 def from_recipe(cfg: DictConfig) -> dict[str, Any]:
@@ -220,19 +218,12 @@ def from_recipe(cfg: DictConfig) -> dict[str, Any]:
     return with_defaults(changed, before)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record inside a video. Raises InputError when there is none."""
-    text = probe(path).metadata.get("comment", "")
-    if not text.lstrip().startswith("{"):
-        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it")
-    return parse_record(text, f"{path}: its record")
-
-
 def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) -> Layout | None:
-    """The layout that a recipe's video was made in; None where that is not known or the memory does not suffice."""
-    layout = read_record(recipe).get("made_with", {}).get("layout")
+    """The layout that a recipe's video was made in; alone in its shape where that is not known or needs too much."""
+    record = read_record(recipe)
+    layout = record.get("made_with", {}).get("layout")
     if layout is None:
-        return None
+        return alone(pipe, requests, record.get("generated"))
     pipe.check_layout(layout, requests, f"{recipe}: its record: made_with.layout")
     if len(layout["shapes"]) == 1:
         return layout
@@ -240,8 +231,18 @@ def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) ->
         check_memory(pipe, requests, memory, layout)
     except InputError as error:
         say(f"recipe: made alone, not in its pack, so pixels may differ within rounding ({error})")
-        return None
+        return alone(pipe, requests, asdict(made_in(layout, pipe.parts.sizes("vae").stride)))
     return layout
+
+
+def alone(pipe: Pipe, requests: list[Request], generated: Mapping[str, Any] | None) -> Layout | None:
+    """One request's layout at the shape of a record, which may not be the one that is made for it now."""
+    if generated is None:
+        return None
+    shape = VideoShape(*(generated[key] for key in ("frames", "height", "width")))
+    shape = shape.latent(pipe.parts.sizes("vae").stride)
+    layout = {**pipe.layouts(requests)[0], "shapes": [[shape.frames, shape.height, shape.width]]}
+    return pipe.check_layout(layout, requests, "recipe: its record: generated")
 
 
 def read_requests(path: Path) -> list[dict[str, Any]]:
@@ -275,14 +276,6 @@ def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Req
     return [group[i : i + n] for group, n in zip(groups, sizes, strict=True) for i in range(0, len(group), n)]
 
 
-def check_file(out: Path) -> None:
-    """Refuse, before any work, an `out` that no video can be written to."""
-    if out.is_dir():
-        raise InputError(f"out={out}: it is a folder; name a .mp4 file")
-    if out.suffix.lower() != ".mp4":
-        raise InputError(f"out={out}: videos are written as .mp4")
-
-
 def check_weights(pipe: Pipe, recipe: Path) -> None:
     """Refuse to remake a video with other weights than its own."""
     recorded = read_record(recipe)["weights"]
@@ -300,14 +293,29 @@ def tell_differences(pipe: Pipe, recipe: Path) -> None:
         say(f"recipe: made with {'; '.join(other)}: pixels may differ within rounding")
 
 
-def tell(pipe: Pipe, requests: list[Request]) -> None:
+def tell(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> None:
     """Say what the model will do differently from what the words or numbers suggest."""
     words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
     if words:
         say(f"words the model does not know: {', '.join(sorted(words))}")
+    lines = []
     for request in requests:
         if rest := pipe.parts.tokenizer.unread(request.prompt):
             say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
-        native = pipe.native(request)
-        if (native.frames, native.height, native.width) != (request.frames, request.height, request.width):
-            answer(f"made at {native}, then brought to {request.width}x{request.height}, {request.frames} frames")
+        stride = pipe.parts.sizes("vae").stride
+        lines.append(told(request, made_in(layout, stride) if layout else pipe.native(request), pipe.defaults["fps"]))
+    answer(*(line for line in dict.fromkeys(lines) if line))
+
+
+def told(request: Request, made: VideoShape, fps: float) -> str:
+    """What is made, and what becomes of it, where that is not what was asked for."""
+    changes = []
+    if (made.height, made.width) != (request.height, request.width):
+        changes.append(f"brought to {request.width}x{request.height}")
+    if fps != request.fps and request.frames > 1:
+        changes.append(f"brought to {request.frames} frames at {request.fps:g} a second")
+    elif made.frames > request.frames:
+        changes.append(f"cut to the first {request.frames} frames")
+    elif made.frames < request.frames:  # a recipe of before
+        changes.append(f"the last one held until there are {request.frames}")
+    return f"made at {made}, then {', '.join(changes)}" if changes else ""

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+FRAMES = "record.json"  # in a folder of frames
+
+
 def run(cfg: DictConfig) -> None:
-    """Print what `cfg.path` is: an mp4's record, weights, a training set, or, when it is empty, the installation."""
+    """Print what `cfg.path` is: a video's record, weights, a training set, or, when it is empty, the installation."""
     answer(*(describe(Path(cfg.path)) if cfg.path else installation()))
 
 
 def describe(path: Path) -> list[str]:
-    """Lines about an mp4, a safetensors file, a folder of them or a set; InputError if `path` is none of these."""
-    if path.is_dir():
+    """Lines about a video, a safetensors file, a folder of them or a set; InputError if `path` is none of these."""
+    if path.is_dir() and not (path / FRAMES).is_file():
         return list(_folder(path))
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":
         return _weights(path)
@@ -52,12 +55,11 @@ def installation() -> list[str]:
 
 
 def record(path: Path) -> str:
-    """The record inside a video that videodit wrote, as indented JSON; InputError if there is none."""
-    from videodit.data.video import probe
+    """The record of a video that videodit wrote, as indented JSON; InputError if there is none."""
+    from videodit.cli.places import record_text
 
-    text = probe(path).metadata.get("comment", "")
     try:
-        return json.dumps(parse_json(text[: MOST.settings], path), indent=2, ensure_ascii=False)
+        return json.dumps(parse_json(record_text(path)[0][: MOST.settings], path), indent=2, ensure_ascii=False)
     except InputError:
         raise InputError(f"{path}: a video, but with no record in it; videodit did not write it") from None
 

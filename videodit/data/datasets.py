@@ -18,7 +18,7 @@ from videodit.data import video
 from videodit.data.captions import DIFFER, LOST, MISSING, TABLES, Captions, is_beside, is_table, pairs
 from videodit.data.files import Root
 from videodit.data.resize import Fit, resize
-from videodit.data.sample import BadSample, Sample, to_clip
+from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample, faster, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.printable import say
@@ -46,8 +46,8 @@ class VideoFolder(Dataset[Sample]):
 
     Clips come at `fps` (None: each at its own), `frames` long; a video too short for that gives the longest legal
     clip it has. Their size is either exactly `height` x `width`, or, with `area` pixels a frame instead, the legal size
-    nearest to the video's own proportions, never enlarged. Legal is what `stride` (the VAE's) and `patch` (the DiT's)
-    divide. `fit` says what gives way where the proportions differ: see `resize`.
+    nearest to the video's own proportions, enlarged only to the smallest there is. Legal is what `stride` (the VAE's)
+    and `patch` (the DiT's) divide. `fit` says what gives way where the proportions differ: see `resize`.
 
     Every mistake in the folder's description is an InputError at construction. A video that cannot be read is a
     BadSample when it is asked for.
@@ -125,7 +125,10 @@ class VideoFolder(Dataset[Sample]):
             for image in video.stream(path, start=start, frames=frames, fps=fps, reader=self.reader)
         ]
         clip = torch.cat(images[: self._legal_frames(len(images))], dim=1)  # a damaged file holds less than it says
-        return Sample(clip=clip, caption=entry.caption, fps=fps, key=f"{entry.file_name}@{start:.3f}")
+        repeated = clip.shape[1] > 1 and faster(fps, info.fps)
+        enlarged = shape.height > info.height or shape.width > info.width
+        made_up = (*[REPEATED] * repeated, *[ENLARGED] * enlarged)
+        return Sample(clip, entry.caption, fps, key=f"{entry.file_name}@{start:.3f}", made_up=made_up)
 
     def _legal_frames(self, available: int) -> int:
         """The largest legal number of frames among those available and those wanted."""
@@ -137,7 +140,7 @@ class VideoFolder(Dataset[Sample]):
     def _shape(self, frames: int, height: int, width: int) -> VideoShape:
         if self.area is None:
             return VideoShape(frames, self.height, self.width)
-        return VideoShape(frames, height, width).within(self.area).nearest(self.stride, self.patch)
+        return VideoShape(frames, height, width).within(self.area).legal(self.stride, self.patch)
 
 
 def folder_part(

@@ -13,18 +13,23 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+REPEATED = "have fewer frames a second than is asked for, so frames are repeated"
+ENLARGED = "are smaller than what is asked for, so they are enlarged"
+
 
 @dataclass
 class Sample:
     """One captioned clip.
 
     `clip` is (3,T,H,W) float32 in [-1,1], `fps` its frames per second, `key` a name that stays the same between runs.
+    `made_up`: what of it its file does not have, of REPEATED and ENLARGED.
     """
 
     clip: Tensor
     caption: str
     fps: float
     key: str
+    made_up: tuple[str, ...] = ()
 
 
 class BadSample(Exception):
@@ -37,6 +42,11 @@ class BadSample(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def faster(fps: float, source: float) -> bool:
+    """Whether a rate is above a file's own by more than rounding (24 of 23.976), so that frames are repeated."""
+    return fps > 1.01 * source
 
 
 def to_clip(frames: np.ndarray) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from videodit.data.video import replacing
+from videodit.data.video import commented, replacing
 from videodit.errors import InputError
 
 GAP = 4  # pixels between pictures
@@ -19,7 +19,8 @@ PAPER, INK = (255, 255, 255), (0, 0, 0)
 def sheet(path: str | Path, rows: list[np.ndarray], labels: list[str], columns: int) -> None:
     """Write one row for each clip, uint8 (T,H,W,3) of any sizes: its label, then `columns` frames spread over its time.
 
-    A clip of fewer frames shows each once. The PNG appears whole or not at all; InputError where it cannot be written.
+    A clip of fewer frames shows each once. The labels are the PNG's comment, too.
+    The PNG appears whole or not at all; InputError where it cannot be written.
     """
     if not rows or len(rows) != len(labels) or columns < 1:
         counts = f"{len(rows)} rows, {len(labels)} labels, {columns} columns"
@@ -37,7 +38,7 @@ def sheet(path: str | Path, rows: list[np.ndarray], labels: list[str], columns: 
             page.paste(Image.fromarray(row[index]), (GAP + place * (row.shape[2] + GAP), top))
         top += row.shape[1] + GAP
     with replacing(path) as temporary:
-        page.save(temporary, format="PNG")
+        page.save(temporary, format="PNG", pnginfo=commented("\n".join(labels)))
 
 
 def _shorten(label: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -106,7 +106,8 @@ def _head(found: Outcome, facts: Facts) -> str:
         if found.balance()
         else '<p class="bad-text">The counts do not add up: this is a bug of videodit.</p>'
     )
-    return f'<h1>{markup(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}'
+    repeated = f"<p>{markup(found.repeated())}</p>" if found.repeated() else ""
+    return f'<h1>{markup(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}{repeated}'
 
 
 def _funnel(found: Outcome) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from videodit.data.captions import DIFFER, LOST, MISSING, is_beside
 from videodit.data.files import Listing, Root
+from videodit.data.sample import faster
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
@@ -95,6 +96,12 @@ class Outcome:
         """Files of which some frames cannot be decoded, and how many."""
         seen = [*self.clips, *self.dropped]
         return dict(sorted({one["source"]: one["corrupt"] for one in seen if one.get("corrupt")}.items()))
+
+    def repeated(self) -> str:
+        """In a line how many clips show frames twice, as they are at a higher rate than their files; empty if none."""
+        count = sum(one["frames"] > 1 and faster(one["fps"], one["source_fps"]) for one in self.clips)
+        told = "clips have a rate above their file's own, so frames are repeated (shape.fps=null keeps each its own)"
+        return f"{count} of {len(self.clips)} {told}" if count else ""
 
     def captions(self) -> tuple[str, list[str]]:
         """How many captions came whole, were changed, lost or are absent, in a line; and where, of the lost ones."""

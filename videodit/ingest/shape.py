@@ -75,5 +75,5 @@ class Shape:
 
     def _size(self, height: int, width: int, area: int) -> tuple[int, int] | None:
         """The legal (height, width) of about `area` pixels, or None where the clip has too few."""
-        legal = VideoShape(1, height, width).within(area).nearest((1, *self.stride[1:]), (1, *self.patch[1:]))
+        legal = VideoShape(1, height, width).within(area).legal((1, *self.stride[1:]), (1, *self.patch[1:]))
         return (legal.height, legal.width) if legal.height <= height and legal.width <= width else None

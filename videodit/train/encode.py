@@ -5,6 +5,7 @@ C latent channels; T, H, W frames, height, width of a clip
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, w
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
     Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out; all processes
-    know them as `skipped` of the cache.
+    know them as `skipped` of the cache. How many show what their files do not have is told in a line.
     """
     skipped: list[tuple[str, str]] = []
+    made_up: Counter[str] = Counter()
     made_by, known = encoder_fingerprint(vae), LatentCache(folder).known
     wanted = [[(latent_key(dataset.fingerprint(i), made_by), i) for i in range(len(dataset))] for dataset in datasets]
     mesh.wait()  # all have seen the same folder
@@ -42,7 +44,11 @@ def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, w
                 encode = _Encoder(dataset, vae, workers, progress)
                 fill(folder, missing, encode, shard=SHARD)
                 skipped += encode.skipped
+                made_up += encode.made_up
     skipped = [(path, reason) for part in mesh.exchange(skipped) for path, reason in part]
+    for told, count in sorted(sum(mesh.exchange(made_up), Counter()).items()):
+        if mesh.main:
+            say(f"{count} of the clips that are new {told}")
     # A set can be captioned anew, and says so without reading a clip.
     told = [(dataset, pairs) for dataset, pairs in zip(datasets, wanted, strict=True) if hasattr(dataset, "caption")]
     captions = {key: dataset.caption(index) for dataset, pairs in told for key, index in pairs}
@@ -55,7 +61,7 @@ class _Encoder:
 
     def __init__(self, dataset: Clips, vae: VideoVAE, workers: int, progress: Progress) -> None:
         self.dataset, self.vae, self.workers, self.progress = dataset, vae, workers, progress
-        self.done, self.skipped = 0, []
+        self.done, self.skipped, self.made_up = 0, [], Counter()
 
     def __call__(self, indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
         # Clips that are made together are small. Those from files are read ahead one by one, whatever their size.
@@ -67,6 +73,7 @@ class _Encoder:
             for path, reason in skipped:
                 say(f"skipped {path}: {reason}")
             for one in samples:
+                self.made_up.update(one[1].made_up)
                 if alike and not _fits(one[1].clip, [sample.clip for _, sample in alike]):
                     yield from self._encoded(alike)
                     alike = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from videodit.data.colour import Transfer, to_sdr
+from videodit.data.video.aperture import Aperture, aperture
 from videodit.data.video.container import (
     check_size,
     claimed_rate,
@@ -36,6 +37,7 @@ from videodit.data.video.frame import (
     uneven,
     until,
 )
+from videodit.data.video.progressive import progressive
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 # Numbers of ITU-T H.273, which FFmpeg uses: transfer functions, primaries, matrices.
 TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}
 BT2020_PRIMARIES, UNKNOWN = 9, 2
+PROGRESSIVE = 1  # of FFmpeg's field orders; 0 is unknown
+LIMITED_WHITE = 65283  # what FFmpeg makes of white in limited range, in 16 bits of RGB from more than 8 of YUV
+FULL_RANGE = 2  # of FFmpeg's ranges
 HD = 720  # rows from which on an unlabelled file is taken for BT.709, as players do; FFmpeg would say BT.601
 PIXEL_ASPECTS = (1 / 4, 4)  # beyond them the shape of a pixel is a mistake, and left alone
 
@@ -54,7 +59,9 @@ class Look(NamedTuple):
     """How to turn decoded frames into what is seen. `height` and `width`: square pixels, not yet turned upright.
 
     `wide`: the primaries are BT.2020's. `matrix`: H.273's number for YUV to RGB, UNKNOWN where the file says nothing.
-    `claimed`: how many frames the container says there are, 0 if it does not say.
+    `claimed`: how many frames the container says there are, 0 if it does not say. `interlaced`: its first frame is, or
+    the stream says so. `seen`: the part of stored frames that is, where that is not all. `stored`: (height, width) of
+    all of them, with square pixels.
     """
 
     container: str
@@ -66,6 +73,9 @@ class Look(NamedTuple):
     transfer: Transfer | None
     wide: bool
     matrix: int
+    interlaced: bool
+    seen: Aperture | None
+    stored: tuple[int, int]
 
 
 def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
@@ -77,7 +87,7 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
         image = next(_images(container, stream, decoder_of(stream, 1), Counter()), None)
         if image is None:
             raise InputError(f"{named(path)}: no frame can be decoded")
-        look, fps, metadata = _look(image, container, stream), claimed_rate(stream), dict(container.metadata)
+        look, fps, metadata = _look(image, container, stream, path), claimed_rate(stream), dict(container.metadata)
         listed = None if exact else listed_frames(container, stream)
         alpha = stream.metadata.get("alpha_mode") == "1" or any(part.is_alpha for part in image.format.components)
         pixel_format, bits = image.format.name, max(part.bits for part in image.format.components)
@@ -218,9 +228,10 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
             first = next(images, None)
             if first is None:
                 raise InputError(f"{named(path)}: no frame can be decoded ({tally['corrupt']} corrupt packets)")
-            look, origin = _look(first, container, stream), _stamp(first)
+            look, origin = _look(first, container, stream, path), _stamp(first)
             place = None if seek is None or origin is None else origin + int(seek / base)
-            if seek is None or (place is not None and _leads_to_beginning(stream, place)):
+            came_in = not (seek is None or (place is not None and _leads_to_beginning(stream, place)))
+            if not came_in:
                 images = chain([first], images)
             else:
                 tally.clear()
@@ -236,6 +247,9 @@ def _decode(path: str | Path, seek: float | None, threads: int) -> Iterator[Fram
                     decoder.flush_buffers()
                 # Frames before a keyframe may refer to others before the place we came in.
                 images = dropwhile(lambda image: not image.key_frame, _images(container, stream, decoder, tally))
+            images = progressive(images)
+            if look.interlaced and came_in:  # the field before its first frame is not known
+                next(images, None)
             for number, image in enumerate(images):
                 stamp = _stamp(image)
                 if stamp is None and seek is not None:
@@ -254,22 +268,26 @@ def _leads_to_beginning(stream: VideoStream, place: int) -> bool:
     return 0 < stream.frames == len(listed) and listed.search_timestamp(place) == 0
 
 
-def _look(image: VideoFrame, container: InputContainer, stream: VideoStream) -> Look:
+def _look(image: VideoFrame, container: InputContainer, stream: VideoStream, path: str | Path) -> Look:
     """How the frames of a file are to be seen, by its first one."""
     aspect = float(stream.sample_aspect_ratio or 1)
     aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
     transfer = TRANSFERS.get(int(image.color_trc))
     primaries = int(image.color_primaries)
+    seen = aperture(path, stream.height, stream.width) if "mp4" in container.format.name else None
     return Look(
         container=container.format.name,
         claimed=stream.frames,
-        height=stream.height,
-        width=max(1, round(stream.width * aspect)),
+        height=seen.height if seen else stream.height,
+        width=max(1, round((seen.width if seen else stream.width) * aspect)),
         pixel_aspect=aspect,
         turn=_turn(image),
         transfer=transfer,
         wide=primaries == BT2020_PRIMARIES or (primaries == UNKNOWN and transfer is not None),
         matrix=int(image.colorspace),
+        interlaced=bool(image.interlaced_frame) or stream.codec_context.field_order > PROGRESSIVE,
+        seen=seen,
+        stored=(stream.height, max(1, round(stream.width * aspect))),
     )
 
 
@@ -296,19 +314,46 @@ def _pixels(image: VideoFrame, look: Look, path: str | Path) -> np.ndarray:
 
     alpha = any(part.is_alpha for part in image.format.components)
     deep = look.transfer is not None or look.wide
+    white = _white(image)  # of 16 bits
     layout = {(False, False): "rgb24", (False, True): "rgb48le", (True, False): "rgba", (True, True): "rgba64le"}
     matrix = {}
     if look.matrix == UNKNOWN and not image.format.is_rgb and (look.wide or image.height >= HD):
         matrix = {"src_colorspace": "BT2020" if look.wide else "ITU709"}
+    stored = {"height": look.stored[0], "width": look.stored[1]}
     try:
         # A stream may change its size on the way; every frame is brought to the size that the file announces.
-        array = image.to_ndarray(format=layout[alpha, deep], width=look.width, height=look.height, threads=1, **matrix)
+        array = image.to_ndarray(format=layout[alpha, deep or white > 0], **stored, threads=1, **matrix)
     except (av.FFmpegError, ValueError) as error:
         raise InputError(f"{named(path)}: pixels of format {image.format.name} cannot be read: {error}") from error
+    if look.seen:
+        left = round(look.seen.left * look.pixel_aspect)
+        array = array[look.seen.top :, left:][: look.height, : look.width]
+    colours = array[..., :3]
+    if white:
+        colours = _scaled(colours, white, 65535 if deep else 255)
     if deep:
-        colours = to_sdr(array[..., :3], transfer=look.transfer, wide=look.wide)
-        array = np.concatenate([colours, (array[..., 3:] >> 8).astype(np.uint8)], axis=-1) if alpha else colours
-    return look.turn(on_white(array) if alpha else array)
+        colours = to_sdr(colours, transfer=look.transfer, wide=look.wide)
+    if not alpha:
+        return look.turn(colours)
+    opacity = array[..., 3:] if array.dtype == np.uint8 else (array[..., 3:] >> 8).astype(np.uint8)
+    return look.turn(on_white(np.concatenate([colours, opacity], axis=-1)))
+
+
+def _white(image: VideoFrame) -> int:
+    """What white is in 16 bits of RGB that FFmpeg makes of YUV of more bits than 8; 0 for other pixels.
+
+    Its 8 bits would be too dark, since it cuts bits off where it should round, and 16 end below 65535.
+    """
+    bits = max(part.bits for part in image.format.components)
+    if bits <= 8 or image.format.is_rgb or len(image.format.components) < 3:
+        return 0
+    return (2**bits - 1) << (16 - bits) if int(image.color_range) == FULL_RANGE else LIMITED_WHITE
+
+
+def _scaled(colours: np.ndarray, white: int, most: int) -> np.ndarray:
+    """uint16 (H,W,3) whose white is `white` with white at `most`, in as many bits as that takes; rounded."""
+    table = np.minimum((np.arange(65536, dtype=np.uint64) * most + white // 2) // white, most)
+    return table.astype(np.uint8 if most < 256 else np.uint16)[colours]
 
 
 def _invisible(packet: Packet, stream: VideoStream) -> bool:

@@ -89,6 +89,8 @@ def _wrong(info: VideoInfo, look: by_av.Look) -> str:
         "does not convert BT.2020": look.wide or look.matrix not in MATRICES,
         "takes unlabelled HD for BT.601": unlabelled,
         "drops alpha": info.alpha,
+        "does not deinterlace": look.interlaced,
+        "shows what is not to be seen": look.seen is not None,
         "would make room for frames that are not there": look.claimed > 2 * info.frames + 100,  # and abort the process
         f"rounds {info.bits} bits otherwise": info.bits != 8,
     }

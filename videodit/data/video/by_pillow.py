@@ -51,6 +51,7 @@ HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 UNTIMED = 0.1  # seconds that browsers show a frame whose file says 0
 # How EXIF's orientations (tag 0x0112) become upright; 1 is.
 ORIENTATION = 0x0112
+IMAGE_DESCRIPTION = 0x010E
 TURNS = {
     2: Turn(0, True),
     3: Turn(2),
@@ -104,7 +105,7 @@ def inspect(path: str | Path) -> VideoInfo:
         fps=rate_of(len(times) / end, times),
         seconds=end,
         codec=image.info["codec"],
-        metadata={},
+        metadata={"comment": comment} if (comment := _comment(image)) else {},
         pixel_format=image.mode.lower(),
         bits={"1": 1, "F": 32}.get(image.mode, 16 if image.mode.startswith("I") else 8),
         rotation=first.turn.degrees,
@@ -113,6 +114,14 @@ def inspect(path: str | Path) -> VideoInfo:
         variable=uneven(times),
         alpha=image.has_transparency_data,
     )
+
+
+def _comment(image: Image.Image) -> str:
+    """What a picture says of itself as text, in the place that its kind has for that."""
+    found = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
+    if isinstance(found, str) and image.info["codec"] != "png":  # EXIF's text, which Pillow takes for Latin-1
+        found = found.encode("latin-1", "replace")
+    return str(found, "utf-8", "replace") if isinstance(found, bytes) else str(found)
 
 
 def table(path: str | Path) -> tuple[np.ndarray, float]:

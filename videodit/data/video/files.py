@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from videodit.atomic import atomic
+from videodit.atomic import atomic, atomic_folder
 from videodit.errors import InputError
 from videodit.printable import one_line
 
@@ -61,3 +61,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise InputError(f"{named(path)}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder. What may be replaced is for the caller to say."""
+    try:
+        with atomic_folder(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise InputError(f"{named(path)}/: cannot be written: {error.strerror or error}") from error

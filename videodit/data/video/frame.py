@@ -59,6 +59,11 @@ class VideoInfo:
     variable: bool
     alpha: bool
 
+    @property
+    def comment(self) -> str:
+        """Its comment, where videodit keeps a record; Matroska writes names of tags large."""
+        return next((text for name, text in self.metadata.items() if name.lower() == "comment"), "")
+
 
 class Frame(NamedTuple):
     """One source frame: shown from `time` until `end`; the mean rate of its file; a function that makes its pixels.

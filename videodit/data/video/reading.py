@@ -90,9 +90,9 @@ def stream(
     `first` instead of `start` begins at a frame's number in `times(path)`, which is made anew unless it is given as
     `table`; without `fps`, exactly those among frames `first` to `first + frames - 1` follow that can be decoded.
 
-    Frames are seen as a player shows them: upright, pixels square (width scaled), transparent parts white, more than 8
-    bits rounded, PQ and HLG tone-mapped to SDR (`data/colour`), BT.2020's colours clipped to BT.709's. A file that does
-    not say which YUV it holds is taken for BT.709 from 720 rows on, else for BT.601. Sound is ignored.
+    Frames are seen as a player shows them: upright, deinterlaced, pixels square, transparent parts white,
+    more than 8 bits rounded, PQ and HLG tone-mapped to SDR (`data/colour`), BT.2020's colours clipped to BT.709's. A
+    file that does not say which YUV it holds is taken for BT.709 from 720 rows on, else for BT.601. Sound is ignored.
 
     `reader` is PyAV ("av") or decord, which give the same frames; decord refuses the files it would get wrong. Pictures
     are Pillow's. A file is decoded with `threads` threads.

@@ -1,0 +1,155 @@
+"""Where videos go: the names of one, of a folder's, of one prompt's under several seeds; and the records they have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from videodit.atomic import check_output
+from videodit.checkpoint.store import load_tensors
+from videodit.data.video import KINDS, beside, check_kind, check_place, probe
+from videodit.errors import InputError
+from videodit.generate import Pipe
+from videodit.printable import say
+from videodit.record import parse_record
+from videodit.request import Request
+from videodit.untrusted import read_text
+
+LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
+NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
+MANY = 10_000  # seeds of one prompt
+
+
+def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
+    """Names of videos in a folder, one for each request, none of which holds what another run made or left to decode.
+
+    The same requests have the names that they had: after a kill the same command makes the same folder.
+    """
+    there = [int(found[1]) for path in out.glob("*") if (found := NUMBERED.fullmatch(path.name))]
+    end = max(there, default=-1) + 1
+    for first in range(end + 1):
+        paths = [out / f"{first + number:04d}.mp4" for number in range(len(requests))]
+        mine = all(holds(path, one, pipe) for path, one in zip(paths, requests, strict=True))
+        if mine and end <= first + len(requests):
+            break
+    if first:
+        say(f"out={out} holds other videos already; these are {first:04d}.mp4 and on")
+    return paths
+
+
+def holds(path: Path, request: Request, pipe: Pipe) -> bool:
+    """Whether a name is free, or has this request's video as it would be made now, or latents that wait for it."""
+    records = []
+    try:
+        if path.exists():
+            records.append(read_record(path))
+        if (waiting := path.with_suffix(LATENTS)).exists():
+            records += load_tensors(waiting)[1].get("records", [{}])[:1]
+    except InputError:  # what is not of this program
+        return False
+    generated = {**asdict(pipe.native(request)), "fps": pipe.defaults["fps"]}
+    own = json.loads(json.dumps({**asdict(request), "generated": generated, "weights": pipe.parts.fingerprints}))
+    how = pipe.made_with
+    return all(
+        {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
+        for one in records
+    )
+
+
+def names_by_seed(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
+    """ball-seed1.mp4, ball-seed2.mp4, … for ball.mp4: InputError where one of them holds another video."""
+    paths = [out.with_name(f"{out.stem}-seed{one.seed}{out.suffix}") for one in requests]
+    for path, one in zip(paths, requests, strict=True):
+        if not holds(path, one, pipe):
+            raise InputError(f"{path}: another video has this name; give another out=")
+    return paths
+
+
+def sheet_of(paths: Sequence[Path], requests: Sequence[Request]) -> Path:
+    """The contact sheet of several seeds, beside them. InputError where another picture has its name."""
+    stem = paths[0].stem.removesuffix(f"-seed{requests[0].seed}")
+    seeds = [one.seed for one in requests]
+    path = paths[0].with_name(f"{stem}-seeds{min(seeds)}-{max(seeds)}-sheet.png")
+    if path.exists() and probe(path).comment != "\n".join(labels(requests)):
+        raise InputError(f"{path}: another picture has this name; give sheet=")
+    return path
+
+
+def check_sheet(path: Path) -> None:
+    """InputError for a contact sheet that could not be written, or is to be no PNG."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"sheet={path}: a contact sheet is a .png")
+    check_output(path, "sheet")
+
+
+def labels(requests: Sequence[Request]) -> list[str]:
+    """What a sheet says of each video."""
+    alike = len({one.prompt for one in requests}) == 1 and len(requests) > 1
+    return [f"seed {one.seed}: {one.prompt}" if alike else one.prompt for one in requests]
+
+
+def check_paths(paths: Sequence[Path], requests: Sequence[Request]) -> None:
+    """InputError, before any work, where a video could not be kept as what it is called, or would replace another's."""
+    for path, one in zip(paths, requests, strict=True):
+        check_kind(path, one.frames, one.height, one.width, one.fps)
+        check_place(path)
+
+
+def check_folder(out: Path) -> None:
+    """InputError for the name of a file where several videos go."""
+    if out.suffix.lower() in [*KINDS][:-1]:
+        raise InputError(f"out={out}: many videos need a folder")
+
+
+def seeds_of(typed: Any, count: int | None) -> list[int] | int | None:
+    """What seed= says: several, 1,2,3, one, or nothing. InputError for anything else, and for several beside count=."""
+    if isinstance(count, bool) or not (count is None or (isinstance(count, int) and 1 <= count <= MANY)):
+        raise InputError(f"count={count}: how many videos of one prompt, 1 to {MANY}")
+    if not isinstance(typed, str) or not typed:
+        return typed if typed != "" else None
+    if not re.fullmatch(r"\s*\d{1,19}\s*(,\s*\d{1,19}\s*)*", typed):
+        raise InputError(f"seed={typed[:60]}: expected a whole number, or several such as 1,2,3")
+    seeds = [int(one) for one in typed.split(",")]
+    if len(set(seeds)) < len(seeds) or len(seeds) > MANY:
+        raise InputError(f"seed={typed[:60]}: each seed once, at most {MANY}")
+    if count is not None:
+        raise InputError(f"seed={typed[:60]} and count={count} both say how many videos are made; give one of them")
+    return seeds
+
+
+def several(asked: Mapping[str, Any], seed: list[int] | int | None, count: int | None) -> list[dict[str, Any]]:
+    """A request under each of several seeds, or under as many as are counted up from its own; else alone."""
+    first = asked.get("seed", 0)
+    seeds = seed if isinstance(seed, list) else range(first, first + count) if count else None
+    return [dict(asked)] if seeds is None else [{**asked, "seed": one} for one in seeds]
+
+
+def inside(path: Path) -> str:
+    """The text in which a file of ours, or a folder of frames, has its record; empty where it has none."""
+    text = read_text(beside(path)) if path.is_dir() and beside(path).parent == path else probe(path).comment
+    return text if text.lstrip().startswith("{") else ""
+
+
+def record_text(path: Path) -> tuple[str, Path]:
+    """The record of a video as text, and where that stands: inside it, else beside it, which may be named itself.
+
+    InputError if there is none.
+    """
+    if path.suffix == ".json":
+        return read_text(path), path
+    text = inside(path)
+    if not text and beside(path).is_file():
+        return read_text(beside(path)), beside(path)
+    if not text:
+        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it")
+    return text, path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The same, read."""
+    text, where = record_text(path)
+    return parse_record(text, f"{where}: its record")
