@@ -34,6 +34,7 @@ from videodit.shapes import LatentShape
 from videodit.untrusted import parse_json
 
 OPEN = 128  # shards that a process keeps open
+SHARD = "shard-{}.safetensors"  # the name of a file, by what is in it
 DTYPE = torch.float16  # of latents on disk
 Shapes = dict[tuple[int, ...], LatentShape]
 
@@ -109,7 +110,7 @@ class LatentCache(Dataset):
         skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.folder, self.skipped = Path(folder), skipped
-        self.shards = sorted(self.folder.glob("shard-*.safetensors"))
+        self.shards = sorted(self.folder.glob(SHARD.format("*")))
         found: dict[str, Entry] = {}
         self.faults: dict[str, str] = {}  # keys of clips that could not be encoded, and why
         self.sizes: list[int] = []  # of the shards, in bytes
@@ -175,7 +176,7 @@ def fill(
         if tensors:
             digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
             header = {"clips": entries, "faults": {key: faults[i] for i, key in part.items() if i in faults}}
-            written.append(f"shard-{digest}.safetensors")
+            written.append(SHARD.format(digest))
             save_tensors(folder / written[-1], tensors, header)
         if stop is not None:
             raise stop

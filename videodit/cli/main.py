@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import videodit
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
+from videodit.cli.objects import check_objects
 from videodit.config import conf_dir
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
@@ -116,6 +117,7 @@ def _run(name: str, args: list[str]) -> None:
 
     def run(cfg: DictConfig) -> float | None:
         effects.check(name, cfg, line.typed())
+        check_objects(cfg)
         # Imported only now: a mistake in the config is reported without waiting for torch.
         return import_module(f"videodit.cli.{name}").run(cfg)
 
