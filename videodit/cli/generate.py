@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +18,8 @@ from torch import Tensor
 from videodit.atomic import check_output
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.resolve import families
-from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.checkpoint.store import sole
+from videodit.cli import waiting
 from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.config import assets_dir
 from videodit.data.sheet import sheet
@@ -26,7 +29,7 @@ from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, Video, load
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
-from videodit.record import Layout, check_place, parse_record
+from videodit.record import Layout, beside, check_place, parse_record
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
 from videodit.track.progress import Progress
 from videodit.untrusted import json_lines
@@ -38,7 +41,6 @@ KEYS = (
     *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
     *("seed", "steps", "guidance", "sampler", "step_cache", "shift"),
 )
-LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
 NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
 TOGETHER = 8  # requests of a file that are made in one pack, if nothing else is said
 COLUMNS = 9  # frames of a clip on a contact sheet
@@ -64,9 +66,27 @@ def run(cfg: DictConfig) -> None:
     pipe = load(cfg.model, device=cfg.device or None, dtype=pick_dtype(cfg.dtype), lora=cfg.lora, base=cfg.base, **how)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
-    paths = names_in(out, requests, pipe) if cfg.prompts else [out]
-    for path in paths:
-        check_place(path)
+    with alone(out) if cfg.prompts else nullcontext():
+        paths = names_in(out, requests, pipe) if cfg.prompts else [out]
+        for path in paths:
+            check_place(path)
+        make_all(cfg, pipe, requests, paths)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only run that gives names to videos in a folder. InputError where another one does."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with sole(out / ".lock", f"out={out}"):
+            yield
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # where nothing came of it
+
+
+def make_all(cfg: DictConfig, pipe: Pipe, requests: list[Request], paths: list[Path]) -> None:
+    """The videos of requests, pack after pack; what an earlier run of the same command has made stays as it is."""
     tell(pipe, requests)
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
@@ -79,11 +99,20 @@ def run(cfg: DictConfig) -> None:
         tell_differences(pipe, Path(cfg.recipe))
     rows = []
     for batch in groups:
+        if cfg.prompts and not cfg.sheet and is_done(batch, pipe):  # a sheet needs the frames as they were
+            answer(*(path for _, path in batch))
+            continue
         videos = make(pipe, [request for request, _ in batch], [path for _, path in batch], layout)
         rows += [video.frames for video in videos] if cfg.sheet else []
     if cfg.sheet:
         sheet(cfg.sheet, rows, [request.prompt for request in requests], COLUMNS)
         answer(cfg.sheet)
+
+
+def is_done(batch: Sequence[tuple[Request, Path]], pipe: Pipe) -> bool:
+    """Whether all of a pack is there from an earlier run, and nothing of it waits."""
+    there = all(path.exists() and beside(path).exists() and holds(path, one, pipe) for one, path in batch)
+    return there and not batch[0][1].with_suffix(waiting.ENDING).exists()
 
 
 def set_way(pipe: Pipe, cfg: DictConfig, before: dict[str, Any]) -> None:
@@ -102,25 +131,39 @@ def set_decoding(pipe: Pipe, chunk: Any, before: dict[str, Any]) -> None:
 
 
 def make(pipe: Pipe, requests: list[Request], paths: list[Path], layout: Layout | None = None) -> list[Video]:
-    """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
-    with Progress(total=requests[0].steps, label="denoise") as progress:
-        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say, layout)
-    waiting, records = paths[0].with_suffix(LATENTS), pipe.records(requests, layout)
-    model, typed = lasting(pipe.parts.name)
+    """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk.
+
+    Those that an earlier run of the same requests has left there are not made again.
+    """
+    records, (model, typed) = pipe.records(requests, layout), lasting(pipe.parts.name)
     header = {"model": model, "paths": [path.name for path in paths], "records": records}
-    try:
-        save_tensors(waiting, {str(number): x for number, x in enumerate(latents)}, header)
-    except InputError as error:  # no reason to give up: perhaps there is room for the video
-        say(f"the latents are not kept: {error}")
+    latents, kept = denoised(pipe, requests, paths[0], header, layout)
     try:
         videos = finish(pipe, latents, requests, paths, records)
     except BaseException:
-        if waiting.exists():
-            words = [str(waiting), *([f"model={model}"] if typed else [])]
+        if kept is not None:
+            words = [str(kept[0]), *([f"model={model}"] if typed else [])]
             say(f"denoising is done; to go on from there: videodit decode {shlex.join(words)}")
         raise
-    waiting.unlink(missing_ok=True)
+    if kept is not None:
+        waiting.forget(waiting.places(paths[0], header), kept[1])
     return videos
+
+
+def denoised(
+    pipe: Pipe, requests: list[Request], first: Path, header: dict[str, Any], layout: Layout | None
+) -> tuple[list[Tensor], tuple[Path, os.stat_result] | None]:
+    """The latents of a pack, whose first video is to be `first`, and the file where they wait, if a disk takes it."""
+    if there := waiting.find(pipe, first, requests, header):
+        say(f"{there[0]} waits from an earlier run: only decoding is left")
+        return there[1].latents, (there[0], there[1].place)
+    with Progress(total=requests[0].steps, label="denoise") as progress:
+        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say, layout)
+    try:
+        return latents, waiting.keep(first, latents, header)
+    except InputError as error:  # no reason to give up: perhaps there is room for the video
+        say(f"the latents are not kept: {error}")
+        return latents, None
 
 
 def lasting(model: str) -> tuple[str, bool]:
@@ -197,8 +240,8 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
     try:
         if path.exists():
             records.append(read_record(path))
-        if (waiting := path.with_suffix(LATENTS)).exists():
-            records += load_tensors(waiting)[1].get("records", [{}])[:1]
+        if (latents := path.with_suffix(waiting.ENDING)).exists():
+            records += waiting.read(latents).records[:1]
     except InputError:  # what is not of this program
         return False
     own = json.loads(json.dumps({**asdict(request), "weights": pipe.parts.fingerprints}))
