@@ -44,8 +44,13 @@ class Terminated(KeyboardInterrupt):
 class Interrupted(Exception):
     """The work was asked to stop before its end, and can be taken up again by the same command.
 
-    The command line prints the message and exits with code 75 (EX_TEMPFAIL, "try again later").
+    The command line prints the message and exits with code 75 (EX_TEMPFAIL, "try again later"), or with 130 where it
+    was `by_hand`, by Ctrl-C.
     """
+
+    def __init__(self, message: str, *, by_hand: bool = False) -> None:
+        super().__init__(message)
+        self.by_hand = by_hand
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

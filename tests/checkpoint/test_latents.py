@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from videodit.checkpoint import store
 from videodit.checkpoint.latents import LatentCache, Shard, fill, latent_key
 from videodit.errors import InputError
 from videodit.shapes import LatentShape
+from videodit.signals import end, on_stop
 
 SIZES = [(1, 2, 3), (2, 2, 2), (3, 1, 4), (1, 4, 4), (2, 3, 1)]
 
@@ -97,6 +100,50 @@ def test_a_run_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     fill(tmp_path, wanted(9), again, shard=3)
     assert sorted(again.asked) == [6, 7, 8]
     check(LatentCache(tmp_path, keys=[key for key, _ in wanted(9)]), list(range(9)))
+
+
+def test_a_shard_is_kept_every_minute(tmp_path: Path) -> None:
+    """By a clock that a clip moves on by 25 seconds: what a kill can cost is less than a minute and a clip."""
+    seconds, kept = itertools.count(0, 25), []
+
+    def encode(indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+        for one in Encoder()(indices):
+            kept.append(len(LatentCache(tmp_path)))
+            yield one
+
+    fill(tmp_path, wanted(10), encode, shard=100, clock=lambda: next(seconds))
+    assert max(made - there for made, there in enumerate(kept)) <= 3 and kept[-1] >= 6
+    check(LatentCache(tmp_path, keys=[key for key, _ in wanted(10)]), list(range(10)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", ["encoding", "writing"])
+def test_who_asks_to_stop_gets_what_is_there(
+    number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two clips, and while a shard is written."""
+    original = store.save_file
+
+    def encode(indices: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+        for one in Encoder()(indices):
+            if place == "encoding" and one[0] == 4:
+                signal.raise_signal(number)
+            yield one
+
+    def save(*args: object) -> None:
+        if place == "writing" and not list(tmp_path.glob("shard-*")):
+            signal.raise_signal(number)
+        original(*args)
+
+    monkeypatch.setattr(store, "save_file", save)
+    with pytest.raises(KeyboardInterrupt), on_stop(end):
+        fill(tmp_path, wanted(9), encode, shard=4 if place == "writing" else 3)
+    check(LatentCache(tmp_path, keys=[key for key, _ in wanted(9)]), [0, 1, 2, 3])
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    again = Encoder()
+    fill(tmp_path, wanted(9), again, shard=3)
+    assert sorted(again.asked) == [4, 5, 6, 7, 8]
 
 
 def test_a_full_disk_keeps_the_shards_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

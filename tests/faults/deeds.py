@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.ingest.commands import folder as videos
 from tests.tiny import CAPTIONS, tiny_pipeline
 from tests.train import tiny
 from videodit.checkpoint.latents import LatentCache
+from videodit.cli.main import COMMANDS
 from videodit.data.video import read
 
 LAST = 4  # step
@@ -143,13 +145,22 @@ def whole(parent: Parent, inputs: Path, name: str, place: Path) -> Whole:
     return Whole(deed, ended.operations, outcome(place))
 
 
-def tried(parent: Parent, inputs: Path, one: Whole, at: tuple[int, int], place: Path) -> Tried:
-    """Kill the command there, run it again, and compare; the folder goes if nothing was wrong."""
+def tried(
+    parent: Parent, inputs: Path, one: Whole, at: tuple[int, int], place: Path, by: int = signal.SIGKILL
+) -> Tried:
+    """Kill the command there, run it again, and compare; the folder goes if nothing was wrong.
+
+    `by` another signal it is asked to stop: it has to clear up, and say how to go on.
+    """
     deed, (rank, number), faults = one.deed, at, []
     begin(inputs, deed, place)
-    killed = parent.run(deed.arguments, place, at=number, rank=rank, ranks=deed.ranks)
-    if killed.codes[rank] not in (-9, 0):  # 0: threads made fewer operations this time
+    killed = parent.run(deed.arguments, place, at=number, rank=rank, ranks=deed.ranks, by=by)
+    if killed.codes[rank] not in (ends_with(deed, by), 0):  # 0: threads made fewer operations, or it was at its end
         faults.append(f"ended with {killed.codes}: {last(killed)}")
+    if by != signal.SIGKILL:
+        faults += [f"left {left.relative_to(place)}" for left in place.rglob("*.part")]
+        if killed.codes[rank] and "the same command" not in killed.told or "Traceback" in killed.told:
+            faults.append(f"said {killed.told}")
     faults += [f"after the kill: {fault}" for fault in unreadable(place)]
     again = parent.run(deed.arguments, place, ranks=deed.ranks)
     if not again.fine:
@@ -166,6 +177,12 @@ def tried(parent: Parent, inputs: Path, one: Whole, at: tuple[int, int], place: 
         shutil.rmtree(place)
         shutil.rmtree(f"{place}.notes")
     return Tried(deed.name, at, lines[number - 1] if number <= len(lines) else "", faults)
+
+
+def ends_with(deed: Deed, by: int) -> int:
+    """The exit code of a command that a signal stops."""
+    goes_on = bool(COMMANDS[deed.arguments[0]].again)
+    return {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 75 if goes_on else 143}[by]
 
 
 def chosen(one: Whole, seed: int, count: int) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
-"""Kill a command between any two of its file operations, run it again, and see that nobody can tell.
+"""Kill a command between any two of its file operations, or ask it to stop there, run it again, and see that nobody can
+tell.
 
 A parent process imports everything once and forks a child for each run: so a run takes about as long as its own work.
 In the child an audit hook, which Python calls before it opens a file for writing, renames, removes and the like, counts
-the operations below the child's folder and ends the process with SIGKILL before the one that is asked for. Operations,
+the operations below the child's folder and sends the process a signal before the one that is asked for. Operations,
 not moments: every try hits, and the same number is the same place again (but for what threads do meanwhile).
 
     with Parent() as parent:
@@ -63,10 +64,16 @@ class Parent:
         self._process.stdin.close()
         self._process.wait(PATIENCE)
 
-    def run(self, arguments: Sequence[str], folder: Path, *, at: int = 0, rank: int = 0, ranks: int = 1) -> Ended:
-        """Run a command line in a folder. at: the operation of this rank before which it is killed, from 1; 0: none."""
+    def run(
+        self, arguments: Sequence[str], folder: Path, *, at: int = 0, rank: int = 0, ranks: int = 1,
+        by: int = signal.SIGKILL,
+    ) -> Ended:  # fmt: skip
+        """Run a command line in a folder. at: the operation of this rank before which it gets the signal `by`, from 1;
+        0: none.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        asked = {"arguments": list(arguments), "folder": str(folder.resolve()), "at": at, "rank": rank, "ranks": ranks}
+        asked = {"arguments": list(arguments), "folder": str(folder.resolve()), "at": at, "rank": rank, "ranks": ranks,
+                 "by": int(by)}  # fmt: skip
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         return Ended(**json.loads(self._process.stdout.readline()))
@@ -87,7 +94,7 @@ def serve() -> None:
 
 
 def answered(
-    main: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: str, at: int, rank: int, ranks: int
+    main: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: str, at: int, rank: int, ranks: int, by: int
 ) -> dict[str, Any]:
     """Fork, wait, and say how it went. Once the victim is dead the other processes are killed, as launchers do."""
     with socket() as free:
@@ -100,7 +107,7 @@ def answered(
         meeting = {"RANK": number, "WORLD_SIZE": ranks, "LOCAL_RANK": number, "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": port} if ranks > 1 else {}  # fmt: skip
         if not (pid := os.fork()):
-            child(main, arguments, Path(folder), at if number == rank else 0, notes / str(number), meeting)
+            child(main, arguments, Path(folder), (at if number == rank else 0, by), notes / str(number), meeting)
         running[pid] = number
     codes, until = [0] * ranks, time.monotonic() + PATIENCE
     while running:
@@ -141,20 +148,21 @@ def end(group: int) -> None:
 
 
 def child(
-    main: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: Path, at: int, notes: Path,
-    meeting: Mapping[str, object],
+    main: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: Path, told: tuple[int, int],
+    notes: Path, meeting: Mapping[str, object],
 ) -> None:  # fmt: skip
     """Be the command from here on."""
     code = 1
     try:
         os.setpgid(0, 0)
         os.environ.update({name: str(value) for name, value in meeting.items()}, VIDEODIT_CACHE=str(folder / "user"))
-        told = os.open(f"{notes}.told", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(f"{notes}.told", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
-            os.dup2(told, stream)
+            os.dup2(output, stream)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background ignores
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(folder)
-        count_operations(folder, at, os.open(f"{notes}.operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+        count_operations(folder, *told, os.open(f"{notes}.operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         known = set(sys.modules)
         code = main(arguments)
         atexit._run_exitfuncs()
@@ -166,15 +174,15 @@ def child(
         os._exit(code)
 
 
-def count_operations(folder: Path, at: int, log: int) -> None:
-    """From here on note this process's file operations below a folder, and end it before number `at`."""
+def count_operations(folder: Path, at: int, by: int, log: int) -> None:
+    """From here on note this process's file operations below a folder, and send it a signal before number `at`."""
     numbers, me, below = count(1), os.getpid(), f"{folder}{os.sep}"
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         places = changed(event, arguments)
         if places and os.getpid() == me and any(place.startswith(below) for place in places):
             if next(numbers) == at:
-                os.kill(me, signal.SIGKILL)
+                os.kill(me, by)
             os.write(log, f"{event} {' '.join(place.removeprefix(below) for place in places)}\n".encode())
 
     sys.addaudithook(hook)

@@ -1,8 +1,9 @@
-"""Killed between any two file operations and run again, a command has done what it does when nothing happens to it."""
+"""Killed or stopped between any two file operations and run again, a command has done what it does undisturbed."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,17 @@ def test_some_kills(stage: Stage, name: str, tmp_path: Path) -> None:
     one = whole(stage.parent, stage.inputs, name, tmp_path / "whole")
     places = chosen(one, SEED, KILLS)
     found = [tried(stage.parent, stage.inputs, one, at, tmp_path / f"{at[0]}-{at[1]}") for at in places]
+    assert places and [each for each in found if each.faults] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", names())
+def test_some_requests_to_stop(stage: Stage, name: str, by: int, tmp_path: Path) -> None:
+    """As after a kill, and the command itself has cleared up, says how to go on, and ends with a code that says so."""
+    one = whole(stage.parent, stage.inputs, name, tmp_path / "whole")
+    places = chosen(one, SEED + by, KILLS)
+    found = [tried(stage.parent, stage.inputs, one, at, tmp_path / f"{at[0]}-{at[1]}", by) for at in places]
     assert places and [each for each in found if each.faults] == []
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,9 +32,12 @@ from videodit.checkpoint.weights import Row, read_table
 from videodit.errors import InputError
 from videodit.models.vae import VideoVAE
 from videodit.shapes import LatentShape
+from videodit.signals import later
 from videodit.untrusted import parse_json
 
 OPEN = 128  # shards that a process keeps open
+MINUTE = 60.0  # seconds of encoding that are kept, at the latest
+SHARD = "shard-{}.safetensors"  # the name of a file, by what is in it
 DTYPE = torch.float16  # of latents on disk
 Shapes = dict[tuple[int, ...], LatentShape]
 
@@ -109,7 +113,7 @@ class LatentCache(Dataset):
         skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.folder, self.skipped = Path(folder), skipped
-        self.shards = sorted(self.folder.glob("shard-*.safetensors"))
+        self.shards = sorted(self.folder.glob(SHARD.format("*")))
         found: dict[str, Entry] = {}
         self.faults: dict[str, str] = {}  # keys of clips that could not be encoded, and why
         self.sizes: list[int] = []  # of the shards, in bytes
@@ -152,34 +156,55 @@ def fill(
     shard: int,
     faults: Mapping[int, str] = MappingProxyType({}),
     known: Container[str] | None = None,
-) -> list[str]:
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, str]:
     """Encode the (key, index) pairs that the folder lacks and append them, a shard at a time, each atomically.
 
-    `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why it
-    left them out may stand in `faults` by then, and is kept beside the others. `known`: keys that the folder has, where
-    the caller knows them; else it is looked into. -> the names of the new shards.
+    A shard has `shard` clips, or those of a MINUTE by the `clock`, in seconds; who asks to stop gets what is there as
+    one. `encode` takes dataset indices and yields (index, latents, caption); indices it leaves out are not cached. Why
+    it left them out may stand in `faults` by then, and is kept beside the others. `known`: keys that the folder has,
+    where the caller knows them; else it is looked into. -> the name of the shard of each new key.
     """
-    folder, written = Path(folder), []
+    folder, written = Path(folder), {}
     tidy(folder)
     known = LatentCache(folder).known if known is None else known
     missing = [(key, index) for key, index in wanted if key not in known]
+    clips: dict[int, tuple[Tensor, str]] = {}
+
+    def keep(part: Mapping[int, str]) -> None:
+        with later():
+            if clips:
+                written.update(_write_shard(folder, part, clips, faults))
+                clips.clear()
+
     for start in range(0, len(missing), shard):
-        part = {index: key for key, index in missing[start : start + shard]}
-        entries, tensors, stop = [], {}, None
+        part, since = {index: key for key, index in missing[start : start + shard]}, clock()
         try:
             for index, latents, caption in encode(list(part)):
-                entries.append({"key": part[index], "shape": list(latents.shape[1:]), "caption": caption})
-                tensors[part[index]] = latents.half().contiguous()
-        except KeyboardInterrupt as told:  # what is encoded is kept
-            stop = told
-        if tensors:
-            digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
-            header = {"clips": entries, "faults": {key: faults[i] for i, key in part.items() if i in faults}}
-            written.append(f"shard-{digest}.safetensors")
-            save_tensors(folder / written[-1], tensors, header)
-        if stop is not None:
-            raise stop
+                clips[index] = latents.half().contiguous(), caption
+                if clock() - since >= MINUTE:
+                    keep(part)
+                    since = clock()
+            keep(part)
+        except KeyboardInterrupt:
+            keep(part)
+            raise
     return written
+
+
+def _write_shard(
+    folder: Path, keys: Mapping[int, str], clips: Mapping[int, tuple[Tensor, str]], faults: Mapping[int, str]
+) -> dict[str, str]:
+    """Write clips, by index, and why others of these keys have no latents -> the shard's name for each key."""
+    tensors = {keys[index]: latents for index, (latents, _) in clips.items()}
+    entries = [
+        {"key": keys[index], "shape": list(latents.shape[1:]), "caption": caption}
+        for index, (latents, caption) in clips.items()
+    ]
+    digest = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:16]
+    header = {"clips": entries, "faults": {key: faults[index] for index, key in keys.items() if index in faults}}
+    save_tensors(folder / SHARD.format(digest), tensors, header)
+    return dict.fromkeys(tensors, SHARD.format(digest))
 
 
 def _read_header(number: int, shard: Path, shapes: Shapes) -> tuple[dict[str, Entry], dict[str, str], int]:

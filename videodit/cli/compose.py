@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,8 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
             cfg.tracked.name = literal(" ".join(own)) if own else cfg.tracked.name
             cfg.tracked.group = literal(Path(job.sweep.dir).name)
         try:
-            return call(run, at_home(cfg))
+            with _unmade(Path(cfg.run_dir)):
+                return call(run, at_home(cfg))
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
             if os.getpid() != here:  # a launcher's process, which brings the error to this one
                 raise
@@ -169,16 +171,30 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
         sys.argv = argv
 
 
+@contextmanager
+def _unmade(folder: Path) -> Iterator[None]:
+    """Where a run comes to nothing, no folder of it is left, which hydra made."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
 def make(node: DictConfig) -> Any:
-    """The object that a config node describes. What its constructor says of the input is an InputError, unwrapped."""
+    """The object that a config node describes. What its constructor says of its arguments is an InputError."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, TypeError | ValueError | ImportError):
+            raise InputError(f"{str(error).rpartition('full_key: ')[2]}: {_first_line(cause)}") from error
         raise
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from videodit.atomic import check_output
 from videodit.checkpoint.adapters import parse
-from videodit.checkpoint.resolve import families
-from videodit.checkpoint.store import save_tensors
+from videodit.cli.making import make
 from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.cli.places import (
-    LATENTS,
+    alone,
     check_folder,
     check_paths,
     check_sheet,
+    is_done,
     labels,
     names_by_seed,
     names_in,
@@ -29,18 +27,16 @@ from videodit.cli.places import (
     several,
     sheet_of,
 )
-from videodit.config import assets_dir
 from videodit.data.sheet import sheet
 from videodit.data.video import kept_as, target
 from videodit.decode import Way
 from videodit.errors import InputError, did_you_mean
-from videodit.generate import VERSIONS, Pipe, Video, load
+from videodit.generate import VERSIONS, Pipe, load
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer, say
 from videodit.record import Layout, made_in
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
 from videodit.shapes import VideoShape
-from videodit.track.progress import Progress
 from videodit.untrusted import json_lines
 
 if TYPE_CHECKING:
@@ -71,17 +67,25 @@ def run(cfg: DictConfig) -> None:
     pipe, before = opened(cfg)
     set_way(pipe, cfg, before)
     requests = [pipe.request(**keys) for keys in asked]
-    by_name = names_in if folder else names_by_seed
-    paths = by_name(out, requests, pipe) if folder or by_seed else [out]
-    check_paths(paths, requests)
-    page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
-    if page in paths:
-        raise InputError(f"sheet={page}: the video has this name")
+    with alone(out) if folder else nullcontext():
+        paths = names_in(out, requests, pipe) if folder else names_by_seed(out, requests, pipe) if by_seed else [out]
+        check_paths(paths, requests)
+        page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
+        if page in paths:
+            raise InputError(f"sheet={page}: the video has this name")
+        make_all(cfg, pipe, requests, paths, page)
+
+
+def make_all(cfg: DictConfig, pipe: Pipe, requests: list[Request], paths: list[Path], page: Path | None) -> None:
+    """The videos of requests, pack after pack, and a page of them all; what is there of an earlier run stays as it is.
+
+    `page`: the contact sheet, if there is to be one.
+    """
     groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
     layout = None
     if cfg.recipe:
         check_weights(pipe, Path(cfg.recipe))
-        layout = None if given(cfg) or by_seed else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
+        layout = None if given(cfg) or len(requests) > 1 else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
     tell(pipe, requests, layout)
     lines = [kept_as(path, one.height, one.width) for path, one in zip(paths, requests, strict=True)]
     answer(*(line for line in dict.fromkeys(lines) if line))
@@ -91,6 +95,9 @@ def run(cfg: DictConfig) -> None:
         tell_differences(pipe, Path(cfg.recipe))
     rows = []
     for batch in groups:
+        if cfg.prompts and not page and is_done(batch, pipe):  # a sheet needs the frames as they were
+            answer(*(path for _, path in batch))
+            continue
         videos = make(pipe, [request for request, _ in batch], [path for _, path in batch], layout)
         rows += [video.frames for video in videos] if page else []
     if page:
@@ -130,51 +137,6 @@ def set_decoding(pipe: Pipe, chunk: Any, before: dict[str, Any]) -> None:
         pipe.way = way_of(chunk)
     elif "decoding" in before:
         pipe.way = Way(**before["decoding"])
-
-
-def make(pipe: Pipe, requests: list[Request], paths: list[Path], layout: Layout | None = None) -> list[Video]:
-    """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk."""
-    with Progress(total=requests[0].steps, label="denoise") as progress:
-        latents = pipe.denoise(requests, lambda step, steps: progress.update(step), say, layout)
-    waiting, records = paths[0].with_suffix(LATENTS), pipe.records(requests, layout)
-    model, typed = lasting(pipe.parts.name)
-    header = {"model": model, "paths": [path.name for path in paths], "records": records}
-    try:
-        save_tensors(waiting, {str(number): x for number, x in enumerate(latents)}, header)
-    except InputError as error:  # no reason to give up: perhaps there is room for the video
-        say(f"the latents are not kept: {error}")
-    try:
-        videos = finish(pipe, latents, requests, paths, records)
-    except BaseException:
-        if waiting.exists():
-            words = [str(waiting), *([f"model={model}"] if typed else [])]
-            say(f"denoising is done; to go on from there: videodit decode {shlex.join(words)}")
-        raise
-    waiting.unlink(missing_ok=True)
-    return videos
-
-
-def lasting(model: str) -> tuple[str, bool]:
-    """What a file may call a model, and whether its reader has to be told it again: a file's word is never fetched."""
-    if model in bundled():
-        return model, False
-    local = model not in families() and Path(model).exists()
-    return (str(Path(model).absolute()), False) if local else (model, True)
-
-
-def bundled() -> list[str]:
-    """The names of the models that the package brings along."""
-    return [folder.parent.name for folder in assets_dir().glob("*/pipeline.json")]
-
-
-def finish(
-    pipe: Pipe, latents: list[Tensor], requests: list[Request], paths: list[Path], records: list[dict[str, Any]]
-) -> list[Video]:
-    """Decode and write."""
-    videos = pipe.decode(latents, requests, say, records)
-    for path, video in zip(paths, videos, strict=True):
-        answer(video.save(path) if path.suffix else f"{video.save(path)}/")
-    return videos
 
 
 def from_keys(cfg: DictConfig) -> dict[str, Any]:
@@ -223,7 +185,7 @@ def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) ->
     record = read_record(recipe)
     layout = record.get("made_with", {}).get("layout")
     if layout is None:
-        return alone(pipe, requests, record.get("generated"))
+        return layout_alone(pipe, requests, record.get("generated"))
     pipe.check_layout(layout, requests, f"{recipe}: its record: made_with.layout")
     if len(layout["shapes"]) == 1:
         return layout
@@ -231,11 +193,11 @@ def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) ->
         check_memory(pipe, requests, memory, layout)
     except InputError as error:
         say(f"recipe: made alone, not in its pack, so pixels may differ within rounding ({error})")
-        return alone(pipe, requests, asdict(made_in(layout, pipe.parts.sizes("vae").stride)))
+        return layout_alone(pipe, requests, asdict(made_in(layout, pipe.parts.sizes("vae").stride)))
     return layout
 
 
-def alone(pipe: Pipe, requests: list[Request], generated: Mapping[str, Any] | None) -> Layout | None:
+def layout_alone(pipe: Pipe, requests: list[Request], generated: Mapping[str, Any] | None) -> Layout | None:
     """One request's layout at the shape of a record, which may not be the one that is made for it now."""
     if generated is None:
         return None

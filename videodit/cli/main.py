@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import videodit
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
+from videodit.cli.objects import check_objects
 from videodit.config import conf_dir
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
-from videodit.signals import on_sigterm
+from videodit.signals import end, on_stop
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,23 +30,28 @@ if TYPE_CHECKING:
 
 class Command(NamedTuple):
     """One line of help, the key that a bare word is meant for, whether hydra launches it (run folders, sweeps), and
-    whether it goes on where it was stopped when it is called again.
+    what the same command does after it was stopped: empty where it would only begin again.
     """
 
     help: str
     positional: str | None = None
     launched: bool = False
-    goes_on: bool = False
+    again: str = ""
 
+
+GOES_ON = "the same command goes on from there"
+MAKES_REST = "what is done is kept, and the same command makes the rest"
+WAIT = "the latents still wait, and the same command decodes them"
+BEGINS = "the same command begins again"
 
 COMMANDS = {
-    "generate": Command("make a video from a prompt", positional="prompt"),
+    "generate": Command("make a video from a prompt", positional="prompt", again=MAKES_REST),
     "plan": Command("what a generation will need of memory and time", positional="prompt"),
-    "decode": Command("finish a video that was denoised but not decoded", positional="path"),
-    "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True, goes_on=True),
+    "decode": Command("finish a video that was denoised but not decoded", positional="path", again=WAIT),
+    "train": Command("train a VAE or a DiT; the same command again resumes; -m sweeps", launched=True, again=GOES_ON),
     "doctor": Command("is a training worth starting? short checks of data, model and machine"),
-    "ingest": Command("make a training set from a folder of raw videos", positional="videos", goes_on=True),
-    "encode": Command("cache the latents of a data set", goes_on=True),
+    "ingest": Command("make a training set from a folder of raw videos", positional="videos", again=GOES_ON),
+    "encode": Command("cache the latents of a data set", again=GOES_ON),
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
     "report": Command("a run as one HTML page: curves, samples, config", positional="path"),
     "export": Command("write a run's weights as a folder that model= takes"),
@@ -62,21 +68,20 @@ TRY_AGAIN = 75  # EX_TEMPFAIL, which a scheduler's script can requeue on
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input,
-    75 for work that was told to stop and can go on."""
+    75 for work that SIGTERM stopped and the same command takes up (143 for other work), 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with on_sigterm(end):
+        with on_stop(end):
             dispatch(args)
     except Terminated:
-        goes_on = bool(args) and args[0] in COMMANDS and COMMANDS[args[0]].goes_on
-        say(f"videodit: stopped{'; the same command goes on from there' if goes_on else ''}")
-        return TRY_AGAIN if goes_on else TERMINATED
+        say(f"videodit: stopped; {again_of(args) or BEGINS}")
+        return TRY_AGAIN if again_of(args) else TERMINATED
     except KeyboardInterrupt:
-        say("videodit: interrupted")
+        say("videodit: interrupted", again_of(args) or BEGINS)
         return INTERRUPTED
     except Interrupted as stop:
         say(f"videodit: {stop}")
-        return TRY_AGAIN
+        return INTERRUPTED if stop.by_hand else TRY_AGAIN
     except BrokenPipeError:  # such as by `| head`; what is left to print goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -89,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def end() -> None:
-    """End the command as Ctrl-C does: a process that is only killed would leave half-written files."""
-    raise Terminated
+def again_of(args: Sequence[str]) -> str:
+    """What the same command would do after it was stopped."""
+    return COMMANDS[args[0]].again if args and args[0] in COMMANDS else ""
 
 
 def dispatch(args: list[str]) -> None:
@@ -116,6 +121,7 @@ def _run(name: str, args: list[str]) -> None:
 
     def run(cfg: DictConfig) -> float | None:
         effects.check(name, cfg, line.typed())
+        check_objects(cfg)
         # Imported only now: a mistake in the config is reported without waiting for torch.
         return import_module(f"videodit.cli.{name}").run(cfg)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from videodit.atomic import check_output
-from videodit.checkpoint.store import load_tensors
+from videodit.checkpoint.store import sole
+from videodit.cli import waiting
+from videodit.cli.waiting import ENDING
 from videodit.data.video import KINDS, beside, check_kind, check_place, probe
 from videodit.errors import InputError
 from videodit.generate import Pipe
@@ -19,9 +22,20 @@ from videodit.record import parse_record
 from videodit.request import Request
 from videodit.untrusted import read_text
 
-LATENTS = ".latents.safetensors"  # what a file of latents that wait for decoding is called
 NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
 MANY = 10_000  # seeds of one prompt
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only run that gives names to videos in a folder. InputError where another one does."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with sole(out / ".lock", f"out={out}"):
+            yield
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # where nothing came of it
 
 
 def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
@@ -47,8 +61,8 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
     try:
         if path.exists():
             records.append(read_record(path))
-        if (waiting := path.with_suffix(LATENTS)).exists():
-            records += load_tensors(waiting)[1].get("records", [{}])[:1]
+        if (latents := path.with_suffix(ENDING)).exists():
+            records += waiting.read(latents).records[:1]
     except InputError:  # what is not of this program
         return False
     generated = {**asdict(pipe.native(request)), "fps": pipe.defaults["fps"]}
@@ -58,6 +72,12 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
         {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
         for one in records
     )
+
+
+def is_done(batch: Sequence[tuple[Request, Path]], pipe: Pipe) -> bool:
+    """Whether all of a pack is there from an earlier run, and nothing of it waits."""
+    there = all(path.exists() and beside(path).exists() and holds(path, one, pipe) for one, path in batch)
+    return there and not batch[0][1].with_suffix(ENDING).exists()
 
 
 def names_by_seed(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.pretrained import Components, Part
-from videodit.cli import compose
 from videodit.cli.compose import make, plain
+from videodit.cli.possible import check_sizes, check_teacher, freeze, runs_before
 from videodit.cli.start import (
     adapter_of,
     base_named,
@@ -35,7 +35,6 @@ from videodit.cli.start import (
     pipeline_of,
     words,
 )
-from videodit.config import conf_dir
 from videodit.data.batches import Clips, CropBatches, PackBatches, fetch, few
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
@@ -140,12 +139,12 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
     vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
     vae = open_vae(vae_part).to(device)
+    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
+    arguments = specs["dit"]["arguments"]
+    check_sizes(cfg, vae.spec, arguments)
     cache, heldout = (cached(cfg, split, vae, mesh) for split in ("train", "heldout"))
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
-    arguments = specs["dit"]["arguments"]
-    check_sizes(cfg, vae, arguments)
     tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
     packs = {"patch": tuple(arguments["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
     batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
@@ -232,23 +231,12 @@ def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
     """The model whose steps are taught, if one is named."""
     if not cfg.teacher:
         return None
-    if cfg.flow.name != "rectified" or cfg.flow.path.prediction != "velocity":
-        raise InputError(f"flow={cfg.flow.name}: a teacher teaches velocities on the straight path: say flow=rectified")
-    if cfg.request.guidance != 1 or cfg.request.sampler != "euler":
-        raise InputError("request: a student goes without guidance, which it has from its teacher, in Euler steps: "
-                         "say request.guidance=1 request.sampler=euler")  # fmt: skip
+    check_teacher(cfg)
     part = base_named("teacher.model", cfg.teacher.model).parts["vae"]
     if part.fingerprint != vae.fingerprint:
         raise InputError(f"teacher.model={cfg.teacher.model}: its VAE is not the student's: say vae_from=")
     pipe = load(cfg.teacher.model, device=str(mesh.device))
     return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request.steps)
-
-
-def check_sizes(cfg: DictConfig, vae: VideoVAE, arguments: dict[str, Any]) -> None:
-    """InputError where the DiT takes other latents than the VAE gives."""
-    if vae.latent_channels != (channels := arguments["channels"]):
-        name = cfg.vae_from or cfg.init or "toy"
-        raise InputError(f"vae_from={name}: its latents have {vae.latent_channels} channels, not {channels}")
 
 
 def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
@@ -306,16 +294,6 @@ def teaching(cfg: DictConfig, mesh: Mesh, shapes: Sequence[LatentShape], words: 
     return cost.times(cfg.teacher.steps / cfg.request.steps)
 
 
-def freeze(module: nn.Module, parts: Sequence[str]) -> None:
-    """Exclude parts of a module, named as in its attributes, from training."""
-    for name in parts:
-        try:
-            module.get_submodule(name).requires_grad_(False)
-        except AttributeError:
-            names = ", ".join(child for child, _ in module.named_children())
-            raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
-
-
 def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCache:
     """Latents of a split, encoded where the cache lacks them."""
     return encode_datasets(
@@ -347,8 +325,7 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
 def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
     """Where a run of `after` is not there yet, what it would begin with takes its place in `cfg`. -> their names."""
     names = []
-    for number, overrides in enumerate(cfg.after):
-        before = compose.config(conf_dir(), "train", compose.Line([*overrides], {}))
+    for number, before in enumerate(runs_before(cfg)):
         if (Path(before.run_dir) / "model").is_dir():
             continue
         before.limit, folder = cfg.limit, scratch / f"before-{number}"

@@ -19,6 +19,7 @@ from videodit.checkpoint.texts import Remembered
 from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
 from videodit.errors import InputError
+from videodit.models.arguments import ARGUMENTS
 from videodit.models.dit import DiT
 from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
@@ -28,6 +29,7 @@ from videodit.printable import say
 from videodit.track.progress import Progress
 from videodit.train.adapter import LoRA
 from videodit.train.machine import PRECISIONS, pick_precision
+from videodit.untrusted import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -121,8 +123,13 @@ def described(cfg: DictConfig, base: Base | None, part: str) -> dict[str, Any]:
     """The architecture and arguments of what `initial` gives, without weights. `part` is dit, text or vae."""
     if base is not None:
         return base.parts[part].skeleton.spec  # complete, also where an older file lacks arguments
+    group = _GROUPS[part]
+    arguments = {key: value for key, value in plain(cfg[group]).items() if not key.startswith("_")}
+    architecture = arguments.pop("architecture", None)
+    if architecture in ARGUMENTS:
+        check(arguments, ARGUMENTS[architecture], group)
     with torch.device("meta"):
-        return make(cfg[_GROUPS[part]]).spec
+        return make(cfg[group]).spec
 
 
 def networks(
@@ -219,6 +226,13 @@ def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool)
 
 def find_vae(model: str) -> Part:
     """The VAE of a model, ours or public, of a VAE run, or in a file of ours."""
+    part = _find_vae(model)
+    if part.spec.get("architecture") != "video_vae":
+        raise InputError(f"{part.weights.source} is not a VAE")
+    return part
+
+
+def _find_vae(model: str) -> Part:
     for path in (Path(model), Path(model) / FILES["vae"], Path(model) / "model" / FILES["vae"]):
         if path.is_file() and HEADER in Weights([path]).metadata:
             return Part.own(path)
@@ -230,6 +244,4 @@ def find_vae(model: str) -> Part:
 
 def open_vae(part: Part) -> VideoVAE:
     """A VAE in float32 however it is stored."""
-    if part.spec.get("architecture") != "video_vae":
-        raise InputError(f"{part.weights.source} is not a VAE")
     return part.load(dtype=torch.float32)

@@ -8,15 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import torch
-
 from videodit.checkpoint.store import sole
-from videodit.cli import compose
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
 from videodit.cli.memory import room
+from videodit.cli.possible import check_possible, runs_before
 from videodit.cli.prepare import Made, prepare, stand_ins
-from videodit.config import Launch, conf_dir, launch
+from videodit.config import Launch, launch
 from videodit.data.batches import load
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import AXES, Mesh
@@ -28,7 +26,7 @@ from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run, Settings
-from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, pick_precision, release
+from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, release
 from videodit.train.optim import warmup_decay
 
 if TYPE_CHECKING:
@@ -37,28 +35,22 @@ if TYPE_CHECKING:
 
 def run(cfg: DictConfig) -> float | None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
-    try:
-        return train(cfg, launch())
-    finally:
-        with suppress(OSError):
-            Path(cfg.run_dir).rmdir()  # hydra made it; where nothing was written, there is no run
+    return train(cfg, launch())
 
 
 def train(cfg: DictConfig, here: Launch) -> float | None:
     """The same as this one of the processes. What it gives is for a sweep to make small: see `Made.at_interval`."""
-    Settings(**cfg.loop, matmul_rate=0.0)  # mistakes are told before anything is done
-    if cfg.precision != "auto":
-        pick_precision(cfg.precision, torch.device("cpu"))
     folder, device = Path(cfg.run_dir), pick_device(cfg.device, here.local_rank)
     mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
+    check_possible(cfg)  # mistakes are told before anything is done
     if cfg.plan:
         return plan(cfg, mesh)
     folder.mkdir(parents=True, exist_ok=True)
     with sole(folder / ".lock", f"run_dir={folder}") if mesh.main else nullcontext():
         if cfg.fresh and mesh.main:
             start_over(folder)
-        for overrides in cfg.after:
-            train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
+        for before in runs_before(cfg):
+            train(before, here)
         mesh.wait()
         prepared = prepare(cfg, folder, mesh)
         if cfg.memory != "off":

@@ -295,12 +295,13 @@ def load(batches: Dataset, *, start: int, stop: int, workers: int) -> Generator:
 
 
 def _stay(worker: int) -> None:
-    """A scheduler's SIGTERM goes to all processes: the one that trains may need this one for the step it is in.
+    """SIGTERM and Ctrl-C go to all processes: the one that trains may need this one for the step it is in.
 
     torch takes a worker that ends with 0 for one that is done, any other for a reason to stop.
     """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the one that trains
 
 
 def _crop(clip: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:

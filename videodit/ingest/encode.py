@@ -92,12 +92,14 @@ class Encode:
                 known=(),
             )  # fmt: skip
         reasons = {clips.places[index][0]: reason for index, reason in faults.items()}
-        return [
-            dropped("cannot be encoded", reasons[place])
-            if place in reasons
-            else {"records": [{"shards": [old or written[0] for old in clip["have"]]}]}
-            for place, clip in enumerate(bundle)
-        ]
+        results: list[Result] = []
+        for place, clip in enumerate(bundle):
+            if place in reasons:
+                results.append(dropped("cannot be encoded", reasons[place]))
+            else:
+                shards = [old or written[key] for old, key in zip(clip["have"], self.keys(clip), strict=True)]
+                results.append({"records": [{"shards": shards}]})
+        return results
 
     @torch.no_grad()
     def _latents(

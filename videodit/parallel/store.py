@@ -33,6 +33,7 @@ from typing_extensions import TypedDict
 from videodit.checkpoint.store import write_json
 from videodit.errors import InputError
 from videodit.parallel.mesh import Mesh
+from videodit.signals import later
 from videodit.untrusted import read_json
 
 STATE = "state.json"
@@ -66,7 +67,8 @@ class Saved:
         known = _flat(self.shapes)
         if missing := sorted(name for name, value in flat.items() if known.get(name) != tuple(value.shape)):
             raise InputError(f"{self.folder}: has no {missing[0]} of that shape")
-        dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=not dist.is_initialized())
+        with later():  # torch makes an error of its own of whatever is raised in it
+            dcp.load(flat, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=not dist.is_initialized())
 
 
 class Checkpoints:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
 from videodit.parallel.store import Checkpoints
 from videodit.printable import say
-from videodit.signals import on_sigterm
+from videodit.signals import end, on_stop
 from videodit.track.names import SAMPLED
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
@@ -115,14 +116,15 @@ class Run:
         self.meter = Meter(matmul_rate=settings.matmul_rate * mesh.ranks)
         self.made = Made(folder)
         self.measure: float | None = None  # that of the last samples
-        self.asked_to_stop = False  # by a signal to this process
-        self.stopping = False  # agreed among all, before a step: a signal in the middle of one must wait for the next
+        self.asked_to_stop = 0  # by which signal to this process
+        self.stopping = 0  # agreed among all, before a step: a signal in the middle of one must wait for the next
+        self.saved = 0  # the step of the last checkpoint
 
     def fit(self, unread: Sequence[tuple[str, str]] = ()) -> float | None:
         """Train until `settings.steps`, from the newest checkpoint if there is one. -> the measure of the last samples.
 
         unread: (path, reason) of clips that were left out before the first step, and told.
-        SIGTERM, which schedulers send before they take the machine away, saves and raises Interrupted.
+        SIGTERM, which schedulers send before they take the machine away, and Ctrl-C save and raise Interrupted.
         """
         self.resume()
         steps, main, undone = self.settings.steps, self.mesh.main, self.undone()
@@ -136,7 +138,7 @@ class Run:
             self.told = told_before(self.folder / "skipped.jsonl", self.step)
         batches, meter = self.batches(self.step, steps), self.meter
         progress = Progress(total=steps, start=self.step, label=self.folder.name) if main else None
-        with self.checkpoints, self.tracker, progress or nullcontext(), on_sigterm(self.ask_to_stop), closing(batches):
+        with on_stop(self.ask_to_stop), self.checkpoints, self.tracker, progress or nullcontext(), closing(batches):
             self.tracker.start(self.config, self.step)
             for path, reason in unread if self.step == 0 else ():
                 self.count_skipped(path, reason, known=True)
@@ -187,7 +189,7 @@ class Run:
         skipped = [entry for batch in micro for entry in batch.skipped]
         told = self.mesh.exchange({"work": mine, "skipped": skipped, "stop": self.asked_to_stop})
         shares = told[:: self.mesh.context]
-        self.stopping = any(one["stop"] for one in told)
+        self.stopping = max(one["stop"] for one in told)  # SIGTERM's number is the larger one
         for path, reason in (entry for one in shares for entry in one["skipped"]):
             self.count_skipped(path, reason)
         work = {name: sum(one["work"][name] for one in shares) for name in mine}
@@ -227,36 +229,60 @@ class Run:
         if done and self.bad:
             raise self.diverged()
         if self.stopping and not done:  # the next start makes the samples, if it is time for some
-            saved = "not saved, since its loss is not finite: the same command goes on from the checkpoint before"
-            saved = saved if self.bad else "saved: the same command goes on from there"
-            raise Interrupted(f"stopped at step {self.step} and {saved}")
+            raise self.interrupted()
         if self.is_sampled():
             self.show()
+
+    def interrupted(self) -> Interrupted:
+        """What is told of a run that stops before its end."""
+        saved = "not saved, since its loss is not finite: the same command goes on from the checkpoint before"
+        saved = saved if self.bad else "saved: the same command goes on from there"
+        return Interrupted(f"stopped at step {self.step} and {saved}", by_hand=self.stopping == signal.SIGINT)
 
     def is_sampled(self) -> bool:
         """Whether samples belong to the present step."""
         return self.step >= self.settings.steps or self.step % self.settings.sample_every == 0
 
     def show(self) -> None:
-        """Make samples with the averages."""
+        """Make samples. A single process that is asked to stop leaves them to the next start."""
+        single = self.mesh.ranks == 1
+        try:
+            with self.averaged(), on_stop(self.leave) if single else nullcontext():
+                if single and self.asked_to_stop:
+                    self.leave(self.asked_to_stop)
+                self.measure = self.sample(self.step)
+        except KeyboardInterrupt:
+            if not self.asked_to_stop:
+                raise
+            self.stopping = self.asked_to_stop
+            if self.saved != self.step and not self.bad:
+                self.save()
+            raise self.interrupted() from None
+        if self.mesh.main:
+            self.made.note(SAMPLES, self.step, self.measure)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While this lasts the module holds the averages."""
         self.ema.swap()
         self.objective.module.eval()
         release(self.mesh.device)
         # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
         exact = self.mesh.ranks == 1 and self.objective.complete
-        with torch.no_grad(), nullcontext() if exact else self.autocast():
-            self.measure = self.sample(self.step)
-        release(self.mesh.device)
-        self.objective.module.train()
-        self.ema.swap()
-        if self.mesh.main:
-            self.made.note(SAMPLES, self.step, self.measure)
+        try:
+            with torch.no_grad(), nullcontext() if exact else self.autocast():
+                yield
+        finally:
+            release(self.mesh.device)
+            self.objective.module.train()
+            self.ema.swap()
 
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen,
                 "interval": self.meter.numbers.parts()}  # fmt: skip
         self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
+        self.saved = self.step
         self.publish()
 
     def publish(self) -> None:
@@ -312,6 +338,7 @@ class Run:
             )
         saved.load({**weights, "optim": self.optimizer.blank(saved.shapes.get("optim", {}))})
         info = saved.info
+        self.saved = info["step"]
         self.step, self.bad, self.bad_total = info["step"], info.get("bad", 0), info.get("bad_total", 0)
         self.skipped, self.seen = info.get("skipped", {}), self.seen | info.get("seen", {})
         self.meter.numbers.join(info.get("interval", {}))  # checkpoints of older versions have none
@@ -358,6 +385,13 @@ class Run:
             with (self.folder / "skipped.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
 
-    def ask_to_stop(self) -> None:
-        """Have the run stop after its present step: what SIGTERM asks for."""
-        self.asked_to_stop = True
+    def ask_to_stop(self, number: int) -> None:
+        """Have the run stop after its present step: what SIGTERM and the first Ctrl-C ask for."""
+        self.asked_to_stop = number
+        with suppress(RuntimeError):  # Python refuses a line in the middle of another one
+            say("stopping after this step; Ctrl-C again stops at once, and saves nothing")
+
+    def leave(self, number: int) -> None:
+        """Stop within samples."""
+        self.asked_to_stop = number
+        end(number)

@@ -1,0 +1,117 @@
+"""What a command could not do is told in a line that names the key, before it or a run that comes first begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train import tiny
+from videodit.cli.main import main
+from videodit.config import conf_dir
+
+FIRST = [word for word in tiny.VAE_COMMAND if word.startswith("vae")]
+BEFORE = ",".join(f'"{word}"' for word in [*tiny.VAE_COMMAND, "run_dir=first", "workers=0", "loop.steps=1"])
+TRAIN = [*tiny.COMMAND, f"after=[[{BEFORE}]]", "vae_from=first", "run_dir=run", "cache=cache", "workers=0"]
+FAULTS = {  # what is typed beside TRAIN -> how the line goes on
+    "optim.make._target_=videodit.nope.x": "optim.make._target_=videodit.nope.x: cannot be imported",
+    "optim.make._target_=nothing": "optim.make._target_=nothing: cannot be imported: No module named 'nothing'",
+    "optim.make._target_=videodit.train.optim": "optim.make._target_=videodit.train.optim: it makes no objects",
+    "+optim.make.nope=1": "optim.make: videodit.train.optim.muon: got an unexpected keyword argument 'nope'",
+    "~flow.times.shift": "flow.times: videodit.train.dit_step.TrainingTimes: missing a required",
+    "tracker.trackers.0._target_=a.b": "tracker.trackers.0._target_=a.b: cannot be imported: No module named 'a'",
+    "+data.train.0.nope=1": "data.train.0: videodit.data.toy.ToyWorld: got an unexpected keyword argument 'nope'",
+    "model._target_=a.b": "model._target_=a.b: cannot be imported",
+    "model.dim=33": "model: dim=33 should divide into heads=2",
+    "+model.nope=1": "model: nope: ",
+    "model.time=never": "model: time: ",
+    "model.channels=5": "vae_from=first: its latents have 4 channels, not 5",
+    "text.heads=0": "text: heads: ",
+    "freeze=[nope]": "freeze=nope: there is no such part, only dit, text",
+    "samples.prompts=['']": "prompt",
+    "request.steps=0": "steps",
+    "loop.steps=0": "loop.steps=0: ",
+    "stage=nope": "stage=nope: ",
+    "precision=nope": "precision=nope: ",
+    "device=nope": "device=nope",
+    "vae_from=nope": "there is no VAE in nope: ",
+    "cache=file/cache": "cache=file/cache",
+    f"cache={'x' * 300}": "cache=xxx",
+    "teacher={model:toy,steps:2,guidance:2.5}": "request: a student goes without guidance",
+}
+FAULTS_BEFORE = {  # the same, said of the run that comes first
+    "vae._target_=a.b": "vae._target_=a.b: cannot be imported",
+    "vae.base=0": "vae: base: ",
+    "vae.spatial=[true]": "vae: spatial and temporal should have a value for each of 3 multipliers",
+    "critic={_target_:videodit.models.critic.PatchCritic,nope:1}": "critic: videodit.models.critic.PatchCritic: ",
+    "crops.crops.0._target_=a.b": "crops.crops.0._target_=a.b: cannot be imported",
+    "freeze=[nope]": "freeze=nope: there is no such part",
+    "run_dir=file/first": "run_dir=file/first",
+    "loop.steps=0": "loop.steps=0: ",
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    return tmp_path
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command says; it has done nothing."""
+    assert main(words) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1, errors
+    assert [path.name for path in Path().rglob("*")] == ["file"], "something was begun"
+    return errors[0].removeprefix("videodit: error: ")
+
+
+@pytest.mark.parametrize("typed", FAULTS, ids=lambda typed: typed[:40])
+def test_of_a_training(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["train", *TRAIN, typed], capsys).startswith(FAULTS[typed])
+
+
+@pytest.mark.parametrize("typed", FAULTS_BEFORE, ids=lambda typed: typed[:40])
+def test_of_a_training_that_comes_first(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = f'after=[[{BEFORE},"{typed}"]]'
+    assert refused(["train", *TRAIN, before], capsys).startswith(FAULTS_BEFORE[typed])
+
+
+OBJECTS = {
+    "encode data=toy_small": ["data.train.0", "data.heldout.0"],
+    "doctor data=toy_small": ["data.train.0", "optim.make", "flow.path"],
+    "ingest nowhere out=set": ["cutter", "captioner", "embedder", "engine"],
+}
+
+
+@pytest.mark.parametrize("line", OBJECTS)
+def test_of_other_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each object that they are made of: nothing is read before."""
+    for key in OBJECTS[line]:
+        missing = refused([*line.split(), f"{key}._target_=a.b"], capsys)
+        assert missing == f"{key}._target_=a.b: cannot be imported: No module named 'a'"
+        assert refused([*line.split(), f"+{key}.nope=1"], capsys).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])
+def test_of_a_scorer(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scorer = f"{{_target_: videodit.ingest.looks.ImageClassifier{arguments}}}"
+    told = refused(["ingest", "nowhere", "out=set", f"measure.scorers=[{scorer}]"], capsys)
+    assert told.startswith("measure.scorers.0: videodit.ingest.looks.ImageClassifier: ")
+
+
+def test_every_object_of_the_shipped_configs_is_there() -> None:
+    """The check itself takes all that is shipped: each group's choices, as each command that has it composes them."""
+    from videodit.cli import compose
+    from videodit.cli.objects import check_objects
+
+    conf, seen = conf_dir(), 0
+    for command, groups in {"train": ("model", "vae", "text", "data", "flow", "optim", "parallel", "tracker",
+                                      "adapter", "experiment"),
+                            "ingest": ("cutter", "embedder", "captioner", "engine")}.items():  # fmt: skip
+        for group in groups:
+            for choice in sorted(path.stem for path in (conf / group).glob("*.yaml")):
+                check_objects(compose.config(conf, command, compose.Line([f"{group}={choice}"], {})))
+                seen += 1
+    assert seen > 30

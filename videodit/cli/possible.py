@@ -1,0 +1,124 @@
+"""What can be known of a training before it is begun, and before the runs that come first are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from videodit.atomic import check_output
+from videodit.checkpoint.latents import SHARD
+from videodit.cli import compose
+from videodit.cli.compose import make, plain
+from videodit.cli.objects import check_objects
+from videodit.cli.start import adapter_of, base_of, described, find_vae
+from videodit.config import conf_dir
+from videodit.errors import InputError
+from videodit.models.build import rebuild
+from videodit.request import complete
+from videodit.train.loop import Settings
+from videodit.train.machine import pick_precision
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Spec = Mapping[str, Any]  # of a network: its architecture and arguments
+
+
+def runs_before(cfg: DictConfig) -> list[DictConfig]:
+    """The configs of the runs in `after`."""
+    return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
+
+
+def check_possible(cfg: DictConfig) -> None:
+    """InputError for what a training, or one of those before it, could not do. It makes nothing, and reads no clip."""
+    Settings(**cfg.loop, matmul_rate=0.0)
+    if cfg.precision != "auto":
+        pick_precision(cfg.precision, torch.device("cpu"))
+    if cfg.stage not in ("vae", "dit"):
+        raise InputError(f"stage={cfg.stage}: it is vae or dit")
+    check_output(Path(cfg.run_dir) / "config.json", "run_dir")
+    if cfg.stage == "dit":
+        check_output(Path(cfg.cache) / SHARD.format("0" * 16), "cache")
+    coming = {}
+    for before in runs_before(cfg):
+        check_objects(before)
+        check_possible(before)
+        coming[Path(before.run_dir)] = before
+    check_vae(cfg, coming) if cfg.stage == "vae" else check_dit(cfg, coming)
+    for split in ("train", "heldout") if coming else ():  # else they are opened at once
+        for node in cfg.data[split]:
+            make(node)
+
+
+def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
+    """The same for what a VAE's training makes."""
+    make(cfg.crops)
+    networks = nn.ModuleDict({"vae": hollow(vae_of(cfg, cfg.init, coming) or described(cfg, None, "vae"))})
+    if cfg.critic:
+        with torch.device("meta"):
+            networks["critic"] = make(cfg.critic)
+    freeze(networks if cfg.critic else networks["vae"], cfg.freeze)
+
+
+def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
+    """The same for a DiT's."""
+    adapter_of(cfg)
+    make(cfg.flow)
+    check_teacher(cfg)
+    vae = vae_of(cfg, cfg.vae_from or cfg.init or "toy", coming)
+    if cfg.init and Path(cfg.init) in coming:  # its networks are seen when it is there
+        return
+    base = base_of(cfg, Path(cfg.run_dir))
+    specs = {part: described(cfg, base, part) for part in ("dit", "text")}
+    if vae is not None:
+        check_sizes(cfg, vae, specs["dit"]["arguments"])
+    if base is None:
+        freeze(nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()}), cfg.freeze)
+        for prompt in cfg.samples.prompts:
+            complete({"prompt": prompt}, plain(cfg.request), 1)
+
+
+def vae_of(cfg: DictConfig, name: str, coming: Mapping[Path, DictConfig]) -> Spec | None:
+    """The VAE that a model, or a run that comes before, has or will have; None where that cannot be known yet."""
+    before = coming.get(Path(name)) if name else None
+    if before is None:
+        return find_vae(name).skeleton.spec if name else None
+    return described(before, None, "vae") if before.stage == "vae" and not before.init else None
+
+
+def hollow(spec: Spec) -> nn.Module:
+    """A network without values."""
+    with torch.device("meta"):
+        return rebuild(spec["architecture"], spec["arguments"])
+
+
+def check_sizes(cfg: DictConfig, vae: Spec, dit: Mapping[str, Any]) -> None:
+    """InputError where the DiT takes other latents than the VAE gives."""
+    if (found := vae["arguments"]["latent_channels"]) != (channels := dit["channels"]):
+        name = cfg.vae_from or cfg.init or "toy"
+        raise InputError(f"vae_from={name}: its latents have {found} channels, not {channels}")
+
+
+def check_teacher(cfg: DictConfig) -> None:
+    """InputError where a teacher is named, and the rest is not as a student needs it."""
+    if not cfg.teacher:
+        return
+    if cfg.flow.name != "rectified" or cfg.flow.path.prediction != "velocity":
+        raise InputError(f"flow={cfg.flow.name}: a teacher teaches velocities on the straight path: say flow=rectified")
+    if cfg.request.guidance != 1 or cfg.request.sampler != "euler":
+        raise InputError("request: a student goes without guidance, which it has from its teacher, in Euler steps: "
+                         "say request.guidance=1 request.sampler=euler")  # fmt: skip
+
+
+def freeze(module: nn.Module, parts: list[str]) -> None:
+    """Exclude parts of a module, named as in its attributes, from training."""
+    for name in parts:
+        try:
+            module.get_submodule(name).requires_grad_(False)
+        except AttributeError:
+            names = ", ".join(child for child, _ in module.named_children())
+            raise InputError(f"freeze={name}: there is no such part, only {names} and parts of these") from None
