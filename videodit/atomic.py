@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from videodit.errors import InputError
 
+GIB = 2**30
 BESIDE = 20  # bytes that the name of a file beside an output has more than its own: .latents.safetensors
 
 
@@ -77,6 +78,13 @@ def check_output(path: Path, key: str = "out") -> None:
             raise InputError(
                 f"{key}={name[:60]}…: the name takes {size} bytes; at most {most} can be written in {folder}"
             )
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """InputError where a disk has no room for `what` of so many bytes, to be written below a folder."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(there).free) < size:
+        raise InputError(f"{folder}: {what} takes {size / GIB:.3g} GiB, and its disk has {free / GIB:.3g} GiB free")
 
 
 def tidy(folder: Path) -> None:

@@ -166,7 +166,8 @@ def tried(
     if not again.fine:
         faults.append(f"run again, it ended with {again.codes}: {last(again)}")
     now = outcome(place)
-    apart = [name for name in sorted(now.keys() | one.outcome) if now.get(name) != one.outcome.get(name)]
+    seen, wanted = (now, one.outcome) if by == signal.SIGKILL else (at_the_end(now), at_the_end(one.outcome))
+    apart = [name for name in sorted(seen.keys() | wanted) if seen.get(name) != wanted.get(name)]
     faults += [f"another {name}" for name in apart]
     if deed.complete:
         third = parent.run(deed.arguments, place, ranks=deed.ranks)
@@ -219,6 +220,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = f"{place.relative_to(folder).as_posix()}/shards"
         found[name] = gathered(place) if "checkpoints" in place.parts else latents(place)
     return found
+
+
+def at_the_end(found: dict[str, Any]) -> dict[str, Any]:
+    """An outcome without the checkpoints before the last: a run that is asked to stop saves where it is."""
+    return {name: one for name, one in found.items() if "checkpoints/step-" not in name or f"step-{LAST:09d}" in name}
 
 
 def gathered(place: Path) -> dict[str, str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.train import tiny
+from videodit.atomic import check_room
 from videodit.cli.main import main
 from videodit.config import conf_dir
+from videodit.errors import InputError
 
 FIRST = [word for word in tiny.VAE_COMMAND if word.startswith("vae")]
 BEFORE = ",".join(f'"{word}"' for word in [*tiny.VAE_COMMAND, "run_dir=first", "workers=0", "loop.steps=1"])
@@ -76,6 +81,32 @@ def test_of_a_training(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_of_a_training_that_comes_first(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = f'after=[[{BEFORE},"{typed}"]]'
     assert refused(["train", *TRAIN, before], capsys).startswith(FAULTS_BEFORE[typed])
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """A disk with so many bytes free."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+
+
+@pytest.mark.parametrize(("words", "folder"), [(TRAIN, "run"), ([*tiny.VAE_COMMAND, "run_dir=first"], "first")])
+def test_a_disk_without_room_for_a_checkpoint(
+    words: list[str], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk(monkeypatch, 10_000)
+    told = refused(["train", *words, *["loop.steps=1"]], capsys)
+    assert re.fullmatch(rf"(first|{folder}): a checkpoint takes [\d.e-]+ GiB, and its disk has 9.31e-06 GiB free", told)
+
+
+def test_a_disk_without_room_for_an_export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    disk(monkeypatch, 10_000)
+    assert "out: the export takes " in refused(["export", "model=toy", "out=out"], capsys)
+
+
+def test_room_is_that_of_the_disk_that_a_folder_will_be_on(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    check_room(tmp_path / "not" / "there", free // 2, "half")
+    with pytest.raises(InputError, match="there: twice takes .* GiB, and its disk has .* GiB free"):
+        check_room(tmp_path / "not" / "there", free * 2, "twice")
 
 
 OBJECTS = {

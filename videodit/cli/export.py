@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from videodit.atomic import check_output
+from videodit.atomic import check_output, check_room
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
 from videodit.checkpoint.find import described
@@ -50,6 +50,7 @@ def run(cfg: DictConfig) -> None:
         base = base_named("base", cfg.base)
         same = [name for name, part in parts.items() if equal(part, base.parts.get(name))]
         pipeline, parts = {"base": base.named(same), **pipeline}, {k: v for k, v in parts.items() if k not in same}
+    check_room(out, sum(part.count for part in parts.values()) * dtype.itemsize, "the export")
     FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, answer)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from videodit.atomic import check_output
+from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
 from videodit.cli import compose
 from videodit.cli.compose import make, plain
@@ -25,6 +25,7 @@ from videodit.train.machine import pick_precision
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+LEAST = 3  # values that a checkpoint has of each parameter: its own, the average and, with Muon, one moment
 Spec = Mapping[str, Any]  # of a network: its architecture and arguments
 
 
@@ -62,6 +63,7 @@ def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         with torch.device("meta"):
             networks["critic"] = make(cfg.critic)
     freeze(networks if cfg.critic else networks["vae"], cfg.freeze)
+    check_disk(cfg, networks)
 
 
 def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
@@ -77,9 +79,17 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     if vae is not None:
         check_sizes(cfg, vae, specs["dit"]["arguments"])
     if base is None:
-        freeze(nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()}), cfg.freeze)
+        networks = nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()})
+        freeze(networks, cfg.freeze)
+        check_disk(cfg, networks)
         for prompt in cfg.samples.prompts:
             complete({"prompt": prompt}, plain(cfg.request), 1)
+
+
+def check_disk(cfg: DictConfig, networks: nn.Module) -> None:
+    """InputError where the disk has no room for one checkpoint: of what trains, values, averages and moments."""
+    trained = sum(parameter.numel() for parameter in networks.parameters() if parameter.requires_grad)
+    check_room(Path(cfg.run_dir), LEAST * torch.float32.itemsize * trained, "a checkpoint")
 
 
 def vae_of(cfg: DictConfig, name: str, coming: Mapping[Path, DictConfig]) -> Spec | None:

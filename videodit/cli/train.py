@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from videodit.atomic import check_room
 from videodit.checkpoint.store import sole
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
@@ -84,6 +85,7 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
     if cfg.memory != "off":
         with mesh.together():
             plan.check(base, room(limits(device)[0], base))
+            check_room(Path(cfg.run_dir), plan.checkpoint, "a checkpoint")
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
