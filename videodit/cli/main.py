@@ -12,13 +12,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import videodit
+from videodit.alive import watched
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
-from videodit.config import conf_dir
+from videodit.config import conf_dir, launch
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
 from videodit.signals import on_sigterm
@@ -64,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input,
     75 for work that was told to stop and can go on."""
     args = list(sys.argv[1:] if argv is None else argv)
+    own = argv is None and bool(args) and args[0] in COMMANDS and launch().rank == 0  # one of several tells for all
     try:
-        with on_sigterm(end):
+        with on_sigterm(end), watched(f"videodit {args[0]}") if own else nullcontext():
             dispatch(args)
     except Terminated:
         goes_on = bool(args) and args[0] in COMMANDS and COMMANDS[args[0]].goes_on

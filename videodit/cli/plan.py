@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
@@ -40,7 +41,9 @@ def run(cfg: DictConfig) -> None:
     planner = Planner(pipe.parts, limit, base=base)
     pipe.way, pipe.passes = way_of(cfg.chunk), passes_of(cfg.passes)
     job, setup = job_of(pipe, [request]), setup_of(pipe)
-    planned, native = planner.plan(job, setup), pipe.native(request)
+    with doing("plan the stages"):
+        planned = planner.plan(job, setup)
+    native = pipe.native(request)
     if planned.fits and here:  # measured once on a machine, for seconds: a refusal does not wait for that
         planner.rates = rates(device, pipe.parts.dtype)
         planned = planner.plan(job, setup)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.alive import doing
 from videodit.checkpoint.store import sole
 from videodit.cli import compose
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
 from videodit.cli.memory import room
-from videodit.cli.prepare import Made, prepare, stand_ins
+from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import load
 from videodit.nn.device import pick_device
@@ -60,10 +61,13 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
         for overrides in cfg.after:
             train(compose.config(conf_dir(), "train", compose.Line(list(overrides), {})), here)
         mesh.wait()
-        prepared = prepare(cfg, folder, mesh)
+        with doing("prepare the training"):
+            prepared = prepare(cfg, folder, mesh)
         if cfg.memory != "off":
-            check(cfg, prepared.plan(), mesh)
-        return fit(cfg, folder, prepared.make(), mesh)
+            check(cfg, planned(prepared), mesh)
+        with doing("make the networks"):
+            made = prepared.make()
+        return fit(cfg, folder, made, mesh)
 
 
 def plan(cfg: DictConfig, mesh: Mesh) -> None:
@@ -74,10 +78,16 @@ def plan(cfg: DictConfig, mesh: Mesh) -> None:
         if absent and mesh.main:
             say(f"{', '.join(absent)}: not there yet, untrained ones serve")
         (scratch / "run").mkdir(exist_ok=True)
-        check(cfg, prepare(cfg, scratch / "run", mesh).plan(), mesh)
+        check(cfg, planned(prepare(cfg, scratch / "run", mesh)), mesh)
         mesh.wait()
     with suppress(OSError):
         Path(cfg.run_dir).rmdir()
+
+
+def planned(prepared: Prepared) -> StepPlan:
+    """What a step will need."""
+    with doing("plan a step"):
+        return prepared.plan()
 
 
 def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from videodit.alive import doing
 from videodit.checkpoint.store import write_json
 from videodit.errors import InputError, Interrupted
 from videodit.parallel.mesh import Mesh
@@ -244,7 +245,7 @@ class Run:
         release(self.mesh.device)
         # Sharded weights come together in the run's precision, and those under an adapter may be kept in it.
         exact = self.mesh.ranks == 1 and self.objective.complete
-        with torch.no_grad(), nullcontext() if exact else self.autocast():
+        with doing(f"samples of step {self.step}"), torch.no_grad(), nullcontext() if exact else self.autocast():
             self.measure = self.sample(self.step)
         release(self.mesh.device)
         self.objective.module.train()
@@ -256,8 +257,9 @@ class Run:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen,
                 "interval": self.meter.numbers.parts()}  # fmt: skip
-        self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
-        self.publish()
+        with doing(f"save step {self.step}"):
+            self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
+            self.publish()
 
     def publish(self) -> None:
         """Write the averaged weights as a model.
