@@ -25,7 +25,7 @@ class Watch:
     def __init__(self, stream: TextIO, command: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream, self.clock, self.stopped = stream, clock, threading.Event()
         self.doing: list[tuple[What, float]] = [(command, clock())]  # the innermost last; since when
-        self.written = clock()
+        self.said = self.written = clock()  # `written` counts this watch's own lines, too
 
     def tell(self) -> None:
         """A line, if it is due."""
@@ -33,7 +33,7 @@ class Watch:
             return
         what, since = self.doing[-1]
         said = what if isinstance(what, str) else what()
-        say(f"{said}: still at it after {now - since:.0f} s", to=self.stream)
+        say(f"{said}: still at it after {now - min(since, self.said):.0f} s", to=self.stream)
         self.written = now
 
     def run(self) -> None:
@@ -50,7 +50,7 @@ class Watched:
 
     def write(self, text: str) -> int:
         """As the stream's own."""
-        self.watch.written = self.watch.clock()
+        self.watch.said = self.watch.written = self.watch.clock()
         return self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:

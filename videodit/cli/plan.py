@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
-from videodit.cli.memory import job_of, passes_of, room, setup_of, way_of
+from videodit.cli.memory import job_of, passes_of, room, setup_of, size_of, way_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
 from videodit.nn.device import pick_device, pick_dtype
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 PACKED = 0.1  # bytes a pixel of an mp4, more or less
-UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
 def run(cfg: DictConfig) -> None:
@@ -78,11 +76,3 @@ def opened(cfg: DictConfig) -> Pipe:
     if cfg.model in families():
         return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
     return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size such as 24GiB."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
-    if not match or match[2].lower() not in UNITS:
-        raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
-    return int(float(match[1]) * UNITS[match[2].lower()])
