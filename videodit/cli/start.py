@@ -141,7 +141,7 @@ def networks(
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
-        prompts, dtype = ["", *captions, *cfg.samples.prompts], kept_in(cfg, mesh.device)
+        prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg, mesh.device)
         text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)

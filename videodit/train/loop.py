@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
 
 REASONS = 8  # of skipped clips that are counted apart
+FEW, SPARSE = 50, 20  # records of a short run, and steps between those of a long one
 
 
 class Objective(Protocol):
@@ -62,13 +64,14 @@ class Settings:
 
     steps: how many in all. clip_norm: gradient norm above which gradients are scaled down.
     max_bad: consecutive steps with a non-finite loss or gradient after which the run stops.
-    *_every: steps between records, checkpoints and samples. matmul_rate: the machine's flops a second, 0 if unknown.
+    *_every: steps between records, checkpoints and samples; log_every may be None: FEW records of a short run, and
+    at most SPARSE steps between those of a long one. matmul_rate: the machine's flops a second, 0 if unknown.
     """
 
     steps: int
     clip_norm: float
     max_bad: int
-    log_every: int
+    log_every: int | None
     save_every: int
     sample_every: int
     matmul_rate: float
@@ -76,10 +79,17 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "max_bad", "log_every", "save_every", "sample_every"):
             value = getattr(self, name)
+            if name == "log_every" and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"loop.{name}={value}: must be a whole number, at least 1")
         if not isinstance(self.clip_norm, int | float) or not self.clip_norm > 0:
             raise InputError(f"loop.clip_norm={self.clip_norm}: must be a number above 0")
+
+    def is_logged(self, step: int) -> bool:
+        """Whether this many steps end with a record; the last ones do."""
+        every = self.log_every or min(SPARSE, max(1, self.steps // FEW))
+        return step % every == 0 or step == self.steps
 
 
 class Run:
@@ -112,6 +122,7 @@ class Run:
         self.due = False  # to be saved once the last loss was finite
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
+        self.seconds, self.began = 0.0, time.monotonic()  # of the sessions before, as far as kept; when this one did
         self.told: set[str] = set()
         self.meter = Meter(matmul_rate=settings.matmul_rate * mesh.ranks)
         self.made = Made(folder)
@@ -149,7 +160,7 @@ class Run:
                 meter.add(*self.advance(micro))
                 if progress is not None:
                     progress.update(self.step, **meter.shown())
-                if self.step % self.settings.log_every == 0 or self.step == steps:
+                if self.settings.is_logged(self.step):
                     self.tracker.scalars(self.step, meter.flush() | self.counts())
                 with meter.paused():
                     self.at_intervals()
@@ -206,7 +217,7 @@ class Run:
             values |= {"gradient norm": norm, **by_group(norms, "gradient norm"), **self.optimizer.step(self.step)}
             self.ema.update(self.step)
             self.bad = 0
-            if (self.step + 1) % self.settings.log_every == 0:
+            if self.settings.is_logged(self.step + 1):
                 values["EMA distance"] = self.ema.distance(self.mesh)
         else:
             self.count_bad(values["loss"], norm)
@@ -256,7 +267,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen,
-                "interval": self.meter.numbers.parts()}  # fmt: skip
+                "interval": self.meter.numbers.parts(), "seconds": self.spent()}  # fmt: skip
         with doing(f"save step {self.step}"):
             self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
             self.publish()
@@ -317,13 +328,19 @@ class Run:
         self.step, self.bad, self.bad_total = info["step"], info.get("bad", 0), info.get("bad_total", 0)
         self.skipped, self.seen = info.get("skipped", {}), self.seen | info.get("seen", {})
         self.meter.numbers.join(info.get("interval", {}))  # checkpoints of older versions have none
+        self.seconds, self.began = info.get("seconds", 0.0), time.monotonic()
+
+    def spent(self) -> float:
+        """Seconds of training that led to the present step, over all sessions; samples and checkpoints count."""
+        return self.seconds + time.monotonic() - self.began
 
     def counts(self) -> dict[str, float]:
         """What was seen and what went wrong so far, and how much memory this process has needed."""
         reasons = {f"skipped clips/{reason}": float(count) for reason, count in self.skipped.items()}
         wrong = {"skipped clips": float(sum(self.skipped.values())), "skipped updates": float(self.bad_total)}
         seen = {f"{name} seen": value for name, value in self.seen.items()}
-        return {**seen, **wrong, **reasons, "memory GiB": peak_memory(self.mesh.device) / 2**30}
+        memory = peak_memory(self.mesh.device) / 2**30
+        return {**seen, **wrong, **reasons, "memory GiB": memory, "seconds": self.spent()}
 
     def count_bad(self, loss: float, norm: float) -> None:
         """Report a skipped update; stop the run after too many in a row."""
