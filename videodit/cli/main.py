@@ -51,7 +51,7 @@ COMMANDS = {
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
     "report": Command("a run as one HTML page: curves, samples, config", positional="path"),
     "export": Command("write a run's weights as a folder that model= takes"),
-    "info": Command("describe this installation, an mp4 or a checkpoint", positional="path"),
+    "info": Command("describe a model, a run, a set, a video, or this installation", positional="path"),
 }
 
 # Errors of the machine, not of videodit: a traceback would only hide the message.

@@ -353,6 +353,7 @@ class Run:
     def diverged(self) -> InputError:
         """What is told of a run whose losses are no longer finite. Checkpoints from which none came are deleted."""
         self.checkpoints.wait()
+        self.tracker.scalars(self.step, {"skipped updates": float(self.bad_total)})  # the last word, without a loss
         if self.mesh.main and self.sound is not None:
             self.checkpoints.drop_after(self.sound)
         self.mesh.wait()
