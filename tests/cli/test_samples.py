@@ -26,6 +26,7 @@ def test_samples_are_of_the_datas_own_captions(tmp_path: Path, capsys: pytest.Ca
     cfg = compose.config(conf_dir(), "train", compose.Line(["samples.prompts=null"], {}))
     entries = [entry(text) for text in ("", "a cat", "a cat", "a dog", "a cow", " ", "a pig")]
     assert sample_prompts(cfg, entries) == ["a cat", "a cow"]
+    assert sample_prompts(cfg, entries[:3], entries) == ["a cat", "a dog"] and sample_prompts(cfg, entries, entries)
     assert sample_prompts(cfg, entries[:3]) == ["a cat"] and not capsys.readouterr().err
     assert sample_prompts(cfg, entries[:1]) == [] and "samples.prompts= names some" in capsys.readouterr().err
     named = compose.config(conf_dir(), "train", compose.Line(["samples.prompts=[a horse]"], {}))

@@ -183,7 +183,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             fingerprints={"vae": vae_part.fingerprint},
         )
         pipe = Pipe(parts)
-        prompts = sample_prompts(cfg, [*heldout.entries, *cache.entries] if len(heldout) < SAMPLED else heldout.entries)
+        prompts = sample_prompts(cfg, heldout.entries, cache.entries)
         prompts = [pipe.request(prompt).prompt for prompt in prompts]  # a bad `request` is told now
 
         def at_interval(step: int, tracker: Tracker) -> float:
@@ -197,14 +197,21 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     return Prepared(plan, int((batches.units * batches.places).max()), made)
 
 
-def sample_prompts(cfg: DictConfig, entries: Sequence[Entry]) -> list[str]:
-    """The prompts of the samples: those of the config, else some of the data's own captions, evenly spread."""
+def sample_prompts(cfg: DictConfig, *parts: Sequence[Entry]) -> list[str]:
+    """The prompts of the samples: those of the config, else some of the data's own captions, evenly spread in the first
+    part that has any, and in the next where that has too few.
+    """
     if cfg.samples.prompts is not None:
         return list(cfg.samples.prompts)
-    captions = list(dict.fromkeys(entry.caption for entry in entries if entry.caption.strip()))
-    if not captions:
+    found: dict[str, None] = {}
+    for entries in parts:
+        captions = dict.fromkeys(entry.caption for entry in entries if entry.caption.strip())
+        new = [one for one in captions if one not in found]
+        count = min(SAMPLED - len(found), len(new))
+        found |= dict.fromkeys(new[i * len(new) // count] for i in range(count))
+    if not found:
         say("no clip has a caption, so no samples are made; samples.prompts= names some")
-    return [captions[i * len(captions) // SAMPLED] for i in range(min(SAMPLED, len(captions)))]
+    return list(found)
 
 
 def held_by(cache: LatentCache) -> dict[str, Any]:
