@@ -156,3 +156,16 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["train", *words, *rates, loop, f"run_dir={tmp_path / 'run'}"]) == 2
     capsys.readouterr()
     assert told(str(tmp_path / "run"), capsys)["steps"].endswith("of 30: diverged")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"clips": 3, "adapter": 7, "freeze": {"a": 1}}, {"data": {"train": [None, "x"]}, "init": "\x1b[31m"}],
+)
+def test_a_config_that_says_little_or_nonsense(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    found = told(str(tmp_path), capsys)
+    assert found["steps"] == "1 of ?: stopped" and found["last numbers"] == "loss 2" and "\x1b" not in str(found)

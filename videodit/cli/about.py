@@ -98,13 +98,13 @@ def is_run(folder: Path) -> bool:
 def run_lines(folder: Path) -> Lines:
     """What was trained, how far it is, what came of it, and how to go on: ten lines at most."""
     story = tell(folder)
-    config, state = story.config, state_of(folder, story)
-    yield "trains", _trained(config)
-    steps = config.get("loop", {}).get("steps", "?")
+    said, state = story.config, state_of(folder, story)
+    yield "trains", _trained(said)
+    steps = said.get("loop", {}).get("steps", "?")
     yield "steps", f"{story.step} of {steps}: {state}"
     yield "last numbers", ", ".join(_last(story)) or "none are recorded yet"
     yield "time", duration(story.seconds)
-    yield "data", _data(config)
+    yield "data", _data(said)
     if (weights := list((folder / MODEL).glob("*.safetensors"))) and state != "goes on now":
         yield "model", ", ".join(f"{path.stem} {_part(Part.own(path)) if path.name != ADAPTER else _size(path)}"
                                  for path in sorted(weights))  # fmt: skip
@@ -140,14 +140,13 @@ def _advice(folder: Path, state: str, model: bool) -> str:
     return f"{more}; to use it: {use}" if use else more
 
 
-def _trained(config: Mapping[str, Any]) -> str:
-    """What trains, from what, in which way."""
-    adapter = "_target_" in (config.get("adapter") or {})
-    what = "a VAE" if config.get("stage") == "vae" else "an adapter of a DiT" if adapter else "a DiT"
-    start = f"from {config['init']}" if config.get("init") else "from nothing"
-    seed, kind = config.get("seed", "?"), config.get("precision", "?")
-    frozen = f", frozen: {', '.join(map(str, config['freeze']))}" if config.get("freeze") else ""
-    return f"{what}, {start}, {kind}, seed {seed}{frozen}"
+def _trained(said: Mapping[str, Any]) -> str:
+    """What trains, from what, in which way, as a run's config.json says."""
+    adapter = "_target_" in _mapping(said.get("adapter"))
+    what = "a VAE" if said.get("stage") == "vae" else "an adapter of a DiT" if adapter else "a DiT"
+    start = f"from {said['init']}" if said.get("init") else "from nothing"
+    frozen = f", frozen: {said['freeze']}" if said.get("freeze") else ""
+    return f"{what}, {start}, {said.get('precision', '?')}, seed {said.get('seed', '?')}{frozen}"
 
 
 def _last(story: Story) -> list[str]:
@@ -156,14 +155,18 @@ def _last(story: Story) -> list[str]:
     return [f"{name} {number(float(story.curves[name][1][-1]))}" for name in told if name in story.curves]
 
 
-def _data(config: Mapping[str, Any]) -> str:
+def _data(said: Mapping[str, Any]) -> str:
     """Which sets, and how many clips of them."""
-    sets = [one for one in (config.get("data") or {}).get("train") or [] if isinstance(one, dict)]
+    sets = [_mapping(one) for one in _mapping(said.get("data")).get("train") or []]
     names = Counter(f"{str(one.get('_target_', '?')).rpartition('.')[2]} {one.get('root', '')}".strip() for one in sets)
     told = ", ".join(f"{count} of {name}" if count > 1 else name for name, count in names.items()) or "not told"
-    clips = config.get("clips")
-    held = {split: one.get("count") for split, one in clips.items() if isinstance(one, dict)} if clips else {}
+    held = {split: _mapping(one).get("count") for split, one in _mapping(said.get("clips")).items()}
     return f"{told}{f': {_counted(held)} clips' * bool(held)}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a file that should be one, or nothing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _counted(counts: Mapping[str, Any]) -> str:
