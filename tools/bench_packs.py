@@ -52,8 +52,9 @@ from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
-from videodit.train.loop import Run, Settings
+from videodit.train.loop import Run
 from videodit.train.machine import keep_freed_memory
+from videodit.train.settings import Settings
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]

@@ -30,9 +30,10 @@ from videodit.parallel.store import Checkpoints
 from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
-from videodit.train.loop import Run, Settings
+from videodit.train.loop import Run
 from videodit.train.machine import PRECISIONS, keep_freed_memory, peak_memory
 from videodit.train.optim import adamw
+from videodit.train.settings import Settings
 
 DEFAULTS = {"tokens": "4096", "dim": "512", "layers": "12", "shape": "5x16x16", "steps": "5", "device": "cpu",
             "precision": "fp32,bf16", "compile": "false", "recompute": "nothing", "heads": "", "ffn": ""}  # fmt: skip

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import videodit
+from videodit.alive import doing
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
 from videodit.checkpoint.pretrained import Components
@@ -133,7 +134,8 @@ class Pipe:
         if requests[0].step_cache and len(requests) > 1:  # a whole pack skips, by what all of it does: no one's recipe
             return [self.denoise([one], progress, tell)[0] for one in requests]
         layout = self.check_layout(layout, requests) if layout else self.layouts(requests)[0]
-        texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
+        with doing("encode the prompts"):
+            texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
         shapes = [LatentShape(*shape) for shape in layout["shapes"]]
         own = shapes if len(shapes) == len(requests) else [shapes[layout["place"]]]
         noise = [self.noise(one.seed, shape) for one, shape in zip(requests, own, strict=True)]
@@ -183,7 +185,8 @@ class Pipe:
         videos = []
         for x, one, record in zip(latents, requests, records or self.records(requests), strict=True):
             down = ways(tuple(x.shape[1:]), self.parts.device, self.way)
-            clip, way = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
+            with doing("decode the video"):
+                clip, way = decode_stepping_down(partial(self.parts.network, "vae"), x, down, tell)
             check_finite([clip], "vae_dtype", self.parts.vae_dtype, "the decoded clip")
             made_with = {**record["made_with"], "decoding": asdict(way)}
             videos.append(self.finish(clip, one, {**record, "made_with": made_with}))

@@ -169,3 +169,11 @@ def test_a_type_that_is_not_read_is_told(models: list[Path]) -> None:
     writer.close()
     with pytest.raises(InputError, match="patch_embedding.weight is of type IQ2_XXS"):
         Weights([models[0] / "dit.gguf"]).read("patch_embedding.weight")
+
+
+def test_info_tells_of_them(models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    from videodit.cli.main import main
+
+    for path in models:
+        assert main(["info", str(path)]) == 0, capsys.readouterr().err
+        assert "transformer" in capsys.readouterr().out

@@ -291,3 +291,77 @@ def test_a_training_that_cannot_be_built(place: Path, capsys: pytest.CaptureFixt
     assert main(doctor(place, "flow=rectified", "model.channels=5")) == 2
     told = capsys.readouterr()
     assert faults(told.out) == {"it can be built and run"} and "4 channels, not 5" in told.out
+
+
+def folder_of(root: Path, captions: list[str], frames: int = 9) -> list[str]:
+    """Clips of squares with these captions, and the keys that name them; the same clips are held out."""
+    root.mkdir()
+    lines = []
+    for number, said in enumerate(captions):
+        clip = np.full((frames, 32, 32, 3), 25 + 20 * number, dtype=np.uint8)
+        clip[:, 8:16, 4 * (number % 6) : 4 * (number % 6) + 8, number % 3] = 250
+        write(root / f"{number}.mp4", clip, 8.0)
+        lines.append(json.dumps({"file_name": f"{number}.mp4", "caption": said}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return ["data=videofolder", f"data.root={root}", f"data.heldout_root={root}", "data.frames=9", "data.area=1024"]
+
+
+def on_folder(place: Path, *keys: str) -> list[str]:
+    """The command on a folder of clips."""
+    return [*(override for override in doctor(place, BRIEF) if not override.startswith("data")), *keys]
+
+
+GRADIENTS = "gradients reach all that trains"
+
+
+def verdicts(text: str) -> dict[str, str]:
+    """The verdict of each check."""
+    kinds = ("ok", "FAULT", "unknown")
+    return {line[8:].split("  ")[0].strip(): line.split()[0] for line in text.splitlines() if line.startswith(kinds)}
+
+
+def test_a_clip_with_a_caption_is_learnt_where_there_is_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cheapest clip, an image, has none."""
+    keys = folder_of(place / "some", ["", "", "a red square on the left", ""])
+    main(on_folder(place, *keys))
+    assert verdicts(capsys.readouterr().out)[GRADIENTS] == "ok"
+
+
+def test_without_captions_it_cannot_tell_of_what_hears_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(on_folder(place, *folder_of(place / "none", [""] * 4)))
+    told = capsys.readouterr().out
+    assert verdicts(told)[GRADIENTS] == "unknown" and "no clip has a caption" in told
+    assert {verdicts(told)[name] for name in ("captions are heard", "captions tell of the clips")} == {"unknown"}
+
+
+def test_a_parameter_that_learns_nothing_without_captions_either(place: Path) -> None:
+    """What is silent though it hears no words is told, where nothing at all has a gradient."""
+    network = nn.Linear(2, 2)
+    deaf = checks.gradients_reach(network, {"weight", "bias"}, checks.Overfitted([1.0], {"bias"}), deaf=True)
+    assert deaf.verdict == "unknown"
+    dead = checks.gradients_reach(network, {"weight", "bias"}, checks.Overfitted([1.0], set()), deaf=True)
+    assert dead.verdict == "FAULT"
+
+
+def test_checks_are_announced_and_inner_runs_are_quiet(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(doctor(place, BRIEF))
+    told = capsys.readouterr()
+    found = sum(line.startswith(("ok ", "FAULT ", "unknown ")) for line in told.out.splitlines())
+    announced = [line for line in told.err.splitlines() if line.startswith("check ")]
+    assert [line.split(":")[0] for line in announced] == [f"check {i} of {found}" for i in range(1, found + 1)]
+    others = [line for line in told.err.splitlines() if not line.startswith(("check ", "videodit: error"))]
+    assert not others, "neither hydra, nor progress, nor a tracker"
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (1.9, 0, 0))
+    assert not cli_doctor.busy()
+    monkeypatch.setattr("os.getloadavg", lambda: (7.25, 0, 0))
+    assert "a load of 7.2 on 2 cores" in cli_doctor.busy() and "not to be trusted" in cli_doctor.busy()
+
+
+def test_a_few_clips_need_not_be_like_all_that_a_vae_knows() -> None:
+    dark = [torch.randn(4, 3, 2, 2) - 2 for _ in range(checks.ALIKE)]
+    assert checks.normalised(dark).verdict == "FAULT" and checks.normalised(dark[:3]).verdict == "unknown"
+    assert checks.normalised([x + 2 for x in dark[:3]]).verdict == "ok"

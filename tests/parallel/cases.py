@@ -38,8 +38,9 @@ from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
-from videodit.train.loop import Run, Settings
+from videodit.train.loop import Run
 from videodit.train.optim import adamw, muon
+from videodit.train.settings import Settings
 
 SHAPES = ((3, 4, 4), (1, 4, 6), (2, 6, 4), (1, 2, 2), (5, 6, 6), (1, 6, 4), (2, 2, 6))  # 1 to 45 tokens
 STEPS = 60  # of the long run

@@ -10,14 +10,20 @@ import torch
 
 from tests.tiny import DIT, TEXT, VAE
 from tests.train import tiny
+from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.weights import Weights
-from videodit.cli import train
+from videodit.cli import compose, sketch, train
 from videodit.cli.main import main
+from videodit.cli.prepare import prepare
+from videodit.config import Launch, conf_dir
 from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.models.pack import patchify
+from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import forget
+from videodit.plan.generation import CUDA_CONTEXT
 from videodit.plan.machine import Limit, Rates
 from videodit.plan.stages import Storage, step_cost
 from videodit.plan.trace import Trace
@@ -121,3 +127,64 @@ def test_the_command(
     monkeypatch.setattr(train, "resident", lambda: 0)
     assert main(words) == 2
     assert "this test leaves 0.0" in capsys.readouterr().err and not (run / "metrics.jsonl").exists()
+
+
+WAN = ["init=wan2.1-t2v-1.3b", "adapter=lora", "plan=true", "data=toy_small", "data.train.0.size=6"]
+
+
+def test_a_public_models_name_needs_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub is not asked, and nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub is asked"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["train", *WAN, "data.train.1.size=2", "cache=cache", "run_dir=run", "device=cuda"]
+    assert main([*words, "limit=24GiB"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    text = sum(p.numel() for p in Part(read_family("wan2.1-t2v-1.3b")["text"], Weights([])).skeleton.parameters())
+    assert f"up to {(2 * text + CUDA_CONTEXT) / 2**30:.2f} GiB before the first step" in told
+    assert "bf16 on cuda" in told and "a step: up to" in told and not list(tmp_path.iterdir())
+    assert main([*words, "limit=4GiB"]) == 2
+    assert "limit leaves 4.0" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "say what to plan for: limit=24GiB" in capsys.readouterr().err
+
+
+def test_a_sketch_is_the_step_of_the_same_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name whose numbers are those of the bundled model plans what the model's own files do."""
+    monkeypatch.chdir(tmp_path)
+    words = ["init=toy", "adapter=lora", "data=toy_small", "data.train.0.size=6", "data.train.1.size=2", "workers=0",
+             "data.heldout.0.size=2", "samples.prompts=[]", "precision=fp32", "packs={image: 0, whole: 1}"]  # fmt: skip
+    cfg = compose.config(conf_dir(), "train", compose.Line(words, {}))
+    mesh = Mesh(launch=Launch(), device=torch.device("cpu"), sizes=(1, 1, 1))
+    (tmp_path / "run").mkdir()
+    real = prepare(cfg, tmp_path / "run", mesh).plan()
+    specs = {name: dict(part.skeleton.spec) for name, part in describe("toy")[1].items()}
+    monkeypatch.setattr(sketch, "read_family", lambda name: {**specs, "defaults": {}})
+    monkeypatch.setattr(sketch, "settings", lambda name, exact: {})
+    found = sketch.sketched(cfg, mesh)
+    assert found.plan.state == real.state and found.plan.checkpoint == real.checkpoint
+    assert found.plan.peak == pytest.approx(real.peak, rel=0.1), "captions are counted by words"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["init=wan2.2-t2v-a14b"], "it has two experts"),
+        (["init=ltx-video-0.9"], "its VAE has no class here"),
+        (["limit=24GiB", "plan=false", "init="], "limit=24GiB: clips of each data set"),
+        (["limit=24 apples"], "limit=24 apples: expected a size such as 24GiB"),
+        (["flow=cosine_ddpm"], "init=wan2.1-t2v-1.3b has"),
+        (["model=wan2.1-t2v-1.3b", "init="], "weights are taken by init=wan2.1-t2v-1.3b"),
+        (["model=runs/mine"], "weights are taken by init=runs/mine"),
+    ],
+)
+def test_what_no_sketch_is_made_of(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {word.partition("=")[0] for word in words}
+    kept = [word for word in WAN if word.partition("=")[0] not in given and ("init=" not in words or "ada" not in word)]
+    assert main(["train", *kept, *words]) == 2
+    assert told in capsys.readouterr().err

@@ -24,6 +24,7 @@ class Row(NamedTuple):
 TYPES = "pydantic annotated_types typing_extensions"  # what types of foreign values are written with
 TABLE = {
     "printable": Row("", ""),
+    "alive": Row("", ""),
     "atomic": Row("", ""),
     "signals": Row("", ""),
     "errors": Row("", ""),
@@ -58,7 +59,7 @@ TABLE = {
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"printable", "atomic", "signals", "errors", "untrusted", "shapes"}
+FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shapes"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

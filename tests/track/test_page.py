@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,39 @@ def test_long_curves_are_thinned_and_jagged_ones_smoothed() -> None:
     assert 'class="raw"' not in chart([Line("a", steps, steps // 1000, 0)], title="a", log=False)
     assert latest(noise) == pytest.approx(5, abs=0.3) and latest(steps) == 19999
     assert max(map(len, re.findall(r' d="([^"]*)"', drawn))) < 401 * 14
+
+
+def test_a_run_says_what_time_it_took(tmp_path: Path) -> None:
+    """Its own count, and what came after its last record of that; a run of an older version by its records."""
+    lines = [{"step": 5, "time": 900.0, "seconds": 40.0}, {"step": 10, "time": 90_000.0, "seconds": 80.0},
+             {"step": 10, "time": 90_003.0, "heldout/loss": 1.0}]  # fmt: skip
+    for name, kept in (("new", lines), ("old", [{k: v for k, v in line.items() if k != "seconds"} for line in lines])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert tell(tmp_path / "new").seconds == 83 and tell(tmp_path / "old").seconds == 3 + 89_100
+
+
+def test_runs_are_compared_by_numbers_keys_and_samples(run: Path, vae_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    config |= {"seed": HOSTILE, "name": "other", "run_dir": "elsewhere"}
+    config["optim"]["warmup"] = 77
+    (other / "config.json").write_text(json.dumps(config))
+    page = report(run, tmp_path / "two.html", f"compare={other}")
+    found = dict(re.findall(r'<h2 id="([^"]+)">[^<]*</h2>(.*?)(?=<h2|<footer)', page.source, re.DOTALL))
+    numbers, keys, samples = (found[name] for name in ("final-numbers", "config-keys-that-differ",
+                                                       "last-samples-side-by-side"))  # fmt: skip
+    loss = short(latest(read(run)["loss"][1]))
+    assert f"<td>Loss</td><td>{loss}</td><td>{loss}</td>" in numbers and "<td>Steps</td><td>6</td><td>6</td>" in numbers
+    assert re.findall(r"<tr><td>([^<]+)</td>", keys) == ["optim.warmup", "seed"] and "<td>77</td>" in keys
+    assert samples.count("<video") == 4 and samples.count("other, step 6") == 2 and "step 3" not in samples
+    assert "<script" not in page.source and page.text.count(HOSTILE) >= 8
+    same = report(run, tmp_path / "same.html", f"compare={run}")
+    assert "None: the configs are the same." in same.text
+    unlike = report(
+        run, tmp_path / "unlike.html", f"compare={vae_run},{other / 'metrics.jsonl'}", "reference=toy_smoke"
+    )
+    assert "Held-out reconstruction (dB)" in unlike.text and "stage" in unlike.text
+    assert len([tag for tag, a in unlike.tags if tag == "img" and a["alt"].startswith("samples of")]) == 2
+    check_lines(unlike)

@@ -37,7 +37,7 @@ def test_the_rate_is_recent_and_a_finished_run_says_what_it_took() -> None:
             clock.now += 60 if step == 1 else 1  # a slow first step (compilation) is soon forgotten
             progress.update(step)
             if step == 100:
-                assert progress._text() == "step 100/200  1m 40s left"
+                assert progress._text() == "step 100/200  1/s  1m 40s left"
     assert out.getvalue().splitlines()[-1] == "train  step 200/200  took 4m 19s"
 
 
@@ -58,7 +58,7 @@ def test_a_terminal_gets_a_bar() -> None:
         progress.update(1)
         clock.now += 4
         progress.update(5, loss=0.5)
-    assert "step 5/10  loss 0.5  5s left" in out.getvalue() and "━" in out.getvalue()
+    assert "step 5/10  loss 0.5  1/s  5s left" in out.getvalue() and "━" in out.getvalue()
 
 
 def test_numbers_and_durations_are_short() -> None:

@@ -15,9 +15,10 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import Checkpoints
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
-from videodit.train.loop import Run, Settings
+from videodit.train.loop import Run
 from videodit.train.meter import Means
 from videodit.train.optim import Optimizer, adamw
+from videodit.train.settings import Settings
 
 WIDTH = 12
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from tests.train.runs import Memory, Regression, Rows, batches, clips, run, weights
 from videodit.errors import InputError, Interrupted
-from videodit.train.loop import Settings
 from videodit.train.meter import Means, Meter
 from videodit.train.optim import Optimizer, adamw, muon
+from videodit.train.settings import Settings
 
 
 def test_the_loss_falls_and_everything_is_recorded(tmp_path: Path) -> None:
@@ -361,3 +361,22 @@ def test_sigterm_saves_and_stops_after_a_step_that_all_know_of(tmp_path: Path, w
     again.fit()
     whole.fit()
     assert torch.equal(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize(("steps", "records"), [(20, 20), (50, 50), (120, 60), (200, 50), (999, 53), (2000, 100)])
+def test_a_short_run_has_about_fifty_records(steps: int, records: int) -> None:
+    settings = Settings(steps=steps, clip_norm=1.0, max_bad=1, log_every=None, save_every=1, sample_every=1,
+                        matmul_rate=0.0)  # fmt: skip
+    assert sum(settings.is_logged(step) for step in range(1, steps + 1)) == records and settings.is_logged(steps)
+
+
+def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
+    """What a run says of its time goes on where the checkpoint was, whatever pause lies between."""
+    first, second = Memory(), Memory()
+    run(tmp_path, tracker=first, steps=4, save_every=2).fit()
+    again = run(tmp_path, tracker=second, steps=8, save_every=2)
+    again.began -= 1000.0  # it was made long before it begins: loading is no training
+    again.fit()
+    seconds = [*first.column("seconds"), *second.column("seconds")]
+    assert len(seconds) == 8 and seconds == sorted(seconds) and 0 < seconds[0] and seconds[-1] < 1000
+    assert seconds[4] >= seconds[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from videodit.train.loop import Run
 from videodit.train.made import FILE
 from videodit.untrusted import read_json
 
-TIMED = ("time", "clips/s", "tokens/s", "data wait", "memory GiB")
+TIMED = ("time", "clips/s", "tokens/s", "data wait", "memory GiB", "seconds")
 
 
 class Published(Regression):
@@ -76,15 +77,15 @@ def kept(folder: Path) -> list[dict]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run whose content does not depend on the time; of tensors what follows their header, whose order
-    is any.
+    """Every file of a run, but for what depends on the time; of tensors what follows their header, whose order is
+    any.
     """
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "metrics.jsonl"]
     found = {}
     for path in files:
         content = path.read_bytes()
         start = 8 + int.from_bytes(content[:8], "little") if path.suffix == ".safetensors" else 0
-        found[str(path.relative_to(folder))] = content[start:]
+        found[str(path.relative_to(folder))] = re.sub(rb',?\s*"seconds": [\d.e+-]+', b"", content[start:])
     return found
 
 

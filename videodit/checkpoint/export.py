@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.alive import doing
 from videodit.atomic import atomic
 from videodit.checkpoint.families import t5, wan
 from videodit.checkpoint.keymap import Form, Table, names_of, reverse, single
@@ -34,7 +35,8 @@ def export_own(
     """Write our own layout."""
     for name, part in parts.items():
         path = out / f"{name}.safetensors"
-        save_tensors(path, dict(tensors(part, dtype)), part.spec)
+        with doing(f"write {path}"):
+            save_tensors(path, dict(tensors(part, dtype)), part.spec)
         tell(str(path))
     copy(tokenizer, out / FILES["tokenizer"])
     write_json(out / "pipeline.json", pipeline)
@@ -106,7 +108,8 @@ def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch
     for number, group in enumerate(groups, 1):
         file = f"{stem}.safetensors" if len(groups) == 1 else f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors"
         shard = {forms[name][0]: _theirs(part, name, forms[name][1], dtype) for name in group}
-        save_untagged(folder / file, shard)
+        with doing(f"write {folder / file}"):
+            save_untagged(folder / file, shard)
         total += sum(tensor.numel() * tensor.element_size() for tensor in shard.values())
         weight_map |= dict.fromkeys(shard, file)
         with (folder / file).open("rb") as written:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videodit.alive import doing
 from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
@@ -143,6 +144,10 @@ class Part:
         `streamed`: the weights of its blocks stay in the files until a block runs, and go after it. `int8`: else the
         matrices of its blocks become 8-bit numbers.
         """
+        with doing(f"load {self.weights.source}"):
+            return self._load(device, dtype, streamed, int8)
+
+    def _load(self, device: str | torch.device, dtype: torch.dtype | None, streamed: bool, int8: bool) -> nn.Module:
         self.sources  # noqa: B018 - the check comes before anything is read
         with torch.device("meta"):
             module = rebuild(self.spec["architecture"], self.spec["arguments"])

@@ -26,6 +26,18 @@ from videodit.untrusted import opened, parse_json
 HEADER = "videodit"  # the key of our JSON in a safetensors header, whose values are strings
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds this lock file; it is left as it is."""
+    try:
+        with lock.open("rb+", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go where the file is closed
+    except FileNotFoundError:
+        return False
+    except OSError:  # held, or not ours to look at
+        return True
+    return False
+
+
 @contextmanager
 def sole(lock: Path, told: str) -> Iterator[None]:
     """Be the only process that holds a lock file while the `with` block lasts; it is gone afterwards.

@@ -15,7 +15,7 @@ from videodit.errors import InputError
 from videodit.models.pack import Text
 from videodit.models.text import SmallT5, Tokenizer
 
-TOGETHER = 64  # prompts whose states are there together
+TOGETHER = 4  # prompts whose states are there together; progress is told after each lot
 
 Encode = Callable[[Tensor, tuple[int, ...]], Text]
 

@@ -222,6 +222,8 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         if extra := _EXTRAS.get(f"{group}={name}"):
             return InputError(f'{group}={name} needs a package: pip install "videodit[{extra}]"')
+        if hint := _takes_weights(conf, str(error.missing_cfg_file), command):
+            return InputError(hint)
         options = sorted(error.options or _options(conf, group))
         return InputError(f"{group}={name}: not among {', '.join(options)}{did_you_mean(name, options)}")
     known = _known_keys(conf, command, overrides)
@@ -234,6 +236,16 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         return InputError(f"{_first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")
     cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
     return InputError(f"{_first_line(error)}{cause}")
+
+
+def _takes_weights(conf: Path, file: str, command: str) -> str:
+    """What to say where weights are given to the group of architectures, else nothing."""
+    group, _, name = file.removesuffix(".yaml").partition("/")
+    weights = "/" in name or Path(name).exists() or (conf / "pretrained" / f"{name}.yaml").is_file()
+    if group != "model" or not weights:
+        return ""
+    architectures = ", ".join(sorted(_options(conf, group)))
+    return f"model={name}: in {command} model= is an architecture ({architectures}); weights are taken by init={name}"
 
 
 def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from videodit.alive import doing
 from videodit.atomic import check_output
 from videodit.checkpoint.store import give, load_tensors
 from videodit.checkpoint.weights import fingerprint
@@ -67,11 +68,13 @@ def measure(cfg: DictConfig, pipe: Pipe, judge: Judge, out: Path) -> dict[str, A
     sections: dict[str, Any] = {}
     if cfg.clips:
         device = pipe.parts.device
-        sections["reconstruction"] = reconstruction(
-            pipe.parts.vae, SHAPES, count=cfg.clips, seed=CLIPS_SEED, batch=cfg.batch, device=device
-        )
+        with doing("reconstruct clips"):
+            sections["reconstruction"] = reconstruction(
+                pipe.parts.vae, SHAPES, count=cfg.clips, seed=CLIPS_SEED, batch=cfg.batch, device=device
+            )
     if cfg.losses:
-        sections["loss"] = by_time(*held_out_losses(pipe, cfg.losses, cfg.batch), BINS)
+        with doing("losses on held-out clips"):
+            sections["loss"] = by_time(*held_out_losses(pipe, cfg.losses, cfg.batch), BINS)
     sections["prompts"] = {}
     for kind in cfg.prompts:
         with asking(cfg, cfg.count, f"{kind} prompts", 1) as ask:

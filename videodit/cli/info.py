@@ -1,16 +1,19 @@
-"""`videodit info [path]`: what this installation is, how a video was made, what weights or a training set hold."""
+"""`videodit info [path]`: what this installation is, how a video was made, what a model, a run or a set is."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.checkpoint.weights import ENDINGS
+from videodit.cli.about import find_model, is_run, model_lines, run_lines
 from videodit.cli.origin import versions
 from videodit.config import assets_dir, conf_dir
+from videodit.data.set import MANIFEST
 from videodit.errors import InputError
 from videodit.printable import answer, one_line
 from videodit.track.progress import duration
@@ -24,19 +27,38 @@ FRAMES = "record.json"  # in a folder of frames
 
 
 def run(cfg: DictConfig) -> None:
-    """Print what `cfg.path` is: a video's record, weights, a training set, or, when it is empty, the installation."""
-    answer(*(describe(Path(cfg.path)) if cfg.path else installation()))
+    """Print what `cfg.path` is: a video's record, a model, a run, a set, or, when it is empty, the installation."""
+    answer(*(describe(cfg.path) if cfg.path else installation()))
 
 
-def describe(path: Path) -> list[str]:
-    """Lines about a video, a safetensors file, a folder of them or a set; InputError if `path` is none of these."""
-    if path.is_dir() and not (path / FRAMES).is_file():
-        return list(_folder(path))
+def describe(name: str | Path) -> list[str]:
+    """Lines about a set, a run, a model by any name that `model=` takes, weights, or a video that videodit made.
+
+    InputError for what is none of these. Nothing is downloaded.
+    """
+    path, name = Path(name), str(name)
+    if path.is_dir() and (path / FRAMES).is_file():
+        return record(path).splitlines()
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return list(_set(path))
+    if path.is_dir() and is_run(path):
+        return _said(name, run_lines(path))
+    if path.is_file() and path.suffix not in ENDINGS:
+        return record(path).splitlines()
+    fault = ""
+    try:
+        if model := find_model(name):
+            files = _weights(path) if path.is_file() and path.suffix == ".safetensors" else []
+            return [*_said(name, model_lines(model)), *files[1:]]
+    except InputError as error:
+        if not path.exists() or path.suffix == ".gguf":
+            raise
+        fault = str(error)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if path.suffix == ".safetensors":
+        raise InputError(f"{name}: no such file or folder, and no name that model= takes")
+    if path.is_file():
         return _weights(path)
-    return record(path).splitlines()
+    return list(_folder(path, fault))
 
 
 def installation() -> list[str]:
@@ -64,18 +86,18 @@ def record(path: Path) -> str:
         raise InputError(f"{path}: a video, but with no record in it; videodit did not write it") from None
 
 
-def _folder(folder: Path) -> Iterator[str]:
-    from videodit.data.set import MANIFEST
+def _said(name: str, lines: Iterable[tuple[str, str]]) -> list[str]:
+    """A title and named lines."""
+    return [name, *(_line(*line) for line in lines)]
 
-    if (folder / MANIFEST).is_file():
-        yield from _set(folder)
-        return
-    settings = folder / "pipeline.json"
-    if settings.is_file() and (base := read_json(settings, dict[str, Any]).get("base")):
-        yield from (_line("a change of", base), "")
+
+def _folder(folder: Path, fault: str) -> Iterator[str]:
+    """The files of weights in a folder that is no model; `fault`: why it is none."""
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
-        raise InputError(f"{folder}: no safetensors file in it")
+        raise InputError(fault or f"{folder}: no set, no run, no model, and no safetensors file in it")
+    if fault:
+        yield from (_line("no model", fault), "")
     for path in files:
         yield from _weights(path)
         yield ""
@@ -84,7 +106,6 @@ def _folder(folder: Path) -> Iterator[str]:
 def _set(folder: Path) -> Iterator[str]:
     """What a training set holds, and how it was made."""
     from videodit.data.set import ABOUT, read_manifest
-    from videodit.untrusted import read_json
 
     captioned = ("caption", "caption_short", "caption_long")
     table = read_manifest(folder)

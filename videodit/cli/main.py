@@ -12,14 +12,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import videodit
+from videodit.alive import watched
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
 from videodit.cli.objects import check_objects
-from videodit.config import conf_dir
+from videodit.config import conf_dir, launch
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
 from videodit.signals import end, on_stop
@@ -55,7 +57,7 @@ COMMANDS = {
     "evaluate": Command("measure a VAE or a DiT, prompt following included"),
     "report": Command("a run as one HTML page: curves, samples, config", positional="path"),
     "export": Command("write a run's weights as a folder that model= takes"),
-    "info": Command("describe this installation, an mp4 or a checkpoint", positional="path"),
+    "info": Command("describe a model, a run, a set, a video, or this installation", positional="path"),
 }
 
 # Errors of the machine, not of videodit: a traceback would only hide the message.
@@ -70,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return the exit code: 0, 1 for a bug, 2 for bad input,
     75 for work that SIGTERM stopped and the same command takes up (143 for other work), 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
+    own = argv is None and bool(args) and args[0] in COMMANDS and launch().rank == 0  # one of several tells for all
     try:
-        with on_stop(end):
+        with on_stop(end), watched(f"videodit {args[0]}") if own else nullcontext():
             dispatch(args)
     except Terminated:
         say(f"videodit: stopped; {again_of(args) or BEGINS}")

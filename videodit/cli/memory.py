@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from videodit.printable import say
 from videodit.record import Layout
 from videodit.request import Request
 from videodit.shapes import LatentShape
+
+UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
 def job_of(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> Job:
@@ -90,3 +93,11 @@ def check_results(pipe: Pipe, requests: list[Request]) -> None:
 def room(limit: Limit, base: int) -> Limit:
     """The limit counted from nothing, as stages are, which hold what the process holds already."""
     return Limit(limit.name, limit.free + base)
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as 24GiB."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[2].lower() not in UNITS:
+        raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
+    return int(float(match[1]) * UNITS[match[2].lower()])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import families
 from videodit.cli.generate import KEYS
-from videodit.cli.memory import job_of, passes_of, room, setup_of, way_of
+from videodit.cli.memory import job_of, passes_of, room, setup_of, size_of, way_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
 from videodit.nn.device import pick_device, pick_dtype
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 PACKED = 0.1  # bytes a pixel of an mp4, more or less
-UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
 def run(cfg: DictConfig) -> None:
@@ -40,7 +39,9 @@ def run(cfg: DictConfig) -> None:
     planner = Planner(pipe.parts, limit, base=base)
     pipe.way, pipe.passes = way_of(cfg.chunk), passes_of(cfg.passes)
     job, setup = job_of(pipe, [request]), setup_of(pipe)
-    planned, native = planner.plan(job, setup), pipe.native(request)
+    with doing("plan the stages"):
+        planned = planner.plan(job, setup)
+    native = pipe.native(request)
     if planned.fits and here:  # measured once on a machine, for seconds: a refusal does not wait for that
         planner.rates = rates(device, pipe.parts.dtype)
         planned = planner.plan(job, setup)
@@ -75,11 +76,3 @@ def opened(cfg: DictConfig) -> Pipe:
     if cfg.model in families():
         return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
     return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size such as 24GiB."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
-    if not match or match[2].lower() not in UNITS:
-        raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
-    return int(float(match[1]) * UNITS[match[2].lower()])

@@ -19,8 +19,8 @@ from videodit.config import conf_dir
 from videodit.errors import InputError
 from videodit.models.build import rebuild
 from videodit.request import complete
-from videodit.train.loop import Settings
 from videodit.train.machine import pick_precision
+from videodit.train.settings import Settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,9 +36,7 @@ def runs_before(cfg: DictConfig) -> list[DictConfig]:
 
 def check_possible(cfg: DictConfig) -> None:
     """InputError for what a training, or one of those before it, could not do. It makes nothing, and reads no clip."""
-    Settings(**cfg.loop, matmul_rate=0.0)
-    if cfg.precision != "auto":
-        pick_precision(cfg.precision, torch.device("cpu"))
+    check_settings(cfg)
     if cfg.stage not in ("vae", "dit"):
         raise InputError(f"stage={cfg.stage}: it is vae or dit")
     check_output(Path(cfg.run_dir) / "config.json", "run_dir")
@@ -53,6 +51,13 @@ def check_possible(cfg: DictConfig) -> None:
     for split in ("train", "heldout") if coming else ():  # else they are opened at once
         for node in cfg.data[split]:
             make(node)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """InputError for numbers and a precision that no training has."""
+    Settings(**cfg.loop, matmul_rate=0.0)
+    if cfg.precision != "auto":
+        pick_precision(cfg.precision, torch.device("cpu"))
 
 
 def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from videodit.checkpoint.latents import LatentCache
+from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
 from videodit.cli.compose import make, plain
 from videodit.cli.possible import check_sizes, check_teacher, freeze, runs_before
@@ -61,6 +61,7 @@ from videodit.train.vae_step import VAEObjective
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+SAMPLED = 2  # of the data's captions, of which samples are made
 STATES = 16  # of a caption, for the balance of work
 LISTED = 10_000  # clips of a data set of which a VAE's run remembers which they are
 ENOUGH = 2**26  # pixels, 0.8 GB
@@ -181,7 +182,8 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             fingerprints={"vae": vae_part.fingerprint},
         )
         pipe = Pipe(parts)
-        prompts = [pipe.request(prompt).prompt for prompt in cfg.samples.prompts]  # a bad `request` is told now
+        prompts = sample_prompts(cfg, heldout.entries, cache.entries)
+        prompts = [pipe.request(prompt).prompt for prompt in prompts]  # a bad `request` is told now
 
         def at_interval(step: int, tracker: Tracker) -> float:
             found = objective.heldout(fixed, mesh, tracker, step)
@@ -192,6 +194,23 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         return Made(objective, batches, at_interval, pipe, [*cache.skipped, *heldout.skipped], held)
 
     return Prepared(plan, int((batches.units * batches.places).max()), made)
+
+
+def sample_prompts(cfg: DictConfig, *parts: Sequence[Entry]) -> list[str]:
+    """The prompts of the samples: those of the config, else some of the data's own captions, evenly spread in the first
+    part that has any, and in the next where that has too few.
+    """
+    if cfg.samples.prompts is not None:
+        return list(cfg.samples.prompts)
+    found: dict[str, None] = {}
+    for entries in parts:
+        captions = dict.fromkeys(entry.caption for entry in entries if entry.caption.strip())
+        new = [one for one in captions if one not in found]
+        count = min(SAMPLED - len(found), len(new))
+        found |= dict.fromkeys(new[i * len(new) // count] for i in range(count))
+    if not found:
+        say("no clip has a caption, so no samples are made; samples.prompts= names some")
+    return list(found)
 
 
 def held_by(cache: LatentCache) -> dict[str, Any]:

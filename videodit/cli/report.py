@@ -10,8 +10,9 @@ from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
 from videodit.printable import answer
+from videodit.track.compare import Beside
 from videodit.track.curves import read, unpack
-from videodit.track.page import Beside, page
+from videodit.track.page import page
 from videodit.track.story import tell
 from videodit.untrusted import read_json
 
@@ -29,13 +30,21 @@ def run(cfg: DictConfig) -> None:
     story = tell(folder)
     others = [Path(name.strip()) for name in cfg.compare.split(",") if name.strip()]
     short = len({path.resolve().name for path in (folder, *others)}) > len(others)
-    beside = [Beside(path.resolve().name if short else str(path), read(path)) for path in others]
+    beside = [read_other(path, path.resolve().name if short else str(path)) for path in others]
     beside += references(cfg.reference, story.name)
     with replacing(out) as temporary:
         # Half a surrogate pair, which JSON may hold, becomes a reference that shows as a question mark.
         text = page(story, beside, out.parent, log=cfg.log)
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     answer(out)
+
+
+def read_other(path: Path, label: str) -> Beside:
+    """Another run: all that its folder tells, or the curves alone of a metrics file."""
+    if not path.is_dir():
+        return Beside(label, read(path))
+    story = tell(path)
+    return Beside(label, story.curves, story)
 
 
 def references(name: str, run: str) -> list[Beside]:

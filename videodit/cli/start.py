@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,12 +73,17 @@ def base_of(cfg: DictConfig, folder: Path) -> Base | None:
     place = locate(cfg.init)[0].resolve()
     if folder.resolve() in place.parents or place == folder.resolve():
         raise InputError(f"init={cfg.init}: this run would write over it; give the run another name= or run_dir=")
-    if "dit_low" in base.parts:
+    check_trains(cfg, base.pipeline if inherits(cfg, base) else {}, two="dit_low" in base.parts)
+    return base
+
+
+def check_trains(cfg: DictConfig, pipeline: Mapping[str, Any], *, two: bool) -> None:
+    """InputError where no training can begin with a model of such settings; `two`: it has two experts."""
+    if two:
         raise InputError(f"init={cfg.init}: it has two experts, each for its own times; no training knows of these yet")
     flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
-    if inherits(cfg, base) and base.pipeline["flow"] != flow:
-        raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {base.pipeline['flow']}")
-    return base
+    if pipeline.get("flow", flow) != flow:
+        raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {pipeline['flow']}")
 
 
 def base_named(key: str, model: str) -> Base:
@@ -143,7 +148,7 @@ def networks(
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
-        prompts, dtype = ["", *captions, *cfg.samples.prompts], kept_in(cfg, mesh.device)
+        prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg, mesh.device)
         text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)

@@ -8,27 +8,34 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import torch
+
+from videodit.alive import doing
 from videodit.atomic import check_room
 from videodit.checkpoint.store import sole
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
-from videodit.cli.memory import room
-from videodit.cli.possible import check_possible, runs_before
-from videodit.cli.prepare import Made, prepare, stand_ins
+from videodit.cli.memory import room, size_of
+from videodit.cli.possible import check_possible, check_settings, runs_before
+from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
+from videodit.cli.sketch import is_sketched, sketched
 from videodit.config import Launch, launch
 from videodit.data.batches import load
+from videodit.errors import InputError
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
-from videodit.plan.machine import limits, rates, resident
+from videodit.plan.generation import base_memory
+from videodit.plan.machine import Limit, limits, rates, resident
 from videodit.plan.training import StepPlan
 from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
-from videodit.train.loop import Run, Settings
+from videodit.train.loop import Run
 from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, release
 from videodit.train.optim import warmup_decay
+from videodit.train.settings import Settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,11 +48,14 @@ def run(cfg: DictConfig) -> float | None:
 
 def train(cfg: DictConfig, here: Launch) -> float | None:
     """The same as this one of the processes. What it gives is for a sweep to make small: see `Made.at_interval`."""
-    folder, device = Path(cfg.run_dir), pick_device(cfg.device, here.local_rank)
+    folder = Path(cfg.run_dir)
+    away = bool(cfg.plan) and cfg.device == "cuda" and not torch.cuda.is_available()  # a GPU that is not here
+    device = torch.device("cuda") if away else pick_device(cfg.device, here.local_rank)
     mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
-    check_possible(cfg)  # mistakes are told before anything is done
+    if not (cfg.plan and is_sketched(cfg)):
+        check_possible(cfg)  # mistakes are told before anything is done
     if cfg.plan:
-        return plan(cfg, mesh)
+        return plan(cfg, mesh, away=away)
     folder.mkdir(parents=True, exist_ok=True)
     with sole(folder / ".lock", f"run_dir={folder}") if mesh.main else nullcontext():
         if cfg.fresh and mesh.main:
@@ -53,28 +63,49 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
         for before in runs_before(cfg):
             train(before, here)
         mesh.wait()
-        prepared = prepare(cfg, folder, mesh)
+        with doing("prepare the training"):
+            prepared = prepare(cfg, folder, mesh)
         if cfg.memory != "off":
-            check(cfg, prepared.plan(), mesh)
-        return fit(cfg, folder, prepared.make(), mesh)
+            check(cfg, planned(prepared), mesh)
+        with doing("make the networks"):
+            made = prepared.make()
+        return fit(cfg, folder, made, mesh)
 
 
-def plan(cfg: DictConfig, mesh: Mesh) -> None:
-    """Only say what a step will need. Nothing stays but latents that the cache lacked, which tell the shapes."""
+def plan(cfg: DictConfig, mesh: Mesh, *, away: bool) -> None:
+    """Only say what a step will need. Nothing stays but latents that the cache lacked, which tell the shapes.
+
+    away: for a GPU that is not here, which only a model's numbers can be planned for.
+    """
+    limit, cfg = None, resolved(cfg)
+    if isinstance(cfg.limit, str):
+        limit, cfg.limit = Limit("limit", size_of(cfg.limit)), None
+    if away and not (limit and is_sketched(cfg)):
+        more = "limit=24GiB" if is_sketched(cfg) else "init= by a public name, and limit=24GiB"
+        raise InputError(f"device=cuda: there is no GPU here; say what to plan for: {more}")
+    if is_sketched(cfg):
+        check_sketch(cfg, mesh, limit, away=away)
+        return
     with TemporaryDirectory(prefix="videodit-plan-") as own:
-        scratch, cfg = Path(mesh.exchange(own)[0]), resolved(cfg)
+        scratch = Path(mesh.exchange(own)[0])
         absent = stand_ins(cfg, scratch / f"{mesh.rank}", mesh)
         if absent and mesh.main:
             say(f"{', '.join(absent)}: not there yet, untrained ones serve")
         (scratch / "run").mkdir(exist_ok=True)
-        check(cfg, prepare(cfg, scratch / "run", mesh).plan(), mesh)
+        check(cfg, planned(prepare(cfg, scratch / "run", mesh)), mesh, limit)
         mesh.wait()
     with suppress(OSError):
         Path(cfg.run_dir).rmdir()
 
 
-def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
-    """Say what a step will need, and refuse one that cannot fit."""
+def planned(prepared: Prepared) -> StepPlan:
+    """What a step will need."""
+    with doing("plan a step"):
+        return prepared.plan()
+
+
+def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh, limit: Limit | None = None) -> None:
+    """Say what a step will need, and refuse one that cannot fit: into the limit, or what is free here."""
     device = mesh.device
     release(device)  # what an earlier run in this process kept is free as well
     base = resident() if device.type == "cpu" else 0
@@ -84,8 +115,21 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh) -> None:
         say(plan.line(base, None))
     if cfg.memory != "off":
         with mesh.together():
-            plan.check(base, room(limits(device)[0], base))
+            plan.check(base, limit or room(limits(device)[0], base))
             check_room(Path(cfg.run_dir), plan.checkpoint, "a checkpoint")
+
+
+def check_sketch(cfg: DictConfig, mesh: Mesh, limit: Limit | None, *, away: bool) -> None:
+    """The same of a public model, of which nothing is here."""
+    check_settings(cfg)
+    cfg.precision = "bf16" if away and cfg.precision == "auto" else cfg.precision
+    found, base = sketched(cfg, mesh), base_memory(mesh.device, resident())
+    limit = limit or room(limits(mesh.device)[0], base)
+    if mesh.main:
+        answer(found.line(mesh.device, base))
+        answer(found.plan.line(base + found.vae, None if away else rates(mesh.device, found.plan.precision)))
+    if cfg.memory != "off":
+        found.check(base, limit)
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:

@@ -271,7 +271,8 @@ class Few(Dataset):
 def few(clips: Clips, most: int | None) -> Clips:
     """A data set of at most so many of its clips (None: all)."""
     if most is not None and (not isinstance(most, int) or most < 1):
-        raise InputError(f"limit={most}: clips of each data set, at least 1, or null for all")
+        told = "clips of each data set, at least 1, or null for all; a size of memory is for train with plan=true"
+        raise InputError(f"limit={most}: {told}")
     return clips if most is None or len(clips) <= most else Few(clips, most)
 
 

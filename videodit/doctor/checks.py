@@ -26,6 +26,7 @@ SEVERAL = 8  # steps whose clips are looked at before and after: of one step's a
 RISE, VAE_RISE, LEAP = 1.5, 3, 10  # times that loss: afterwards (sound VAEs: up to 1.8), and on the way
 WAITING = 0.5  # share of a step; workers and the step go on at once
 UNREADABLE = 0.05  # share of the clips
+ALIKE = 16  # clips, below which their statistics need not be those of the clips that a VAE learnt
 CENTRE, SPREAD = 0.5, (0.5, 2.0)  # of normalised latents: the mean at most, the standard deviation
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of a pack and its clips one by one, relative
 AGREE = "two processes do what one does"
@@ -42,12 +43,17 @@ def readable(count: int, skipped: Sequence[tuple[str, str]], seconds: float) -> 
 
 
 def normalised(latents: Sequence[Tensor]) -> Finding:
-    """Latents, each (C,t,h,w), should have about mean 0 and deviation 1, all together: noise has."""
+    """Latents, each (C,t,h,w), should have about mean 0 and deviation 1, all together: noise has.
+
+    Of a few clips, which may all be dark, it is only told where they have not.
+    """
     values = torch.cat([x.flatten(1).double() for x in latents], dim=1)
     mean, std = values.mean().item(), values.std().item()
     good = abs(mean) <= CENTRE and SPREAD[0] <= std <= SPREAD[1]
-    fault = "the VAE's statistics are not those of its latents"
-    return judged("latents are normalised", good, f"mean {mean:.2f}, deviation {std:.2f}", fault)
+    name, told = "latents are normalised", f"mean {mean:.2f}, deviation {std:.2f}"
+    if not good and len(latents) < ALIKE:
+        return Finding(name, "unknown", f"{told}: {len(latents)} clips are too few to tell, {ALIKE} are needed")
+    return judged(name, good, told, "the VAE's statistics are not those of its latents")
 
 
 @dataclass
@@ -77,10 +83,15 @@ def overfit(
     mesh: Mesh,
     clip_norm: float,
     precision: torch.dtype,
+    tell: Callable[[str], None],
 ) -> Overfitted:
-    """Train on one batch, with new noise every step. It stops early where the loss is no number any more."""
+    """Train on one batch, with new noise every step. It stops early where the loss is no number any more.
+
+    tell: is told how far it is.
+    """
     found = Overfitted([], set())
     for step in range(steps):
+        tell(f"step {step} of {steps}")
         with autocast(mesh.device, precision):
             loss, _ = objective.loss(batch, step)
         loss.backward()
@@ -97,8 +108,11 @@ def overfit(
     return found
 
 
-def gradients_reach(module: nn.Module, meant: set[str], found: Overfitted) -> Finding:
-    """Every parameter that is meant to should be trained, and have had a gradient."""
+def gradients_reach(module: nn.Module, meant: set[str], found: Overfitted, *, deaf: bool = False) -> Finding:
+    """Every parameter that is meant to should be trained, and have had a gradient.
+
+    deaf: the clip has no caption, so that what looks at words has none, and nobody can tell whether it would have.
+    """
     name = "gradients reach all that trains"
     parameters = named(module)
     frozen = sorted(n for n in meant if not parameters[n].requires_grad)
@@ -106,6 +120,8 @@ def gradients_reach(module: nn.Module, meant: set[str], found: Overfitted) -> Fi
     told = f"{len(meant) - len(frozen) - len(silent)} of {len(meant)} parameters"
     if frozen:
         return judged(name, False, told, f"{_some(frozen)} frozen, and not by freeze=")
+    if silent and deaf and len(silent) < len(meant):
+        return Finding(name, "unknown", f"{told}; no clip has a caption, without which the others cannot have one")
     return judged(name, not silent, told, f"{_some(silent)} without a gradient")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from videodit.alive import doing
 from videodit.data.captions import DIFFER, LOST, MISSING, is_beside
 from videodit.data.files import Listing, Root
 from videodit.data.sample import faster
@@ -148,7 +149,8 @@ class Run:
 
     def files(self) -> list[Record]:
         """What may be videos. The rest of a listing is dropped here."""
-        listing = self.found.listing = Root(self.plan.root).list(without=self.plan.out)
+        with doing(f"list {self.plan.root}"):
+            listing = self.found.listing = Root(self.plan.root).list(without=self.plan.out)
         self.found.seen["list"] = len(listing.files) + len(listing.faults)
         self.found.went_on["list"] = len(listing.files)
         for path, why in listing.faults:
@@ -247,7 +249,8 @@ class Run:
 
     def unique(self, shots: list[Record]) -> list[Record]:
         """Shots without near-duplicates of better ones; each gets its group."""
-        groups = self.alike(shots)
+        with doing("find near-duplicates"):
+            groups = self.alike(shots)
         better: dict[int, Record] = {}
         for group in groups:
             ordered = sorted(group, key=lambda i: (*quality(shots[i]), shots[i]["shot"]))
@@ -300,8 +303,12 @@ class Run:
     def pictures(self, shots: list[Record]) -> dict[str, str]:
         """For each shot a URL of what it looks like, less those that cannot be read."""
         shots = list({shot["shot"]: shot for shot in shots}.values())
-        results = self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, None)
-        return {shots[i]["shot"]: result["records"][0]["picture"] for i, result in results if "records" in result}
+        found = {}
+        with Progress(total=len(shots), label="pictures") as progress:
+            for i, result in self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, None):
+                found |= {shots[i]["shot"]: result["records"][0]["picture"]} if "records" in result else {}
+                progress.update(progress.step + 1)
+        return found
 
     def pieces(self, shot: Record) -> list[Record]:
         """The clips of a shot."""

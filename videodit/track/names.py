@@ -83,6 +83,8 @@ METRICS = (
            "Mean work of a process over the largest. Good: near 1, since the others wait."),
     Metric("memory GiB", "Memory", "Speed and memory", "GiB",
            "The most that the main process has needed so far, of the GPU where there is one. Good: flat."),
+    Metric("seconds", "Time", "Speed and memory", "s",
+           "Spent on the steps so far, over all sessions, with samples and checkpoints; loading is not counted."),
     Metric("clips seen", "Clips seen", "Data", "clips", "Clips trained on so far, each as often as it was used."),
     Metric("tokens seen", "Tokens seen", "Data", "tokens", "Latent tokens trained on so far."),
     Metric("skipped clips", "Skipped clips", "Data", "clips",

@@ -9,13 +9,14 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from videodit.printable import markup
 from videodit.track.charts import Line, chart, latest, short
+from videodit.track.compare import Beside, Section, compared, table
 from videodit.track.curves import Curve
 from videodit.track.names import GROUPS, METRICS, Metric, find, is_family
 from videodit.track.progress import duration
@@ -30,15 +31,6 @@ OTHER = "Other numbers"
 BEFORE_SAMPLES = GROUPS[:2]  # what tells how good the model is; how it got there comes after what it makes
 HUES = (250, 45, 150, 320, 100)  # of the run itself and of those beside it, where a chart has one line of each
 MEDIA = {".mp4": "video/mp4", ".png": "image/png"}
-
-Section = tuple[str, str]  # a title and HTML
-
-
-class Beside(NamedTuple):
-    """Curves that are drawn beside the run's: of another run, or a reference."""
-
-    label: str
-    curves: Mapping[str, Curve]
 
 
 class Shelf:
@@ -60,7 +52,9 @@ def page(story: Story, beside: Sequence[Beside], folder: Path, *, log: bool) -> 
     """The page as HTML, for a file in `folder`. `log`: logarithmic axes where a metric's table entry asks for one."""
     curves = list(_curves(story, beside, log=log))
     first = sum(title in BEFORE_SAMPLES for title, _ in curves)
-    sections = [*curves[:first], *_samples(story, Shelf(folder)), *curves[first:], *_facts(story)]
+    shelf = Shelf(folder)
+    sections = [*compared(story, beside, shelf.url), *curves[:first], *_samples(story, shelf), *curves[first:]]
+    sections += _facts(story)
     links = " · ".join(f'<a href="#{_anchor(title)}">{markup(title)}</a>' for title, _ in sections)
     return "\n".join([
         "<!doctype html>",
@@ -209,16 +203,16 @@ def _facts(story: Story) -> Iterator[Section]:
         for reason, paths in story.skipped.items():
             more = [f"and {len(paths) - PATHS} more"] if len(paths) > PATHS else []
             rows.append((reason, str(len(paths)), "\n".join([*paths[:PATHS], *more])))
-        yield f"Skipped clips ({count})", _table(("reason", "clips", "files"), rows)
+        yield f"Skipped clips ({count})", table(("reason", "clips", "files"), rows)
     if data := story.config.get("data"):
         rows = [(split, *_dataset(one)) for split in ("train", "heldout") for one in data.get(split) or []]
-        yield "Data sets", _table(("part", "kind", "of"), rows)
+        yield "Data sets", table(("part", "kind", "of"), rows)
     if made := story.config.get("origin"):
         git = made.get("git")
         code = f"{git['commit']}{', with local changes' * bool(git['dirty'])}" if git else "not from a git checkout"
         versions = " · ".join(f"{name} {found}" for name, found in made.get("versions", {}).items())
         rows = [("commit", code), ("versions", versions)]
-        yield "Code", _table(("", ""), rows)
+        yield "Code", table(("", ""), rows)
     if story.config:
         text = json.dumps({k: v for k, v in story.config.items() if k != "origin"}, indent=2, ensure_ascii=False)
         yield "Config", f"<details><summary>All keys</summary><pre>{markup(text)}</pre></details>"
@@ -230,14 +224,6 @@ def _dataset(node: Any) -> tuple[str, str]:
         return str(node), ""
     kind = str(node.get("_target_", "")).rpartition(".")[2]
     return kind, ", ".join(f"{key} {value}" for key, value in node.items() if key != "_target_" and value is not None)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{markup(column)}</th>" for column in columns) if any(columns) else ""
-    body = "".join(
-        "<tr>" + "".join(f"<td>{markup(cell).replace(chr(10), '<br>')}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table>{f"<tr>{head}</tr>" if head else ""}{body}</table></div>'
 
 
 def _date(seconds: float) -> str:

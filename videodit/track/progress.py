@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from videodit.alive import doing
 from videodit.printable import one_line, say
 
 WINDOW = 30  # the rate is that of the last WINDOW notes of the time, taken at least a second apart
@@ -19,8 +21,9 @@ class Progress:
     """Shows "train  step 1200/60000  loss 0.123  clips/s 18.2  1h 23m left" while the `with` block runs.
 
     On a terminal this is the text beside a bar, below whatever else is printed. Elsewhere (a log file, CI) it is a
-    plain line at most every `every` seconds, and one at the end. The rate counts from the first step that is done here:
-    neither what starting takes nor the steps of earlier sessions (`start`, the step resumed from) distort it.
+    plain line at most every `every` seconds, and one at the end; where a step takes longer, `alive` says so. The rate
+    counts from the first step that is done here: neither what starting takes nor the steps of earlier sessions
+    (`start`, the step resumed from) distort it. It is left out where a field is one already.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class Progress:
         total: int,
         start: int = 0,
         label: str,
-        every: float = 10.0,
+        every: float = 7.0,  # steps of a second are told before `alive` finds it silent
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,8 +45,10 @@ class Progress:
         self._task = TaskID(0)
         self._began = self._shown = 0.0
         self._pending = False  # an update that no line has shown yet
+        self._inside = ExitStack()
 
     def __enter__(self) -> Progress:
+        self._inside.enter_context(doing(lambda: f"{self.label}  {self._text()}"))
         self._began = self._clock()
         self._shown = self._began - self.every  # so the first update is shown at once
         if self._console.is_interactive:
@@ -68,6 +73,7 @@ class Progress:
             self._line()
 
     def __exit__(self, *_: object) -> None:
+        self._inside.close()
         if self._bar:
             self._bar.stop()
         elif self._pending:
@@ -81,16 +87,18 @@ class Progress:
 
     def _text(self) -> str:
         shown = (f"{name} {number(value)}" for name, value in self._fields.items())
-        return "  ".join([f"step {self.step}/{self.total}", *shown, self._time()]).rstrip()
+        return "  ".join([f"step {self.step}/{self.total}", *shown, *self._time()])
 
-    def _time(self) -> str:
+    def _time(self) -> list[str]:
         now = self._clock()
         if self.step >= self.total:
-            return f"took {duration(now - self._began)}"
+            return [f"took {duration(now - self._began)}"]
         since, step = self._notes[0] if self._notes else (now, self.step)
         if self.step <= step or now - since < 1.0:
-            return ""  # no rate yet
-        return f"{duration((self.total - self.step) * (now - since) / (self.step - step))} left"
+            return []  # no rate yet
+        rate = (self.step - step) / (now - since)
+        told = any(name.endswith("/s") for name in self._fields)
+        return [*([] if told else [f"{number(rate)}/s"]), f"{duration((self.total - self.step) / rate)} left"]
 
 
 def number(value: float | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ class RunConfig(TypedDict):
 class Story:
     """A run as its folder has it.
 
-    step: the last one recorded. seconds: spent on it, pauses left out. ended: the last record's time (Unix seconds).
+    step: the last one recorded. seconds: spent on its training, pauses left out. ended: the last record's Unix time.
     videos: by prompt, then by step. sheets: by step. skipped: by reason, then the paths. config: {} where unknown.
     """
 
@@ -106,10 +107,13 @@ def tell(folder: Path) -> Story:
     """Read a run's folder, also while the run goes on. Raises InputError, naming it, for one without metrics.jsonl."""
     metrics, step = _own(metrics_file(folder), folder), 0
     times: list[float] = []
+    known = (0.0, 0)  # what the run itself says of its time, and which record says it
     prompts: dict[str, str] = {}
     for record in records(metrics):
         step = record["step"]
         times.append(record.get("time", 0.0))
+        if isinstance(said := record.get("seconds"), int | float) and math.isfinite(said):
+            known = said, len(times) - 1
         if PROMPTS in record:
             table = check(record[PROMPTS], Prompts, f"{metrics}: {PROMPTS} of step {step}")
             prompts |= {file: prompt for prompt, file in table["rows"]}
@@ -118,7 +122,7 @@ def tell(folder: Path) -> Story:
         folder=folder,
         curves=read(metrics),
         step=step,
-        seconds=busy(times),
+        seconds=known[0] + busy(times[known[1] :]),  # runs of older versions say nothing
         ended=times[-1] if times else 0.0,
         videos=videos,
         sheets=sheets,

@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from videodit.alive import doing
 from videodit.checkpoint.store import write_json
 from videodit.errors import InputError, Interrupted
 from videodit.parallel.mesh import Mesh
@@ -36,6 +37,7 @@ from videodit.train.machine import autocast, peak_memory, release
 from videodit.train.made import MODEL, SAMPLES, Made, tidy_run, told_before
 from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
+from videodit.train.settings import Settings
 
 REASONS = 8  # of skipped clips that are counted apart
 
@@ -54,32 +56,6 @@ class Objective(Protocol):
 
     def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
         """Write the averaged weights as a model that `model=folder` opens, in files that name their step."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Numbers of the loop. Raises InputError, naming the key, for one that makes no sense.
-
-    steps: how many in all. clip_norm: gradient norm above which gradients are scaled down.
-    max_bad: consecutive steps with a non-finite loss or gradient after which the run stops.
-    *_every: steps between records, checkpoints and samples. matmul_rate: the machine's flops a second, 0 if unknown.
-    """
-
-    steps: int
-    clip_norm: float
-    max_bad: int
-    log_every: int
-    save_every: int
-    sample_every: int
-    matmul_rate: float
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "max_bad", "log_every", "save_every", "sample_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"loop.{name}={value}: must be a whole number, at least 1")
-        if not isinstance(self.clip_norm, int | float) or not self.clip_norm > 0:
-            raise InputError(f"loop.clip_norm={self.clip_norm}: must be a number above 0")
 
 
 class Run:
@@ -112,6 +88,7 @@ class Run:
         self.due = False  # to be saved once the last loss was finite
         self.skipped: dict[str, int] = {}  # by reason
         self.seen = {"clips": 0.0, "tokens": 0.0}
+        self.seconds, self.began = 0.0, time.monotonic()  # of the sessions before, as far as kept; when this one did
         self.told: set[str] = set()
         self.meter = Meter(matmul_rate=settings.matmul_rate * mesh.ranks)
         self.made = Made(folder)
@@ -150,7 +127,7 @@ class Run:
                 meter.add(*self.advance(micro))
                 if progress is not None:
                     progress.update(self.step, **meter.shown())
-                if self.step % self.settings.log_every == 0 or self.step == steps:
+                if self.settings.is_logged(self.step):
                     self.tracker.scalars(self.step, meter.flush() | self.counts())
                 with meter.paused():
                     self.at_intervals()
@@ -207,7 +184,7 @@ class Run:
             values |= {"gradient norm": norm, **by_group(norms, "gradient norm"), **self.optimizer.step(self.step)}
             self.ema.update(self.step)
             self.bad = 0
-            if (self.step + 1) % self.settings.log_every == 0:
+            if self.settings.is_logged(self.step + 1):
                 values["EMA distance"] = self.ema.distance(self.mesh)
         else:
             self.count_bad(values["loss"], norm)
@@ -250,7 +227,8 @@ class Run:
             with self.averaged(), on_stop(self.leave) if single else nullcontext():
                 if single and self.asked_to_stop:
                     self.leave(self.asked_to_stop)
-                self.measure = self.sample(self.step)
+                with doing(f"samples of step {self.step}"):
+                    self.measure = self.sample(self.step)
         except KeyboardInterrupt:
             if not self.asked_to_stop:
                 raise
@@ -280,10 +258,11 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a model."""
         info = {"bad": self.bad, "bad_total": self.bad_total, "skipped": self.skipped, "seen": self.seen,
-                "interval": self.meter.numbers.parts()}  # fmt: skip
-        self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
-        self.saved = self.step
-        self.publish()
+                "interval": self.meter.numbers.parts(), "seconds": self.spent()}  # fmt: skip
+        with doing(f"save step {self.step}"):
+            self.checkpoints.save(self.step, {**self.weights(), "optim": self.optimizer.state()}, info)
+            self.saved = self.step
+            self.publish()
 
     def publish(self) -> None:
         """Write the averaged weights as a model.
@@ -342,13 +321,19 @@ class Run:
         self.step, self.bad, self.bad_total = info["step"], info.get("bad", 0), info.get("bad_total", 0)
         self.skipped, self.seen = info.get("skipped", {}), self.seen | info.get("seen", {})
         self.meter.numbers.join(info.get("interval", {}))  # checkpoints of older versions have none
+        self.seconds, self.began = info.get("seconds", 0.0), time.monotonic()
+
+    def spent(self) -> float:
+        """Seconds of training that led to the present step, over all sessions; samples and checkpoints count."""
+        return self.seconds + time.monotonic() - self.began
 
     def counts(self) -> dict[str, float]:
         """What was seen and what went wrong so far, and how much memory this process has needed."""
         reasons = {f"skipped clips/{reason}": float(count) for reason, count in self.skipped.items()}
         wrong = {"skipped clips": float(sum(self.skipped.values())), "skipped updates": float(self.bad_total)}
         seen = {f"{name} seen": value for name, value in self.seen.items()}
-        return {**seen, **wrong, **reasons, "memory GiB": peak_memory(self.mesh.device) / 2**30}
+        memory = peak_memory(self.mesh.device) / 2**30
+        return {**seen, **wrong, **reasons, "memory GiB": memory, "seconds": self.spent()}
 
     def count_bad(self, loss: float, norm: float) -> None:
         """Report a skipped update; stop the run after too many in a row."""
@@ -361,6 +346,7 @@ class Run:
     def diverged(self) -> InputError:
         """What is told of a run whose losses are no longer finite. Checkpoints from which none came are deleted."""
         self.checkpoints.wait()
+        self.tracker.scalars(self.step, {"skipped updates": float(self.bad_total)})  # the last word, without a loss
         if self.mesh.main and self.sound is not None:
             self.checkpoints.drop_after(self.sound)
         self.mesh.wait()
