@@ -72,8 +72,9 @@ def run(cfg: DictConfig) -> None:
             for finding in visit.findings():
                 findings.append(finding)
                 answer(line(finding))
-        except Interrupted:
-            raise Interrupted(f"doctor was stopped after {len(findings)} checks; nothing is kept") from None
+        except Interrupted as stop:
+            told = f"doctor was stopped after {len(findings)} checks; nothing is kept: the same command begins again"
+            raise Interrupted(told, by_hand=stop.by_hand) from None
         told = verdict(findings, time.perf_counter() - began)
         if cfg.out:
             with replacing(cfg.out) as temporary:
