@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from videodit.alive import doing
 from videodit.data.render import render
 from videodit.data.toy import Scene, evaluation_prompts, scene
 from videodit.data.video import replacing
@@ -104,7 +105,8 @@ def follow(pipe: Pipe, judge: Judge, kind: str, shape: VideoShape, ask: Ask) -> 
             missed = wrong(compare(words[place], drawn, shape.frames))
             shown.append(Shown(video.clip, prompt, ask.seed + start + place, missed))
         ask.report(start + len(part), ask.count)
-    rendered, real = _read_rendered(judge, scenes, shape)
+    with doing("render the same scenes and read them"):
+        rendered, real = _read_rendered(judge, scenes, shape)
     section = {
         "prompts": ask.count,
         "shape": str(shape),
@@ -114,7 +116,8 @@ def follow(pipe: Pipe, judge: Judge, kind: str, shape: VideoShape, ask: Ask) -> 
         "one body seen": sum(words["bodies"] == "1" for words in reads) / ask.count,
         "wrong": [{"prompt": one.prompt, "seed": one.seed, **one.wrong} for one in shown if one.wrong],
     }
-    return section | _distances(judge, kind, shape, torch.cat(features), real), shown
+    with doing("compare with rendered clips"):
+        return section | _distances(judge, kind, shape, torch.cat(features), real), shown
 
 
 def by_shape(pipe: Pipe, judge: Judge, ask: Ask) -> Section:

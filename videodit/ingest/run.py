@@ -303,12 +303,10 @@ class Run:
     def pictures(self, shots: list[Record]) -> dict[str, str]:
         """For each shot a URL of what it looks like, less those that cannot be read."""
         shots = list({shot["shot"]: shot for shot in shots}.values())
-        found = {}
-        with Progress(total=len(shots), label="pictures") as progress:
-            for i, result in self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, None):
-                found |= {shots[i]["shot"]: result["records"][0]["picture"]} if "records" in result else {}
-                progress.update(progress.step + 1)
-        return found
+        results: list[tuple[int, Result]] = []
+        with doing(lambda: f"pictures of the page, {len(results)} of {len(shots)}"):
+            results += self.work(Thumbnail(root=self.plan.root, edge=PICTURE), shots, None)
+        return {shots[i]["shot"]: result["records"][0]["picture"] for i, result in results if "records" in result}
 
     def pieces(self, shot: Record) -> list[Record]:
         """The clips of a shot."""
