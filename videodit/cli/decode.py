@@ -32,7 +32,8 @@ def run(cfg: DictConfig) -> None:
     before = left.records[0].get("made_with", {})
     model = cfg.model or named_model(path, left.model)
     dtype = before.get("dtype", "")
-    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", dtype), "vae_dtype")
+    typed = cfg.vae_dtype if "vae_dtype" in cfg else ""
+    vae_dtype = pick_dtype(typed or before.get("vae_dtype", dtype), "vae_dtype")
     pipe = load(model, device=cfg.device or None, dtype=pick_dtype(dtype), vae_dtype=vae_dtype)
     vae, theirs = pipe.parts.fingerprints["vae"], left.records[0]["weights"].get("vae")
     if vae != theirs:
