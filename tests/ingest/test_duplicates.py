@@ -33,7 +33,7 @@ def resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def encoded(frames: np.ndarray, path: Path, fps: float, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    monkeypatch.setattr(video.writing, "CRF", 36)
+    monkeypatch.setitem(video.writing.CRF, "libx264", 36)
     video.write(path, frames, fps)
     return video.read(path)[0]
 

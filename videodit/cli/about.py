@@ -16,7 +16,7 @@ from videodit.checkpoint.folder import is_folder
 from videodit.checkpoint.loose import identify_all, loose_parts
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, from_hub, is_hub_id, read_family
-from videodit.checkpoint.store import is_held
+from videodit.checkpoint.store import is_held, load_tensors
 from videodit.checkpoint.weights import Weights, open_weights
 from videodit.config import assets_dir
 from videodit.errors import InputError
@@ -74,7 +74,7 @@ def model_lines(model: Model) -> Lines:
     if base := _base(Path(model.where)):
         yield "a change of", base
     if (adapter := Path(model.where) / ADAPTER).is_file():
-        yield "by an adapter", _size(adapter)
+        yield "by an adapter", f"{_size(adapter)}, {_settings(adapter)}"
     if model.family:
         yield "family", model.family
     yield from ((what, _part(model.parts[name])) for name, what in NAMES.items() if name in model.parts)
@@ -246,6 +246,12 @@ def _size(path: Path) -> str:
     weights = Weights([path])
     count = sum(math.prod(shape) for shape in weights.shapes.values())
     return f"{_millions(count)} parameters, {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _settings(path: Path) -> str:
+    """What an adapter's file says of how it was made, without its base."""
+    said = _mapping(load_tensors(path)[1].get("adapter"))
+    return json.dumps({key: value for key, value in said.items() if key != "base"}, ensure_ascii=False)
 
 
 def _bytes(size: int) -> str:

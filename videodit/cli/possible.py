@@ -87,7 +87,7 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         networks = nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()})
         freeze(networks, cfg.freeze)
         check_disk(cfg, networks)
-        for prompt in cfg.samples.prompts:
+        for prompt in cfg.samples.prompts or ["any"]:
             complete({"prompt": prompt}, plain(cfg.request), 1)
 
 

@@ -55,7 +55,10 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
     if not (cfg.plan and is_sketched(cfg)):
         check_possible(cfg)  # mistakes are told before anything is done
     if cfg.plan:
-        return plan(cfg, mesh, away=away)
+        plan(cfg, mesh, away=away)
+        with suppress(OSError):
+            folder.rmdir()  # which hydra made
+        return None
     folder.mkdir(parents=True, exist_ok=True)
     with sole(folder / ".lock", f"run_dir={folder}") if mesh.main else nullcontext():
         if cfg.fresh and mesh.main:
@@ -94,8 +97,6 @@ def plan(cfg: DictConfig, mesh: Mesh, *, away: bool) -> None:
         (scratch / "run").mkdir(exist_ok=True)
         check(cfg, planned(prepare(cfg, scratch / "run", mesh)), mesh, limit)
         mesh.wait()
-    with suppress(OSError):
-        Path(cfg.run_dir).rmdir()
 
 
 def planned(prepared: Prepared) -> StepPlan:
