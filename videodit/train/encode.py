@@ -46,7 +46,7 @@ def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, w
                 skipped += encode.skipped
                 made_up += encode.made_up
     skipped = [(path, reason) for part in mesh.exchange(skipped) for path, reason in part]
-    for told, count in sorted(sum(mesh.exchange(made_up), Counter()).items()):
+    for told, count in sorted(sum(map(Counter, mesh.exchange(made_up)), Counter()).items()):
         if mesh.main:
             say(f"{count} of the clips that are new {told}")
     # A set can be captioned anew, and says so without reading a clip.
