@@ -41,6 +41,7 @@ wheel: $(VENV)/.installed
 	@ls dist/*.whl
 
 $(VENV)/.installed: $(INPUTS)
+	@echo "installing into $(VENV): a minute or more, about 2 GB" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_ARGS) --quiet -c constraints.txt -e .
 	@touch $@

@@ -37,6 +37,13 @@ class Most(NamedTuple):
 
 
 MOST = Most()
+PLAIN = (  # what pydantic says, and how it is said here
+    ("input should be greater than or equal to", "must be at least"),
+    ("input should be less than or equal to", "must be at most"),
+    ("input should be greater than", "must be above"),
+    ("input should be less than", "must be below"),
+    ("input should", "must"),
+)
 
 
 def opened(path: str | Path) -> int:
@@ -130,6 +137,8 @@ def check(value: Any, kind: Any, where: object) -> Any:
             told, given = first["msg"].removeprefix("Value error, "), ""
         else:
             told = first["msg"][:1].lower() + first["msg"][1:]
+            for theirs, ours in PLAIN:
+                told = told.replace(theirs, ours)
         raise InputError(f"{where}: {place + ': ' if place else ''}{told}{given}") from None
 
 

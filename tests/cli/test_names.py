@@ -197,3 +197,10 @@ def test_where_no_video_can_be_saved(path: Any, model: Path) -> None:
     video = videodit.load(model, device="cpu")("a", frames=1, steps=1, size="32x32")
     with pytest.raises(InputError):
         video.save(path)
+
+
+def test_a_misspelt_model_is_nearly_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed, meant in (("toyfast", "toy-fast"), ("wan2.1-t2v-1.3", "wan2.1-t2v-1.3b")):
+        with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+            videodit.load(typed)

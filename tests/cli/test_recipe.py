@@ -101,12 +101,12 @@ def test_what_is_done_in_another_way_is_told(
     [
         ({"place": 5}, "place"),
         ({"shapes": [[1, 1, 1]]}, "place"),
-        ({"prompts": [0] * 5}, "prompts.0: input should be greater"),
+        ({"prompts": [0] * 5}, "prompts.0: must be"),
         ({"prompts": [10**6] * 5}, "not of this request and this model"),
         ({"negatives": [2] * 5}, "not of this request and this model"),
         ({"guided": [True, True]}, "not of this request and this model"),
         ({"guided": [False]}, "not of this request and this model"),
-        ({"guided": 1}, "guided: input should be a valid list"),
+        ({"guided": 1}, "guided: must be a valid list"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(

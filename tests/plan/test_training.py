@@ -144,6 +144,7 @@ def test_a_public_models_name_needs_no_files(
     told = capsys.readouterr().out
     text = sum(p.numel() for p in Part(read_family("wan2.1-t2v-1.3b")["text"], Weights([])).skeleton.parameters())
     assert f"up to {(2 * text + CUDA_CONTEXT) / 2**30:.2f} GiB before the first step" in told
+    assert "it fits into the 24.0 GiB that limit leaves" in told
     assert "bf16 on cuda" in told and "a step: up to" in told and not list(tmp_path.iterdir())
     assert main([*words, "limit=4GiB"]) == 2
     assert "limit leaves 4.0" in capsys.readouterr().err

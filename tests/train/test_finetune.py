@@ -269,7 +269,7 @@ def test_the_base_must_be_there_and_the_same(place: Path, trained: Path, tmp_pat
     for base, words in (
         ({**settings["base"], "model": "/no/where"}, f"{run} is a change of another model, which cannot be opened"),
         ({**settings["base"], "weights": {"dit": "0"}}, "has other weights now (dit)"),
-        ("public", "pipeline.json: base: input should be a valid dictionary"),
+        ("public", "pipeline.json: base: must be a valid dictionary"),
     ):
         write_json(run / "pipeline.json", {**settings, "base": base})
         assert main(["info", str(run)]) in (0, 2)

@@ -13,7 +13,7 @@ from typing import Any
 from videodit.checkpoint.trees import tree_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.printable import say
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -39,6 +39,7 @@ def locate(model: str) -> tuple[Path, str | None]:
     raise InputError(
         f"model={model}: neither a bundled model ({', '.join(bundled) or 'there are none'}) nor a folder with a "
         f"pipeline.json, such as a run folder, nor public weights ({', '.join(families())}, a folder, a file, a hub id)"
+        f"{did_you_mean(model, [*bundled, *families()])}"
     )
 
 

@@ -73,6 +73,8 @@ def run(cfg: DictConfig) -> None:
         page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
         if page in paths:
             raise InputError(f"sheet={page}: the video has this name")
+        if paths == [out] and out.exists():
+            say(f"{out} is there already; it will be replaced")
         make_all(cfg, pipe, requests, paths, page)
 
 

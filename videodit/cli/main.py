@@ -42,7 +42,7 @@ class Command(NamedTuple):
 
 
 GOES_ON = "the same command goes on from there"
-MAKES_REST = "what is done is kept, and the same command makes the rest"
+MAKES_REST = "finished videos and waiting latents stay; the same command makes what is missing"
 WAIT = "the latents still wait, and the same command decodes them"
 BEGINS = "the same command begins again"
 

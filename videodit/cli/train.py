@@ -27,7 +27,7 @@ from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.generation import base_memory
-from videodit.plan.machine import Limit, limits, rates, resident
+from videodit.plan.machine import GIB, Limit, limits, rates, resident
 from videodit.plan.training import StepPlan
 from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker
@@ -117,7 +117,14 @@ def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh, limit: Limit | None = Non
     if cfg.memory != "off":
         with mesh.together():
             plan.check(base, limit or room(limits(device)[0], base))
+            if limit and mesh.main:
+                tell_fit(limit)
             check_room(Path(cfg.run_dir), plan.checkpoint, "a checkpoint")
+
+
+def tell_fit(limit: Limit) -> None:
+    """Say that what was planned fits."""
+    answer(f"it fits into the {limit.free / GIB:.1f} GiB that {limit.name} leaves")
 
 
 def check_sketch(cfg: DictConfig, mesh: Mesh, limit: Limit | None, *, away: bool) -> None:
@@ -131,6 +138,8 @@ def check_sketch(cfg: DictConfig, mesh: Mesh, limit: Limit | None, *, away: bool
         answer(found.plan.line(base + found.vae, None if away else rates(mesh.device, found.plan.precision)))
     if cfg.memory != "off":
         found.check(base, limit)
+        if mesh.main:
+            tell_fit(limit)
 
 
 def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:

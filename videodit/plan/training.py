@@ -59,7 +59,8 @@ class StepPlan:
 
     def line(self, base: int, rates: Rates | None) -> str:
         """In words; `base`: what the process holds beside them."""
-        time = "" if rates is None else f", about {rates.seconds(dict(self.work), self.calls):.2g} s"
+        seconds = 0.0 if rates is None else rates.seconds(dict(self.work), self.calls)
+        time = f", about {seconds:.2g} s" if 0 < seconds < 10 else f", about {seconds:.0f} s" if seconds else ""
         return (
             f"a step: up to {(base + self.state + self.peak) / GIB:.2f} GiB{time}; weights, averages and optimizer "
             f"{self.state / GIB:.2f} GiB; a checkpoint {self.checkpoint / GIB:.2f} GiB"
