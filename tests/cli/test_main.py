@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.distributed import DistBackendError
 
 from videodit.cli import keys
 from videodit.cli import main as cli
@@ -185,6 +186,8 @@ def _wrapped(error: Exception) -> Exception:
         (_wrapped(InputError("no")), 2, "videodit: error: no\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 2, "no space left on device: a.mp4\n"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "no space left on device"),
+        (RuntimeError("[/x/third_party/gloo/pair.cc:553] Connection closed by peer"), 2, "another process of this"),
+        (DistBackendError("NCCL error"), 2, "another process of this command has ended"),
         (KeyboardInterrupt(), 130, "videodit: interrupted\n"),
         (ZeroDivisionError("a bug"), 1, "Traceback"),
     ],

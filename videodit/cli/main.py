@@ -155,5 +155,9 @@ def user_message(error: BaseException) -> str | None:
             return one_line(f"{(cause.strerror or str(cause)).lower()}{where}")
         if "No space left on device" in str(cause):  # safetensors raises its own kind
             return one_line(f"no space left on device ({str(cause).splitlines()[0]})")
+        # Of torch, which many commands do not import: by name.
+        kinds = {kind.__name__ for kind in type(cause).__mro__}
+        if "DistError" in kinds or ("RuntimeError" in kinds and "/gloo/" in str(cause)):
+            return "another process of this command has ended; its own lines say why"
         cause = cause.__cause__
     return None
