@@ -91,6 +91,16 @@ def test_a_set_json_that_is_wrong_is_one_line(tmp_path: Path, about: str) -> Non
         clips(tmp_path / "set")
 
 
+@pytest.mark.parametrize("name", [b"caption_long", b"source", b"sizes"])
+def test_a_column_whose_name_is_no_text_is_one_line(tmp_path: Path, name: bytes) -> None:
+    manifest = shared(tmp_path, "") / "manifest.parquet"
+    table = parquet.read_table(manifest).replace_schema_metadata(None)
+    parquet.write_table(table, manifest, store_schema=False)
+    manifest.write_bytes(manifest.read_bytes().replace(name, b"\xff" + name[1:]))
+    with pytest.raises(InputError, match=r"manifest\.parquet"):
+        read_manifest(tmp_path / "set")
+
+
 @pytest.mark.parametrize(
     "row",
     [{"start": -1.0}, {"start": float("nan")}, {"start": float("inf")}, {"start": None}, {"start": "0"}, {"frames": 0},

@@ -64,7 +64,7 @@ def read_manifest(root: Path) -> Any:
         plain = [(field.name, pyarrow.string() if _is_text(field.type) else field.type) for field in table.schema]
         table = table.cast(pyarrow.schema(plain))
         table.validate(full=True)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeError, pyarrow.ArrowException) as error:  # names of columns may be no UTF-8
         raise InputError(f"{root / MANIFEST}: cannot be read: {(str(error) or 'damaged').splitlines()[0]}") from None
     _check_rows(table, root / MANIFEST)
     return table
