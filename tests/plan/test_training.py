@@ -176,6 +176,7 @@ def test_a_sketch_is_the_step_of_the_same_networks(tmp_path: Path, monkeypatch: 
         (["init=ltx-video-0.9"], "its VAE has no class here"),
         (["limit=24GiB", "plan=false", "init="], "limit=24GiB: clips of each data set"),
         (["limit=24 apples"], "limit=24 apples: expected a size such as 24GiB"),
+        (["limit=1.2.3GiB"], "limit=1.2.3GiB: expected a size such as 24GiB"),
         (["flow=cosine_ddpm"], "init=wan2.1-t2v-1.3b has"),
         (["model=wan2.1-t2v-1.3b", "init="], "weights are taken by init=wan2.1-t2v-1.3b"),
         (["model=runs/mine"], "weights are taken by init=runs/mine"),

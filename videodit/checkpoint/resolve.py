@@ -35,12 +35,17 @@ def locate(model: str) -> tuple[Path, str | None]:
         open_weights(Path(model))
     if is_hub_id(model):
         return from_hub(model, model), None
-    bundled = sorted(folder.parent.name for folder in assets_dir().glob("*/pipeline.json"))
+    ours = bundled()
     raise InputError(
-        f"model={model}: neither a bundled model ({', '.join(bundled) or 'there are none'}) nor a folder with a "
+        f"model={model}: neither a bundled model ({', '.join(ours) or 'there are none'}) nor a folder with a "
         f"pipeline.json, such as a run folder, nor public weights ({', '.join(families())}, a folder, a file, a hub id)"
-        f"{did_you_mean(model, [*bundled, *families()])}"
+        f"{did_you_mean(model, [*ours, *families()])}"
     )
+
+
+def bundled() -> list[str]:
+    """The names of the models that the package brings along."""
+    return sorted(folder.parent.name for folder in assets_dir().glob("*/pipeline.json"))
 
 
 def locate_recorded(model: str, file: Path, key: str) -> tuple[Path, str | None]:

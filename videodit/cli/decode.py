@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.atomic import check_output
+from videodit.checkpoint.resolve import bundled
 from videodit.cli import waiting
 from videodit.cli.generate import set_decoding
-from videodit.cli.making import bundled, finish
+from videodit.cli.making import finish
 from videodit.cli.places import check_folder, check_paths, inside
 from videodit.cli.waiting import Waiting
 from videodit.data.video import target

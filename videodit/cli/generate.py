@@ -149,7 +149,7 @@ def from_keys(cfg: DictConfig) -> dict[str, Any]:
 
 
 def given(cfg: DictConfig) -> dict[str, Any]:
-    """The keys of a request that stand on the command line; of several seeds the first."""
+    """The keys of a request that a command has and that were typed; of several seeds the first."""
     keys = {key: cfg[key] for key in ("prompt", *KEYS) if key in cfg and cfg[key] not in ("", None)}
     if isinstance(keys.get("seed"), str):
         keys["seed"] = seeds_of(keys["seed"], None)[0]

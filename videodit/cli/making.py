@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from videodit.checkpoint.resolve import families
+from videodit.checkpoint.resolve import bundled, families
 from videodit.cli import waiting
-from videodit.config import assets_dir
 from videodit.errors import InputError
 from videodit.generate import Pipe, Video
 from videodit.printable import answer, say
@@ -62,11 +61,6 @@ def lasting(model: str) -> tuple[str, bool]:
         return model, False
     local = model not in families() and Path(model).exists()
     return (str(Path(model).absolute()), False) if local else (model, True)
-
-
-def bundled() -> list[str]:
-    """The names of the models that the package brings along."""
-    return [folder.parent.name for folder in assets_dir().glob("*/pipeline.json")]
 
 
 def finish(

@@ -97,7 +97,7 @@ def room(limit: Limit, base: int) -> Limit:
 
 def size_of(text: str) -> int:
     """Bytes of a size such as 24GiB."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(text))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(text))
     if not match or match[2].lower() not in UNITS:
         raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
     return int(float(match[1]) * UNITS[match[2].lower()])

@@ -11,7 +11,7 @@ import torch
 from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import families
-from videodit.cli.generate import KEYS
+from videodit.cli.generate import given
 from videodit.cli.memory import job_of, passes_of, room, setup_of, size_of, way_of
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
@@ -30,7 +30,7 @@ PACKED = 0.1  # bytes a pixel of an mp4, more or less
 def run(cfg: DictConfig) -> None:
     """Print the plan of one request; exit code 2 if it does not fit."""
     pipe = opened(cfg)
-    request = pipe.request(cfg.prompt, **{key: cfg[key] for key in KEYS if key in cfg and cfg[key] not in ("", None)})
+    request = pipe.request(**{"prompt": cfg.prompt, **given(cfg)})
     device, here = pipe.parts.device, pipe.parts.device.type != "cuda" or torch.cuda.is_available()
     if not here and not cfg.limit:
         raise InputError("device=cuda: there is no GPU here; say what to plan for, such as limit=24GiB")
