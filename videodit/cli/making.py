@@ -20,7 +20,7 @@ from videodit.track.progress import Progress
 
 
 def make(pipe: Pipe, requests: list[Request], paths: list[Path], layout: Layout | None = None) -> list[Video]:
-    """One pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk.
+    """Make one pack of requests, with a progress bar. Between denoising and decoding the latents are safe on disk.
 
     Those that an earlier run of the same requests has left there are not made again.
     """
