@@ -52,6 +52,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, for a library that makes temporary files of its own; removed at the end."""
+    folder = _beside(path)
+    try:
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _beside(path: Path) -> Path:
     """A name of this call's own beside `path`, whose folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)

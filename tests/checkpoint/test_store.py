@@ -199,6 +199,22 @@ def test_what_killed_processes_left_is_tidied_up(dit: nn.Module, tmp_path: Path)
     assert not dead.exists()
 
 
+def test_what_a_library_wrote_beside_its_target_is_tidied_up(tmp_path: Path) -> None:
+    """As safetensors 0.8 does, whose temporary file has a name of its own."""
+    code = """import os, sys
+from pathlib import Path
+from videodit.checkpoint import store
+def save_file(tensors, file, metadata):
+    (Path(file).parent / ".tmpgmaysv").touch()
+    os.kill(os.getpid(), 9)
+store.save_file = save_file
+store.save_tensors(Path(sys.argv[1]), {}, {})"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.safetensors")], check=False)
+    assert list(tmp_path.rglob(".tmpgmaysv"))
+    tidy(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_in_the_way(dit: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "dit.safetensors" / "inside").mkdir(parents=True)
     with pytest.raises(InputError, match="cannot write .*dit.safetensors"):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videodit.atomic import atomic, tidy
+from videodit.atomic import atomic, scratch_folder, tidy
 from videodit.errors import InputError
 from videodit.untrusted import opened, parse_json
 
@@ -91,8 +91,11 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
         with atomic(path) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode
-            save_file(cpu, temporary, metadata)
-            temporary.chmod(mode)  # the library would keep it for its owner
+            # The library writes under a name of its own beside its target: a kill would leave that file for ever.
+            with scratch_folder(path) as folder:
+                save_file(cpu, file := folder / path.name, metadata)
+                file.chmod(mode)  # the library would keep it for its owner
+                file.replace(temporary)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path}: {error}; nothing was left behind") from error
 
