@@ -73,4 +73,4 @@ def test_a_generation_leaves_nothing_half_written(tmp_path: Path) -> None:
     tiny_pipeline(tmp_path / "m")
     words = ["generate", CAPTIONS[0], "model=m", "out=o.mp4", "steps=3000"]
     code, said = stopped(tmp_path, lambda log: "denoise  step" in log, *words)
-    assert code == 75 and "the same command makes the rest" in said and not (tmp_path / "o.mp4").exists()
+    assert code == 75 and "the same command makes what is missing" in said and not (tmp_path / "o.mp4").exists()
