@@ -11,16 +11,42 @@ from videodit.nn.modulation import Modulation, gated, modulate, per_token
 DIM = 4
 
 
-@pytest.mark.parametrize("lengths", [(3,), (2, 2), (3, 1, 2), (1, 1, 1), (1,)], ids=str)
+LENGTHS = [(3,), (2, 2), (3, 1, 2), (3, 3, 1, 2, 2), (1, 1, 1), (1,)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("each", [False, True])
-def test_rows(lengths: tuple[int, ...], each: bool) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_token_takes_its_row(
+    lengths: tuple[int, ...], each: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)  # the other of the two ways
     total = sum(lengths)
-    values = noise(total if each else len(lengths), 2, DIM)
-    owner = range(total) if each else [clip for clip, n in enumerate(lengths) for _ in range(n)]
-    rows = per_token(values, values, lengths).rows(values)
-    assert len(rows) == 2
-    for i, row in enumerate(rows):
-        assert torch.equal(row.expand(total, DIM), values[list(owner), i])
+    count = total if each else len(lengths)
+    owner = list(range(total)) if each else [clip for clip, n in enumerate(lengths) for _ in range(n)]
+    rows = per_token(noise(count, DIM), noise(count, DIM), lengths).rows
+    x, branch, shift, scale, gate = (noise(n, DIM, seed=i) for i, n in enumerate([total, total, count, count, count]))
+    assert torch.equal(modulate(x, shift, scale, rows), torch.addcmul(shift[owner], x, 1 + scale[owner]))
+    assert torch.equal(gated(x, branch, gate, rows), torch.addcmul(x, branch, gate[owner]))
+
+
+@pytest.mark.parametrize("lengths", [(40, 40), (16, 24, 24, 16)], ids=str)
+def test_no_values_of_every_token_are_kept_for_the_backward_pass(lengths: tuple[int, ...]) -> None:
+    """With different times in a pack no more than with one time: of x, the branch and rows."""
+    total, count = sum(lengths), len(lengths)
+    x, branch = noise(total, DIM).bfloat16().requires_grad_(), noise(total, DIM, seed=1).bfloat16().requires_grad_()
+    shift, scale, gate = (noise(count, DIM, seed=i).requires_grad_() for i in (2, 3, 4))
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    rows = per_token(noise(count, DIM), noise(count, DIM), lengths).rows
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        (modulate(x, shift, scale, rows) + gated(x, branch, gate, rows)).sum()
+    large = [one for one in kept.values() if one.untyped_storage().nbytes() >= 2 * total * DIM]
+    assert len(large) == 2 and all(one.dtype == torch.bfloat16 for one in large)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +72,7 @@ def test_it_starts_as_nothing(mode: str) -> None:
 
 def test_modulate_and_gate() -> None:
     x, branch, shift, scale, gate = (noise(5, DIM, seed=seed) for seed in range(5))
-    assert torch.allclose(modulate(x, shift, scale), x * (1 + scale) + shift)
-    assert torch.allclose(gated(x, branch, gate), x + gate * branch)
-    assert torch.equal(modulate(x, None, None), x)
-    assert torch.equal(gated(x, branch, None), x + branch)
+    assert torch.allclose(modulate(x, shift, scale, None), x * (1 + scale) + shift)
+    assert torch.allclose(gated(x, branch, gate, None), x + gate * branch)
+    assert torch.equal(modulate(x, None, None, None), x)
+    assert torch.equal(gated(x, branch, None, None), x + branch)

@@ -126,10 +126,10 @@ class Block(nn.Module):
         kernel: str,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
-        h = modulate(self.norm1(x), shift1, scale1)
-        x = gated(x, self.attention(h, h, lengths[0], rope=rope, kernel=kernel), gate1)
+        h = modulate(self.norm1(x), shift1, scale1, time.rows)
+        x = gated(x, self.attention(h, h, lengths[0], rope=rope, kernel=kernel), gate1, time.rows)
         x = x + self.cross(self.norm2(x), text, lengths[1], rope=None, kernel=kernel)
-        return gated(x, self.ffn(modulate(self.norm3(x), shift2, scale2)), gate2)
+        return gated(x, self.ffn(modulate(self.norm3(x), shift2, scale2, time.rows)), gate2, time.rows)
 
 
 class DiT(nn.Module):
@@ -227,8 +227,8 @@ class DiT(nn.Module):
                 cache.after_last(x)
         if self.time_mode == "in_context":
             x = torch.cat([part[:-1] for part in x.split(lengths.q)])
-        shift, scale = time.rows(self.table_out + embedded[:, None])
-        return self.head(modulate(self.norm_out(x), shift, scale))
+        shift, scale = (self.table_out + embedded[:, None]).unbind(1)
+        return self.head(modulate(self.norm_out(x), shift, scale, time.rows))
 
     def prepare(self, pack: Pack, times: Tensor, text: Text) -> Prepared | Text:
         """All that generation would compute anew each step, for packs of this layout and these times (n,).

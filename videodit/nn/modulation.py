@@ -5,38 +5,48 @@ B clips, L tokens in all, N model width
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.nn.kernels import clip_of, upload
 
-Rows = Tensor | None  # (L,N), or (B,N) when the clips' tokens are equally many, or nothing to do
+Values = Tensor | None  # (R,N), or None where there is nothing to do
+
+
+@dataclass(eq=False)  # as `models.dit.Lengths`
+class Rows:
+    """Which of R rows of values each of L tokens takes.
+
+    index: (L,). segments: runs of tokens with one row each, in the order of the rows: (runs, tokens a run), where
+    neighbours that are equally long are together.
+    """
+
+    index: Tensor
+    segments: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class TimePerToken:
-    """The embedded time (R,N), R = B or L, what the blocks take of it, and the row that each token (L,) takes.
-
-    `row`: None where there is one for all tokens, or one for each.
+    """The embedded time (R,N), what the blocks take of it, and the row that each token takes; None: all the only one,
+    or each its own.
     """
 
     embedded: Tensor
     shared: Tensor
-    row: Tensor | None
-
-    def rows(self, values: Tensor) -> list[Tensor]:
-        """Values (R,n,N) -> n tensors (1,N) or (L,N) that broadcast against tokens (L,N)."""
-        return list((values if self.row is None else values.index_select(0, self.row)).unbind(1))
+    rows: Rows | None
 
 
 def per_token(embedded: Tensor, shared: Tensor, lengths: tuple[int, ...]) -> TimePerToken:
     """Times of clips with so many tokens, or of their tokens, for all blocks."""
-    spread = len(embedded) == len(lengths) and len(lengths) not in (1, sum(lengths))
-    return TimePerToken(embedded, shared, upload(clip_of(lengths), embedded.device) if spread else None)
+    if len(embedded) != len(lengths) or len(lengths) in (1, sum(lengths)):
+        return TimePerToken(embedded, shared, None)
+    segments = tuple((len(list(run)), length) for length, run in groupby(lengths))
+    return TimePerToken(embedded, shared, Rows(upload(clip_of(lengths), embedded.device), segments))
 
 
 class Modulation(nn.Module):
@@ -50,14 +60,14 @@ class Modulation(nn.Module):
         chunks = {"adaln_zero": 6, "adaln": 4}.get(mode)
         self.proj = None if chunks is None else nn.Linear(dim, chunks * dim)
 
-    def forward(self, time: TimePerToken) -> list[Rows]:
+    def forward(self, time: TimePerToken) -> list[Values]:
         if self.table is not None:
-            return time.rows(self.table + time.shared)
+            return list((self.table + time.shared).unbind(1))
         if self.proj is None:
             return [None] * 6
         projected = self.proj(F.silu(time.embedded).to(self.proj.weight.dtype))
-        rows = time.rows(rearrange(projected, "r (n d) -> r n d", d=time.embedded.shape[1]))
-        return rows if self.gates else [rows[0], rows[1], None, rows[2], rows[3], None]
+        values = projected.unflatten(1, (-1, time.embedded.shape[1])).unbind(1)
+        return list(values) if self.gates else [*values[:2], None, *values[2:], None]
 
     def initialise(self) -> None:
         """Zero: no shift, no scale, and gates that close the branch until training opens it."""
@@ -65,11 +75,41 @@ class Modulation(nn.Module):
             nn.init.zeros_(parameter)
 
 
-def modulate(x: Tensor, shift: Rows, scale: Rows) -> Tensor:
-    """x * (1 + scale) + shift, in the type of the rows if that is the wider one, and back in that of x."""
-    return x if scale is None else torch.addcmul(shift, x, 1 + scale).to(x.dtype)
+def modulate(x: Tensor, shift: Values, scale: Values, rows: Rows | None) -> Tensor:
+    """x * (1 + scale) + shift, in the type of the values if that is the wider one, and back in that of x."""
+    return x if scale is None else _by_rows(_modulate, [x], [shift, 1 + scale], rows)
 
 
-def gated(x: Tensor, branch: Tensor, gate: Rows) -> Tensor:
+def gated(x: Tensor, branch: Tensor, gate: Values, rows: Rows | None) -> Tensor:
     """x + gate * branch, likewise."""
-    return x + branch if gate is None else torch.addcmul(x, branch, gate).to(x.dtype)
+    return x + branch if gate is None else _by_rows(_gated, [x, branch], [gate], rows)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, scale).to(x.dtype)
+
+
+def _gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    return torch.addcmul(x, branch, gate).to(x.dtype)
+
+
+def _by_rows(
+    function: Callable[..., Tensor], tokens: Sequence[Tensor], values: Sequence[Tensor], rows: Rows | None
+) -> Tensor:
+    """A function of tokens (L,N) and of the values (R,N) that they take.
+
+    Segment by segment, where values (n,1,N) broadcast against tokens (n,l,N): the backward pass keeps no values of
+    every token, (L,N) in float32. A compiler sees no segments, which would give every pack a graph of its own: it
+    fuses the look-up with the function, and looks up again on the way back.
+    """
+    if rows is None:
+        return function(*tokens, *values)
+    if torch.compiler.is_compiling():
+        return function(*tokens, *(one.index_select(0, rows.index) for one in values))
+    sizes, runs = [n * length for n, length in rows.segments], [n for n, _ in rows.segments]
+    parts = zip(*(x.split(sizes) for x in tokens), *(one[:, None].split(runs) for one in values), strict=True)
+    out = []
+    for (n, length), part in zip(rows.segments, parts, strict=True):
+        xs = [x.unflatten(0, (n, length)) for x in part[: len(tokens)]]
+        out.append(function(*xs, *part[len(tokens) :]).flatten(0, 1))
+    return torch.cat(out) if len(out) > 1 else out[0]
