@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from videodit.nn.causal import conv
+from videodit.nn.kernels import attend
 from videodit.plan.trace import tracing
 
 MIB = 2**20
@@ -45,8 +49,43 @@ def test_attention_has_no_matrix_of_scores(device: str) -> None:
         held = trace.alive
         out = F.scaled_dot_product_attention(q, k, k)
         assert out.shape == q.shape
-        assert trace.peak - held == q.numel() * 4
+        statistics = q[..., 0].numel() * 4 * (device == "cpu")  # of the scores, for a backward pass
+        assert trace.peak - held == q.numel() * 4 + statistics
         assert trace.work["attention"] == 4 * 2 * 4 * 1000 * 3000 * 16
+
+
+def test_attention_that_is_computed_again_in_the_backward_pass() -> None:
+    """Recomputation too has no matrix of scores: forward twice, and two and a half times as much backward."""
+    with tracing("cpu", grad=True) as (trace, at):
+        q = torch.empty(1, 2, 500, 16, device=at).requires_grad_()
+        out = checkpoint(lambda x: F.scaled_dot_product_attention(x, x, x), q, use_reentrant=False)
+        out.mean().backward()
+        once = 4 * 2 * 500 * 500 * 16
+        assert trace.work["attention"] == 4.5 * once and not trace.work["matmul"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_another_thread_computes_meanwhile(device: str) -> None:
+    """A plan changes nothing of torch's for those who denoise while it is made."""
+    q = torch.randn(1, 2, 600, 16, generator=torch.Generator().manual_seed(1))
+    wanted, inside, done = F.scaled_dot_product_attention(q, q, q), threading.Event(), threading.Event()
+
+    def plan() -> None:
+        with tracing(device) as (_, at):
+            x = torch.empty(1, 2, 600, 16, device=at)
+            F.scaled_dot_product_attention(x, x, x)
+            inside.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=plan)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        assert torch.equal(F.scaled_dot_product_attention(q, q, q), wanted)
+        assert torch.equal(attend(*[q[0].transpose(0, 1)] * 3, (600,), (600,)), wanted[0].transpose(0, 1))
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_convolutions() -> None:

@@ -69,12 +69,12 @@ def test_before_weights_are_shared_out_they_are_whole() -> None:
 
 @pytest.mark.parametrize("recompute", ["cheap", "blocks"])
 def test_blocks_that_forget(recompute: str) -> None:
-    """Less memory for more work, as it really is; the trace computes attention again, which "cheap" really keeps."""
+    """Less memory for more work, as it really is."""
     plan = dit_step(SPECS, SHAPES, WORDS, ADAMW)
     less = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, change=lambda networks: forget(networks, recompute)))
-    (peak, products), near = watched(recompute), {"cheap": 0.1, "blocks": 0.05}[recompute]
-    assert less.state == plan.state and less.peak == pytest.approx(1.05 * peak, rel=near)
-    assert less.peak < 0.6 * plan.peak and less.work["matmul"] == pytest.approx(products, rel=0.02)
+    peak, products = watched(recompute)
+    assert less.state == plan.state and less.peak == pytest.approx(1.05 * peak, rel=0.05)
+    assert less.peak < 0.65 * plan.peak and less.work["matmul"] == pytest.approx(products, rel=0.02)
     assert less.calls > plan.calls
 
 

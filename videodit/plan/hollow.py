@@ -188,6 +188,17 @@ def _biased(func: Any, bias: Tensor, a: Tensor, b: Tensor, **scales: float) -> T
     return _product(func, a, b)
 
 
+def _attention(func: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    n, heads, length = q.shape[:3]
+    out = q.new_empty(n, length, heads, v.shape[-1]).transpose(1, 2)
+    return out, q.new_empty(n, length, heads, dtype=torch.promote_types(q.dtype, torch.float32)).transpose(1, 2)
+
+
+def _attention_backward(func: Any, grad: Tensor, *inputs: Any, **_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (x.transpose(1, 2).new_empty(x.transpose(1, 2).shape).transpose(1, 2) for x in inputs[:3])
+    return q, k, v
+
+
 def _larger(func: Any, x: Tensor, size: Sequence[int], *scales: float | None) -> Tensor:
     return _ordered([*x.shape[:2], *size], x.dtype, x)
 
@@ -208,6 +219,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     **{op: _biased for op in (aten.addmm, aten.baddbmm)},
     **{op: _larger for op in (aten.upsample_nearest2d, aten.upsample_nearest3d)},
     **{op: _over for op in (aten.mean, aten.sum, aten.amax)},
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.arange: _arange,
     aten.cat: _cat,
     aten.convolution: _convolution,

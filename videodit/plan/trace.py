@@ -9,13 +9,14 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -99,6 +100,12 @@ class Trace(TorchDispatchMode):
             self.calls += 1
             self.work["conv"] += 2 * outputs[0].numel() * prod(args[1].shape[1:])
             self._scratch(_conv_scratch(*inputs[:2], outputs[0]))
+        elif packet is aten._scaled_dot_product_flash_attention_for_cpu:
+            self.calls += 1
+            self.work["attention"] += attention_flops(*args[:3])
+        elif packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+            self.calls += 1
+            self.work["attention"] += 2.5 * attention_flops(*args[1:4])  # the scores are computed again
         elif packet in flop_registry:
             self.calls += 1
             self.work["matmul"] += flop_registry[packet](*args, **kwargs, out_val=out)
@@ -123,43 +130,39 @@ def _conv_scratch(x: Tensor, weight: Tensor, out: Tensor) -> int:
     return size
 
 
-class _Fused(torch.autograd.Function):
-    """Shapes and work of fused attention, forward and backward (2.5 times as much: the scores are computed again)."""
+class _Fusing(TorchFunctionMode):
+    """Attention on a device that is not there, for which torch would choose no fused kernel, as what it is on any: no
+    matrix of scores in memory. On a CPU torch's own kernel is traced.
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, trace: Trace) -> Tensor:
-        out = q.new_empty(*q.shape[:-1], v.shape[-1])
-        ctx.save_for_backward(q, k, v, out)
-        ctx.trace, ctx.flops = trace, 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        trace.work["attention"] += ctx.flops
-        trace.calls += 1
-        return out
+    Only this thread computes so: others that denoise meanwhile have torch's attention.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.trace.work["attention"] += 2.5 * ctx.flops
-        ctx.trace.calls += 1
-        return *(torch.empty_like(x) for x in ctx.saved_tensors[:3]), None
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        q, k, v = args[:3]
+        self.trace.calls += 1
+        self.trace.work["attention"] += attention_flops(q, k, v)
+        return q.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+def attention_flops(q: Tensor, k: Tensor, v: Tensor) -> int:
+    """Floating-point operations of attention of q (…,l,K) to k and v (…,m,K)."""
+    return 2 * prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
 
 
 @contextmanager
 def tracing(device: str, *, grad: bool = False) -> Iterator[tuple[Trace, torch.device]]:
-    """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named."""
+    """A Trace, and the device on which to make tensors so that they have no values: it stands for the one named.
+
+    Passes backward are traced on a CPU only.
+    """
+    assert device == "cpu" or not grad, f"a backward pass is traced on a CPU, not on {device}"
     at, run = (CPU, on_cpu) if device == "cpu" else (META, on_meta)
     trace = Trace(run)
-    with trace, _fused(trace), torch.set_grad_enabled(grad):
+    with trace, nullcontext() if device == "cpu" else _Fusing(trace), torch.set_grad_enabled(grad):
         yield trace, at
-
-
-@contextmanager
-def _fused(trace: Trace) -> Iterator[None]:
-    """Fused attention as what it is on any device: no matrix of scores in memory.
-
-    Not by a mode for functions, which a backward pass is not in when it computes again what was forgotten.
-    """
-    before = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Fused.apply(q, k, v, trace)
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = before
