@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from videodit.models.interfaces import Denoiser
+from videodit.models.pack import Context, Pack, Ragged, Times
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -33,3 +36,15 @@ def shaken(module: Module, *, std: float = 0.2, seed: int = 0) -> Module:
     for parameter in module.parameters():
         parameter += std * torch.randn(parameter.shape, generator=random).to(parameter)
     return module.eval()
+
+
+def denoised(
+    network: Denoiser, pack: Pack, t: Tensor, text: Ragged, *, kernel: str = "auto", keep: bool = False, **how: Any
+) -> Tensor:
+    """One pass: velocity tokens at times t of each clip (B,) or of each token (L,). keep: twice, from what was kept."""
+    network.kernel = kernel
+    times = Times.per_clip(t) if len(t) == len(pack.lengths) else Times.per_token(t, pack.lengths)
+    session = network.prepare(Context({"text": text}), pack, times=times.values if keep else None, keep=keep, **how)
+    if keep:
+        network(pack, times, session)
+    return network(pack, times, session)

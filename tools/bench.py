@@ -17,7 +17,7 @@ import torch
 from videodit.cli import compose
 from videodit.config import conf_dir
 from videodit.data.toy import ToyWorld
-from videodit.models.pack import Text, patchify
+from videodit.models.pack import Context, Times, patchify
 from videodit.nn.kernels import KERNELS, attend, refusal
 from videodit.train.machine import matmul_rate
 from videodit.train.optim import Optimizer
@@ -48,13 +48,14 @@ def training(
     torch.manual_seed(0)
     latents = sorted((torch.randn(16, frames[i % len(frames)], 8, 8) for i in range(48)), key=lambda x: x.shape[1])
     pack, lengths = patchify(latents, dit.patch), tuple(9 + i % 11 for i in range(48))
-    text, t = Text(torch.randn(sum(lengths), text_dim), lengths), torch.rand(48, dtype=torch.float64)
+    context = Context.text(torch.randn(sum(lengths), text_dim), lengths)
+    times = Times.per_clip(torch.rand(48, dtype=torch.float64))
     target = torch.randn(len(pack.tokens), dit.head.out_features)
 
     def step() -> None:
         amp = torch.autocast("cpu", dtype) if dtype != torch.float32 else contextlib.nullcontext()
         with amp:
-            out = dit(pack, t, text)
+            out = dit(pack, times, dit.prepare(context, pack))
         (out.float() - target).square().mean().backward()
         if optimizer is not None:
             optimizer.step(0)

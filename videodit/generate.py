@@ -34,20 +34,20 @@ from videodit.flow.path import PATHS, Velocity, rectified
 from videodit.flow.samplers import Sampler, sampler, visits
 from videodit.flow.schedules import scheduled
 from videodit.flow.times import shift_of
-from videodit.models.dit import Prepared
-from videodit.models.pack import Text, patchify, unpatchify
+from videodit.models.interfaces import Runner, run_blocks
+from videodit.models.pack import Context, Ragged, Times, patchify, unpatchify
 from videodit.models.text import LONGEST
 from videodit.nn.device import name_of, pick_device, pick_dtype
+from videodit.nn.kernels import AUTO, Use
 from videodit.nn.stepcache import StepCache, summary
 from videodit.record import Layout, among_dummies, check_layout, made_in
 from videodit.request import Request, complete
 from videodit.shapes import LatentShape, Triple, VideoShape
 
 CHUNK = 4  # latent frames decoded at a time
-KERNEL = "sdpa"  # of attention
 VERSIONS = {"videodit": videodit.__version__, "torch": str(torch.__version__)}
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
-NewCache = Callable[[], StepCache]  # one for each network and its texts
+NewRunner = Callable[[], Runner]  # of blocks, one for each network and its context
 
 
 class Video:
@@ -135,26 +135,27 @@ class Pipe:
             return [self.denoise([one], progress, tell)[0] for one in requests]
         layout = self.check_layout(layout, requests) if layout else self.layouts(requests)[0]
         with doing("encode the prompts"):
-            texts = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
+            context = self.encode([one.prompt for one in requests] + [one.negative for one in requests])
         shapes = [LatentShape(*shape) for shape in layout["shapes"]]
         own = shapes if len(shapes) == len(requests) else [shapes[layout["place"]]]
         noise = [self.noise(one.seed, shape) for one, shape in zip(requests, own, strict=True)]
         guidance = [one.guidance for one in requests]
         if len(shapes) > len(requests):
-            texts, noise, guidance = among_dummies(texts, noise[0], guidance[0], layout)
+            context, noise, guidance = among_dummies(context, noise[0], guidance[0], layout)
         x = [one.to(self.parts.device) for one in noise]
         times = [self.times(requests[0], shape) for shape in shapes]
 
         visited = self.path.own(visits(requests[0].sampler, times))
         caches: list[StepCache] = []
 
-        def new_cache() -> StepCache:
+        def runner() -> Runner:
+            if not requests[0].step_cache:
+                return run_blocks
             caches.append(StepCache(threshold=requests[0].step_cache))
             return caches[-1]
 
-        cached = new_cache if requests[0].step_cache else None
         experts = [
-            self.expert(name, texts, visited, [_own(one, number) for one in guidance], cached)
+            self.expert(name, context, visited, [_own(one, number) for one in guidance], runner)
             for number, name in enumerate(self.parts.experts)
         ]
         guided = by_time(experts, self.parts.pipeline["boundary"]) if len(experts) > 1 else experts[0]
@@ -192,20 +193,20 @@ class Pipe:
             videos.append(self.finish(clip, one, {**record, "made_with": made_with}))
         return videos
 
-    def encode(self, prompts: Sequence[str]) -> Text:
-        """B prompts -> text states, each prompt by itself, so that its states are the same in any company. Where
-        networks come and go, states are kept on disk.
+    def encode(self, prompts: Sequence[str]) -> Context:
+        """B prompts -> what denoisers attend to: text states, each prompt's by itself, so that they are the same in any
+        company. Where networks come and go, states are kept on disk.
         """
         ids, lengths = self.parts.tokenizer(prompts)
 
-        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Text:
+        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
             return self.parts.text(ids.to(self.parts.device), lengths)
 
         if self.parts.offload == "none":
-            return finite(encode_alone(ids, lengths, encode))
+            return Context({"text": finite(encode_alone(ids, lengths, encode))})
         made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}/{self.parts.quantize}"
         text = encode_cached(cache_dir() / "text", made_by, ids, lengths, encode)
-        return Text(text.states.to(self.parts.device), text.lengths)
+        return Context.text(text.states.to(self.parts.device), text.lengths)
 
     def layouts(self, requests: Sequence[Request]) -> list[Layout]:
         """How requests made together share a pack: the same for all but for the place."""
@@ -249,9 +250,20 @@ class Pipe:
         return {
             **{"dtype": name_of(parts.dtype), "vae_dtype": name_of(parts.vae_dtype), "quantize": parts.quantize},
             **{"passes": self.passes, "device": parts.device.type, "offload": parts.offload},
-            **{"compiled": parts.compiled, "kernel": KERNEL, "threads": torch.get_num_threads() if on_cpu else 0},
+            **{"compiled": parts.compiled, "kernel": self.kernel, "threads": torch.get_num_threads() if on_cpu else 0},
             "processor": processor,
         }
+
+    @property
+    def attention(self) -> Use:
+        """What the denoisers' attention asks of a kernel."""
+        return self.parts.sizes("dit").attention(self.parts.device, self.parts.dtype, grad=False)
+
+    @property
+    def kernel(self) -> str:
+        """Of attention, as a record names it: on a CPU "auto" is sdpa."""
+        auto_on_cpu = self.parts.kernel == AUTO and self.parts.device.type == "cpu"
+        return "sdpa" if auto_on_cpu else self.parts.kernel
 
     def records(self, requests: Sequence[Request], layout: Layout | None = None) -> list[dict[str, Any]]:
         """What a record will say of each request that is made now, if its latents are decoded as is meant."""
@@ -294,18 +306,19 @@ class Pipe:
         return self.parts.sizes("dit").patch
 
     def expert(
-        self, name: str, texts: Text, times: Tensor, scales: list[float], cached: NewCache | None = None
+        self, name: str, context: Context, times: Tensor, scales: list[float], runner: NewRunner = lambda: run_blocks
     ) -> Velocity:
-        """A DiT under the first half of the texts, guided away from the second: both in one pack, or in two passes."""
-        conditional = self.network(name, _half(texts, 0), times, cached)
+        """A denoiser in the first half of a context, guided away from the second: in one pack, or in two passes."""
+        halves = range(len(scales)), range(len(scales), 2 * len(scales))
+        conditional = self.network(name, context.of(halves[0]), times, runner())
         if self.passes == 2:
-            unconditional = self.network(name, _half(texts, 1), times, cached)
+            unconditional = self.network(name, context.of(halves[1]), times, runner())
 
             def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
                 return conditional(x, t), unconditional(x, t)
 
         else:
-            paired = self.network(name, texts, times, cached)
+            paired = self.network(name, context, times, runner())
 
             def both(x: list[Tensor], t: Tensor) -> tuple[list[Tensor], list[Tensor]]:
                 out = paired(x + x, torch.cat([t, t]))
@@ -313,22 +326,19 @@ class Pipe:
 
         return classifier_free(conditional, both, lambda t: torch.tensor(scales, dtype=torch.float64))
 
-    def network(self, name: str, texts: Text, times: Tensor, cached: NewCache | None = None) -> Velocity:
-        """A DiT under these texts as a function of (x, t); what stays the same at all these times is computed once."""
-        ready: list[Prepared | Text] = []
-        skipping = {} if cached is None else {"cache": cached()}
+    def network(self, name: str, context: Context, times: Tensor, run: Runner = run_blocks) -> Velocity:
+        """A denoiser in this context as a function of (x, t); what stays the same at all times is computed once."""
+        session = None
 
-        def predict(x: list[Tensor], t: Tensor) -> list[Tensor]:
-            dit = self.parts.network(name)
-            pack = patchify([one.to(dit.embed.weight.dtype) for one in x], self.patch)
-            if not ready:  # where blocks come and go, so would the keys that are made of their weights
-                ready.append(texts if self.parts.offload == "block" else dit.prepare(pack, times, texts))
-            # Times that are known beforehand are looked up on the CPU: to ask a GPU for them would be to wait for it.
-            known = isinstance(ready[0], Prepared)
-            tokens = dit(pack, t if known else t.to(self.parts.device), ready[0], kernel=KERNEL, **skipping)
+        def velocity(x: list[Tensor], t: Tensor) -> list[Tensor]:
+            nonlocal session
+            denoiser, pack = self.parts.network(name), patchify(x, self.patch)
+            if session is None:
+                session = denoiser.prepare(context, pack, times=times, keep=self.parts.keeps, run=run)
+            tokens = denoiser(pack, Times.per_clip(t), session)
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 
-        return predict
+        return velocity
 
     def native(self, request: Request) -> VideoShape:
         """The shape to denoise at: to the last frame asked for at the model's own rate, at a size that it knows."""
@@ -359,14 +369,15 @@ def load(
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
+    kernel: str = AUTO,
     lora: str | Path | Mapping[Any, float] | Iterable[Any] | None = None,
     base: str = "",
 ) -> Pipe:
     """Open a model: a bundled or public name, a run folder, a folder or file of weights, or a hub id.
 
     float32 on a CPU and bfloat16 on a GPU unless `dtype` says else; `vae_dtype`: of the VAE, if not what its family
-    asks for. `lora`: adapters, {path: strength} or a list of paths; they are added to the weights as these are read.
-    The others: see `checkpoint.find.open_pipeline`.
+    asks for. `kernel`: of attention (`nn.kernels`). `lora`: adapters, {path: strength} or a list of paths; they are
+    added to the weights as these are read. The others: see `checkpoint.find.open_pipeline`.
     """
     if not isinstance(model, str | Path):
         raise InputError(f"model={model}: it is a name or a path, as text")
@@ -374,8 +385,11 @@ def load(
         raise InputError(f"compiled={compiled}: it is True or False")
     place, vae_dtype = pick_device(device), pick_dtype(vae_dtype, "vae_dtype")
     dtype = pick_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    how = {"vae_dtype": vae_dtype, "offload": offload, "quantize": quantize, "compiled": compiled}
-    return Pipe(open_pipeline(str(model), device=str(place), dtype=dtype, lora=parse(lora), base=base, **how))
+    how = {"vae_dtype": vae_dtype, "offload": offload, "quantize": quantize, "compiled": compiled, "kernel": kernel}
+    parts = open_pipeline(str(model), device=str(place), dtype=dtype, lora=parse(lora), base=base, **how)
+    pipe = Pipe(parts)
+    pipe.attention.check(kernel)
+    return pipe
 
 
 def check_finite(values: Sequence[Tensor], key: str, dtype: torch.dtype, where: str) -> None:
@@ -386,13 +400,6 @@ def check_finite(values: Sequence[Tensor], key: str, dtype: torch.dtype, where: 
     other = "the weights may be damaged, or the guidance too strong"
     told = wider if dtype == torch.float16 else other
     raise InputError(f"{key}={name_of(dtype)}: {where} has numbers that are not finite; {told}")
-
-
-def _half(texts: Text, which: int) -> Text:
-    """The prompts, or the negatives."""
-    middle = len(texts.lengths) // 2
-    lengths = texts.lengths[:middle], texts.lengths[middle:]
-    return Text(texts.states.split([sum(part) for part in lengths])[which], lengths[which])
 
 
 def _own(guidance: float | tuple[float, ...], expert: int) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from videodit.errors import InputError
-from videodit.models.pack import Text
+from videodit.models.pack import Context
 from videodit.shapes import LatentShape, Triple, VideoShape
 from videodit.untrusted import check, parse_json
 
@@ -110,13 +110,16 @@ def check_layout(layout: Layout, where: object) -> None:
         raise InputError(f"{where}: made_with.layout: a pack has a shape, a prompt and a negative for each place")
 
 
-def among_dummies(texts: Text, noise: Tensor, guidance: Any, layout: Layout) -> tuple[Text, list[Tensor], list[Any]]:
-    """Put one request's texts (prompt, negative), noise (C,t,h,w) and guidance at their place in a pack of such shapes.
+def among_dummies(
+    context: Context, noise: Tensor, guidance: Any, layout: Layout
+) -> tuple[Context, list[Tensor], list[Any]]:
+    """Put a request's context (prompt, negative), noise (C,t,h,w) and guidance at their place in a pack of such shapes.
 
     The other places have states of zeros, and noise of another seed.
     """
     place, shapes = layout["place"], layout["shapes"]
     lengths = (*layout["prompts"], *layout["negatives"])
+    texts = context.streams["text"]
     states = [texts.states.new_zeros(length, texts.states.shape[1]) for length in lengths]
     states[place], states[len(shapes) + place] = texts.states.split(texts.lengths)
     draw = torch.Generator("cpu").manual_seed(0)
@@ -126,4 +129,4 @@ def among_dummies(texts: Text, noise: Tensor, guidance: Any, layout: Layout) -> 
     ]
     other = tuple(2.0 if on else 1.0 for on in layout["guided"])
     scales: Sequence[Any] = [guidance if number == place else other for number in range(len(shapes))]
-    return Text(torch.cat(states), lengths), clips, list(scales)
+    return Context.text(torch.cat(states), lengths), clips, list(scales)

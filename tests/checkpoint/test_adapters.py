@@ -10,15 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import videodit
-from tests.compare import assert_equal
+from tests.compare import assert_equal, denoised
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
 from videodit.checkpoint import adapters
-from videodit.checkpoint.adapters import LAYOUTS, TARGETS, attach, matrices, parse, save_adapter
+from videodit.checkpoint.adapters import LAYOUTS, attach, matrices, parse, save_adapter
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
 from videodit.errors import InputError
-from videodit.models.pack import Text, patchify
+from videodit.models.dit import DiT
+from videodit.models.pack import Ragged, patchify
 
 RANK = 3
 REQUEST = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 2, "guidance": 3.0, "seed": 1}
@@ -40,7 +41,7 @@ def changes(part: Part, *, seed: int = 0, dora: bool = False, rank: int = RANK) 
     random = torch.Generator().manual_seed(seed)
     found = {}
     for number in range(part.spec["arguments"]["layers"]):
-        for name in TARGETS:
+        for name in DiT.ADAPTABLE:
             rows, columns = part.skeleton.get_parameter(f"blocks.{number}.{name}.weight").shape
             down, up = torch.randn(rank, columns, generator=random), torch.randn(rows, rank, generator=random)
             found[f"blocks.{number}.{name}"] = {"down": 0.2 * down, "up": 0.2 * up}
@@ -242,7 +243,9 @@ def test_blocks_that_come_and_go_have_the_adapter(
         arguments = part.spec["arguments"]
         pack = patchify([torch.zeros(arguments["channels"], 1, 4, 4, dtype=dtype)], arguments["patch"])
         with torch.no_grad():
-            network(pack, torch.tensor([0.5]), Text(torch.zeros(3, arguments["text_dim"], dtype=dtype), (3,)))
+            denoised(
+                network, pack, torch.tensor([0.5]), Ragged(torch.zeros(3, arguments["text_dim"], dtype=dtype), (3,))
+            )
         assert torch.equal(seen[0], whole.load(dtype=dtype).get_parameter(name))
         assert torch.equal(network.get_parameter(name), part.read(name))
 

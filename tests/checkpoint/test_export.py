@@ -9,7 +9,7 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 
 import videodit
-from tests.compare import assert_equal, shaken
+from tests.compare import assert_equal, denoised, shaken
 from tests.parity import pipelines
 from tests.parity.pipelines import KINDS, WORDS
 from tests.tiny import tiny_pipeline
@@ -100,9 +100,9 @@ def test_the_toy_as_far_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "WanPipeline fills texts up to 512 states" in said and not (tmp_path / "model_index.json").exists()
     theirs = WanTransformer3DModel.from_pretrained(tmp_path / "transformer")
     pipe = videodit.load("toy", device="cpu")
-    text, shape = pipe.encode(["a red ball"]), LatentShape(2, 8, 8)
+    text, shape = pipe.encode(["a red ball"]).streams["text"], LatentShape(2, 8, 8)
     x, times = pipe.noise(0, shape), torch.tensor([0.7], dtype=torch.float64)
-    tokens = pipe.parts.dit(patchify([x], pipe.patch), times, text)
+    tokens = denoised(pipe.parts.dit, patchify([x], pipe.patch), times, text)
     expected = theirs(x[None], torch.tensor([700.0]), text.states[None]).sample[0]
     assert_equal(unpatchify(tokens, [shape], pipe.patch)[0], expected)
 

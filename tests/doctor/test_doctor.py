@@ -27,6 +27,7 @@ from videodit.doctor import checks
 from videodit.doctor.captions import bag_of_words, captions_heard, order_counts
 from videodit.flow.path import Path as FlowPath
 from videodit.models import dit
+from videodit.models.pack import Context
 from videodit.models.text import train_tokenizer
 from videodit.nn.kernels import attend
 from videodit.plan.machine import Limit
@@ -134,7 +135,7 @@ def test_a_text_encoder_that_sees_bags_of_words(tmp_path: Path) -> None:
     captions = [caption(scene(0, i, split="train"), 0, i) for i in range(24)]
     tokenizer = train_tokenizer(captions, tmp_path / "tokenizer.json", vocabulary=128)
     encoder = tiny.text(vocabulary=128)
-    encode = lambda said: encoder(*tokenizer(list(said)))  # noqa: E731
+    encode = lambda said: Context({"text": encoder(*tokenizer(list(said)))})  # noqa: E731
     assert order_counts(encode, captions).verdict == "ok"
     assert order_counts(encode, ["a red cube"]).verdict == "unknown"
     encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.zero_()

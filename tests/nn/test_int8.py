@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests.compare import noise, shaken
+from tests.compare import denoised, noise, shaken
 from tests.tiny import DIT, TEXT
 from videodit.checkpoint.find import check_choices
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model
 from videodit.errors import InputError
 from videodit.models.build import build
-from videodit.models.pack import Text, patchify
+from videodit.models.pack import Ragged, patchify
 from videodit.nn.int8 import check_int8, suits_int8
 from videodit.nn.stepcache import relative
 
@@ -35,7 +35,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
 def run(dit: nn.Module, kind: torch.dtype = torch.float32) -> torch.Tensor:
     pack = patchify([noise(4, 2, 4, 4).to(kind), noise(4, 1, 4, 6, seed=2).to(kind)], dit.patch)
     with torch.no_grad():
-        return dit(pack, torch.tensor([0.7, 0.7]), Text(noise(5, 16, seed=1).to(kind), (3, 2)))
+        return denoised(dit, pack, torch.tensor([0.7, 0.7]), Ragged(noise(5, 16, seed=1).to(kind), (3, 2)))
 
 
 def test_close_and_small(part: Part) -> None:

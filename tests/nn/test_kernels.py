@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.nn import kernels
-from videodit.nn.kernels import KERNELS, attend, block_mask
+from videodit.nn.kernels import KERNELS, Use, attend, block_mask
 
+CPU = torch.device("cpu")
 H, K = 3, 16
 
 # What each kernel says on a CPU to a request for gradients; None: it serves it.
@@ -206,18 +206,15 @@ def test_flex_serves_a_trained_model_under_no_grad() -> None:
 
 
 def test_unknown_kernel_names_those_there_are() -> None:
-    with pytest.raises(InputError, match="kernel=flash: no such kernel, there are sdpa, reference, varlen, flex, xf"):
+    with pytest.raises(InputError, match="kernel=flash: no such kernel, there are auto, sdpa, reference, varlen"):
         attend(*tensors(((4,), (4,)), torch.float32), (4,), (4,), kernel="flash")
 
 
 def test_refusals_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs no GPU to be said."""
 
-    def on_gpu(dtype: torch.dtype, channels: int) -> SimpleNamespace:
-        return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(9, H, channels), requires_grad=True)
-
     def refusal(kernel: str, dtype: torch.dtype = torch.bfloat16, channels: int = 64) -> str | None:
-        return kernels.refusal(kernel, *[on_gpu(dtype, channels)] * 3)
+        return Use(torch.device("cuda"), dtype, channels, grad=True).refusal(kernel)
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.delitem(kernels.sys.modules, "xformers", raising=False)
@@ -230,6 +227,24 @@ def test_refusals_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "float32 or less" in refusal("xformers", torch.float64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "compute capability 8.0" in refusal("varlen")
+
+
+def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU varlen for unequal clips, if it serves; and it is said why where it does not."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    half, exact = (Use(torch.device("cuda"), dtype, 64, grad=True) for dtype in (torch.bfloat16, torch.float32))
+    here, equal, unequal, texts = Use(CPU, torch.float32, 64, grad=False), (8, 8), (8, 5), (3, 9)
+    assert [half.pick("auto", *two) for two in ((equal, equal), (unequal, unequal), (equal, texts))] == [
+        "sdpa", "varlen", "varlen"
+    ]  # fmt: skip
+    assert exact.pick("auto", unequal, unequal) == here.pick("auto", unequal, unequal) == "sdpa"
+    assert half.pick("flex", unequal, unequal) == "flex"
+    assert half.told("auto") == "attention: varlen for packs of unequal clips, sdpa for equal ones"
+    assert "needs float16 or bfloat16" in exact.told("auto") and not here.told("auto") and not half.told("flex")
+    for use in (half, exact, here):
+        use.check("auto")
+    with pytest.raises(InputError, match="kernel=varlen: needs a CUDA device.*; kernels that can: sdpa, reference"):
+        here.check("varlen")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -6,25 +6,30 @@ import pytest
 import torch
 
 from tests.compare import noise, shaken
-from videodit.nn.modulation import Modulation, gated, modulate, per_token
+from videodit.nn.modulation import Modulation, TokenTimes, gated, modulate, rows_of_runs, rows_of_tokens
 
 DIM = 4
+CPU = torch.device("cpu")
 
 
 LENGTHS = [(3,), (2, 2), (3, 1, 2), (3, 3, 1, 2, 2), (1, 1, 1), (1,)]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("how", ["clips", "tokens"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_every_token_takes_its_row(
-    lengths: tuple[int, ...], each: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: tuple[int, ...], how: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)  # the other of the two ways
-    total = sum(lengths)
-    count = total if each else len(lengths)
-    owner = list(range(total)) if each else [clip for clip, n in enumerate(lengths) for _ in range(n)]
-    rows = per_token(noise(count, DIM), noise(count, DIM), lengths).rows
+    total, count = sum(lengths), 3
+    if how == "clips":
+        runs = [clip * 2 % count for clip in range(len(lengths))]
+        owner = torch.tensor(runs).repeat_interleave(torch.tensor(lengths))
+        rows = rows_of_runs(runs, lengths, CPU)
+    else:
+        owner = torch.arange(total) // 2 % count
+        rows = rows_of_tokens(owner, CPU)
     x, branch, shift, scale, gate = (noise(n, DIM, seed=i) for i, n in enumerate([total, total, count, count, count]))
     assert torch.equal(modulate(x, shift, scale, rows), torch.addcmul(shift[owner], x, 1 + scale[owner]))
     assert torch.equal(gated(x, branch, gate, rows), torch.addcmul(x, branch, gate[owner]))
@@ -32,7 +37,7 @@ def test_every_token_takes_its_row(
 
 @pytest.mark.parametrize("lengths", [(40, 40), (16, 24, 24, 16)], ids=str)
 def test_no_values_of_every_token_are_kept_for_the_backward_pass(lengths: tuple[int, ...]) -> None:
-    """With different times in a pack no more than with one time: of x, the branch and rows."""
+    """With different times in a pack no more than with one time: x and the branch."""
     total, count = sum(lengths), len(lengths)
     x, branch = noise(total, DIM).bfloat16().requires_grad_(), noise(total, DIM, seed=1).bfloat16().requires_grad_()
     shift, scale, gate = (noise(count, DIM, seed=i).requires_grad_() for i in (2, 3, 4))
@@ -42,7 +47,7 @@ def test_no_values_of_every_token_are_kept_for_the_backward_pass(lengths: tuple[
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    rows = per_token(noise(count, DIM), noise(count, DIM), lengths).rows
+    rows = rows_of_runs(range(count), lengths, CPU)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         (modulate(x, shift, scale, rows) + gated(x, branch, gate, rows)).sum()
     large = [one for one in kept.values() if one.untyped_storage().nbytes() >= 2 * total * DIM]
@@ -54,7 +59,7 @@ def test_no_values_of_every_token_are_kept_for_the_backward_pass(lengths: tuple[
 )
 def test_what_each_mode_has(mode: str, parts: int) -> None:
     modulation = shaken(Modulation(dim=DIM, mode=mode))
-    time = per_token(noise(2, DIM), noise(2, 6, DIM), (3, 1))
+    time = TokenTimes(noise(2, DIM), noise(2, 6, DIM), None)
     rows = modulation(time)
     assert len(rows) == 6
     assert sum(row is not None for row in rows) == parts
@@ -66,7 +71,7 @@ def test_what_each_mode_has(mode: str, parts: int) -> None:
 def test_it_starts_as_nothing(mode: str) -> None:
     modulation = shaken(Modulation(dim=DIM, mode=mode))
     modulation.initialise()
-    rows = modulation(per_token(noise(2, DIM), torch.zeros(2, 6, DIM), (3, 1)))
+    rows = modulation(TokenTimes(noise(2, DIM), torch.zeros(2, 6, DIM), None))
     assert all(row is None or not row.any() for row in rows)
 
 

@@ -21,12 +21,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tests.train import tiny
 from tests.train.runs import Memory
-from videodit.checkpoint.adapters import TARGETS
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.config import Launch
 from videodit.data.batches import PackBatches
 from videodit.data.packing import Share, Work
 from videodit.flow.path import PATHS
+from videodit.models.dit import DiT
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.parallel import sequence
 from videodit.parallel.mesh import Mesh
@@ -117,7 +117,7 @@ def training(
     text, dit, lora = tiny.text(), awake(case.time), None
     if case.adapter:
         torch.manual_seed(4)
-        lora = LoRA(rank=3, alpha=3.0, targets=TARGETS, dora=False, rslora=False)
+        lora = LoRA(rank=3, alpha=3.0, targets=DiT.ADAPTABLE, dora=False, rslora=False)
         lora.inject(dit)
     objective = FlowObjective(
         dit=dit,

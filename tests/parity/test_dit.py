@@ -7,11 +7,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from tests.compare import assert_equal, distance, noise, shaken
+from tests.compare import assert_equal, denoised, distance, noise, shaken
 from videodit.checkpoint.families import wan
 from videodit.checkpoint.keymap import translate
 from videodit.models.dit import DiT
-from videodit.models.pack import Text, patchify, unpatchify
+from videodit.models.pack import Ragged, patchify, unpatchify
 from videodit.shapes import LatentShape
 
 CHANNELS, HEADS, HEAD_DIM, FFN, LAYERS, TEXT_DIM, FREQUENCIES, PATCH = 5, 2, 20, 56, 2, 12, 32, (1, 2, 2)
@@ -67,15 +67,11 @@ def text() -> Tensor:
     return noise(2, 7, TEXT_DIM, seed=1)
 
 
-def run(
-    model: DiT, clips: Tensor, times: Tensor, text: Tensor, *, kernel: str = "sdpa", prepared: bool = False
-) -> Tensor:
+def run(model: DiT, clips: Tensor, times: Tensor, text: Tensor, *, kernel: str = "sdpa", keep: bool = False) -> Tensor:
     """Our model on a pack of these clips; their times run from 0 to 1000."""
     pack = patchify(list(clips), PATCH)
-    states, times = Text(text.flatten(0, 1), (text.shape[1],) * len(text)), times.flatten().double() / 1000
-    if prepared:
-        states = model.prepare(pack, times, states)
-    tokens = model(pack, times, states, kernel=kernel)
+    states, times = Ragged(text.flatten(0, 1), (text.shape[1],) * len(text)), times.flatten().double() / 1000
+    tokens = denoised(model, pack, times, states, kernel=kernel, keep=keep)
     return torch.stack(unpatchify(tokens, [SHAPE] * len(clips), PATCH))
 
 
@@ -99,7 +95,7 @@ def test_one_time_a_token(ours: DiT, theirs: WanTransformer3DModel, clips: Tenso
     assert distance(expected, theirs(clips, times[:, -1], text).sample) > 1e-2
 
 
-def test_prepared_and_with_zero_states(
+def test_with_keys_that_are_kept_and_with_zero_states(
     ours: DiT, theirs: WanTransformer3DModel, clips: Tensor, text: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They see all of a padded text; we see one zero state that counts for many, and keys made once."""
@@ -108,9 +104,9 @@ def test_prepared_and_with_zero_states(
     expected = theirs(clips, times, padded).sample
     assert distance(run(ours, clips, times, text), expected) > 1e-3, "the zero states would not have mattered"
     monkeypatch.setattr(ours, "text_length", text.shape[1] + 30)
-    for prepared in (False, True):
+    for keep in (False, True):
         for kernel in ("sdpa", "reference", "flex"):
-            assert_equal(run(ours, clips, times, text, kernel=kernel, prepared=prepared), expected)
+            assert_equal(run(ours, clips, times, text, kernel=kernel, keep=keep), expected)
 
 
 def _exchanged(state: dict[str, Tensor], first: str, second: str) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ import torch
 from diffusers import LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
-from tests.compare import assert_equal, distance, noise, shaken
+from tests.compare import assert_equal, denoised, distance, noise, shaken
 from videodit.checkpoint.families import ltx
 from videodit.checkpoint.keymap import translate
 from videodit.models.dit import DiT
-from videodit.models.pack import Text, patchify
+from videodit.models.pack import Ragged, patchify
 from videodit.shapes import LatentShape
 
 CHANNELS, SHAPE, TEXT = 6, LatentShape(3, 4, 5), 7
@@ -64,8 +64,8 @@ def both(pair: tuple[DiT, LTXVideoTransformer3DModel]) -> tuple[Tensor, Tensor]:
         rope_interpolation_scale=SCALE,
         return_dict=False,
     )[0]
-    states = Text(torch.cat([row[:n] for row, n in zip(text, lengths, strict=True)]), lengths)
-    return ours(patchify(list(clips), (1, 1, 1)), times.double() / 1000, states), expected.flatten(0, 1)
+    states = Ragged(torch.cat([row[:n] for row, n in zip(text, lengths, strict=True)]), lengths)
+    return denoised(ours, patchify(list(clips), (1, 1, 1)), times.double() / 1000, states), expected.flatten(0, 1)
 
 
 def test_transformer(pair: tuple[DiT, LTXVideoTransformer3DModel]) -> None:

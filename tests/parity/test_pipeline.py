@@ -59,7 +59,8 @@ def test_the_same_video(saved: tuple[str, Path, object]) -> None:
 def test_each_component(saved: tuple[str, Path, object]) -> None:
     kind, folder, theirs = saved
     pipe = videodit.load(str(folder), device="cpu")
-    text = pipe.encode([WORDS[0]])
+    context = pipe.encode([WORDS[0]])
+    text = context.streams["text"]
     states = theirs.encode_prompt(WORDS[0], do_classifier_free_guidance=False, max_sequence_length=64)[0][0]
     assert_equal(text.states, states[: text.lengths[0]])
     assert states[text.lengths[0] :].abs().max() == 0
@@ -71,7 +72,7 @@ def test_each_component(saved: tuple[str, Path, object]) -> None:
     names = {"dit": theirs.transformer, "dit_low": theirs.transformer_2}
     for name in pipe.parts.experts:
         times = torch.tensor([0.613], dtype=torch.float64)
-        ours = pipe.network(name, text, times)([x[0]], times)[0]
+        ours = pipe.network(name, context, times)([x[0]], times)[0]
         assert_equal(ours, names[name](x, torch.tensor([613]), padded).sample[0])
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from tests.structure.source import ROOT, module_name, python_files, tree
 
-FILE_LINES = 400
-FUNCTION_LINES = 60
+FILE_LINES = 500
+FUNCTION_LINES = 70
 PARAMETERS = 12
 SIZES = 16  # of a network's constructor: its numbers are better read flat than in groups
-YAML_LINES = 60
+YAML_LINES = 70
 
 OURS = python_files("videodit", "tools")
 ALL = python_files("videodit", "tools", "tests")

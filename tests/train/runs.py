@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit.config import Launch
+from videodit.models.interfaces import Denoiser
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import Checkpoints
 from videodit.track.tracker import Tracker
@@ -32,8 +33,10 @@ class Rows:
     idle: bool = False
 
 
-class Net(nn.Module):
+class Net(Denoiser):
     """A linear map in a block, with a bias and a buffer."""
+
+    STACKS = {"blocks": "layers"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from tests.compare import noise, shaken
+from tests.compare import denoised, noise, shaken
 from tests.tiny import DIT
 from tests.train import tiny
 from tests.train.test_vae_step import OBJECTIVE
 from videodit.data.batches import ClipBatch
 from videodit.models.build import build
 from videodit.models.dit import NORMS, QK_NORMS, TIME_MODES
-from videodit.models.pack import Text, patchify
+from videodit.models.pack import Ragged, patchify
 from videodit.models.text import SmallT5
 
 # Of torch/include/ATen/autocast_mode.h, what CUDA computes in float32 and so gives as float32, by the last name.
@@ -65,11 +65,11 @@ def test_a_dit_is_the_same(monkeypatch: pytest.MonkeyPatch, time: str, norm: str
     monkeypatch.setattr("videodit.nn.kernels.SHORT_KEYS_BF16", 0)  # what only a CPU does
     dit = shaken(build("dit", **{**DIT, "time": time, "norm": norm, "qk_norm": qk_norm}), std=0.1)
     pack = patchify([noise(4, 2, 4, 4), noise(4, 1, 4, 6, seed=2)], dit.patch)
-    text, t = Text(noise(5, 16, seed=1), (3, 2)), torch.tensor([0.7, 0.3])
+    text, t = Ragged(noise(5, 16, seed=1), (3, 2)), torch.tensor([0.7, 0.3])
 
     def grads() -> list[Tensor]:
         with _half():
-            out = dit(pack, t, text)
+            out = denoised(dit, pack, t, text)
             assert out.dtype == torch.bfloat16
         return [out, *torch.autograd.grad(out.float().square().mean(), list(dit.parameters()), allow_unused=True)]
 

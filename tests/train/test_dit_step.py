@@ -20,7 +20,7 @@ from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
 from videodit.data.packing import Share, Work
 from videodit.flow.path import PATHS
-from videodit.models.pack import Pack, patchify
+from videodit.models.pack import Context, Pack, Times, patchify
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.shapes import LatentShape
 from videodit.train.dit_step import BINS, FlowObjective, TrainingTimes, by_size, by_time
@@ -51,8 +51,11 @@ class Oracle(nn.Module):
         super().__init__()
         self.patch, self.head, self.answer = PATCH, nn.Linear(1, 1), torch.zeros(())
 
-    def forward(self, pack: Pack, t: Tensor, text: Any) -> Tensor:
-        self.pack, self.t = pack, t
+    def prepare(self, context: Context, pack: Pack) -> None:
+        pass
+
+    def forward(self, pack: Pack, times: Times, session: None) -> Tensor:
+        self.pack, self.t = pack, times.values[list(times.clip)]
         return self.answer.expand_as(pack.tokens)
 
 

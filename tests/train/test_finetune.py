@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import videodit
-from tests.compare import assert_equal
+from tests.compare import assert_equal, denoised
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
 from tests.tiny import DIT, tiny_pipeline
@@ -28,7 +28,7 @@ from videodit.cli import start
 from videodit.cli.main import main
 from videodit.data.video import read, write
 from videodit.models.build import build
-from videodit.models.pack import Text, patchify
+from videodit.models.pack import Ragged, patchify
 from videodit.plan.training import Training, dit_step
 from videodit.shapes import LatentShape
 from videodit.track.jsonl import records
@@ -189,10 +189,11 @@ def test_merged_weights_compute_what_trained(place: Path, tmp_path: Path, dora: 
     save_adapter(tmp_path / "a.safetensors", changes, part.spec["arguments"], {})
     merged = attach({"dit": part}, {str(tmp_path / "a.safetensors"): 1.0})["dit"].load()
     x, t = torch.randn(4, 2, 4, 4, generator=random), torch.tensor([0.4], dtype=torch.float64)
-    text = Text(torch.randn(3, pipelines.TEXT_DIM, generator=random), (3,))
+    text = Ragged(torch.randn(3, pipelines.TEXT_DIM, generator=random), (3,))
     with torch.no_grad():
-        before = part.load()(patchify([x], dit.patch), t, text)
-        after, expected = (network(patchify([x], dit.patch), t, text) for network in (merged, dit))
+        before, after, expected = (
+            denoised(network, patchify([x], dit.patch), t, text) for network in (part.load(), merged, dit)
+        )
     assert_equal(after, expected)
     assert (before - expected).abs().max() > 0.1
     names = safe_open(tmp_path / "a.safetensors", "pt").keys()

@@ -13,6 +13,7 @@ from torch import nn
 from tests.train import tiny
 from videodit import parallel
 from videodit.errors import InputError
+from videodit.models.interfaces import Denoiser
 from videodit.parallel.muon import newton_schulz
 from videodit.train.optim import Optimizer, adamw, muon, warmup_decay
 
@@ -63,8 +64,15 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
 
 def test_a_table_of_many_heads_is_still_no_matrix() -> None:
     """A relative position bias (buckets, heads) is an embedding, however large."""
-    module = nn.ModuleDict({"blocks": nn.ModuleList([nn.Embedding(32, 64), nn.Linear(16, 16)])})
-    assert _names(MUON(module), torch.optim.Muon) == {"blocks.1.weight"}
+
+    class Two(Denoiser):
+        STACKS = {"layers": "count"}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Embedding(32, 64), nn.Linear(16, 16)])
+
+    assert _names(MUON(Two()), torch.optim.Muon) == {"layers.1.weight"}
 
 
 def test_muon_of_a_network_without_matrices_is_adamw() -> None:

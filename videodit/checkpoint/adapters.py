@@ -28,15 +28,12 @@ from videodit.checkpoint.scales import Said
 from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
+from videodit.models.dit import DiT
 from videodit.printable import say
 
-__all__ = ["FILE", "LAYOUTS", "TARGETS", "attach", "matrices", "parse", "save_adapter"]
+__all__ = ["FILE", "LAYOUTS", "attach", "matrices", "parse", "save_adapter"]
 
 LAYOUTS = spelt.LAYOUTS
-TARGETS = (
-    *(f"{attention}.{part}" for attention in ("attention", "cross") for part in ("q", "k", "v", "out")),
-    *("ffn.0", "ffn.2"),
-)  # the matrices of a block
 LOW_RANK = {"down", "up", "magnitude", "alpha"}  # the tensors of one matrix
 
 
@@ -107,7 +104,7 @@ def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dic
 
 def matrices(arguments: Mapping[str, Any], layout: str) -> dict[str, tuple[str, Form]]:
     """A layout's name of each matrix of a DiT of these arguments -> our name, and how its values change to ours."""
-    blocks = [f"blocks.{number}.{name}" for number in range(arguments["layers"]) for name in TARGETS]
+    blocks = [f"blocks.{number}.{name}" for number in range(arguments["layers"]) for name in DiT.ADAPTABLE]
     ends = ["embed", "text_embed.0", "text_embed.2", "time_embed.linear1", "time_embed.linear2", "time_proj", "head"]
     found = places([f"{name}.weight" for name in blocks + ends], wan.dit_table(layout, arguments))
     return {theirs.removesuffix(".weight"): place for theirs, place in found.items()}

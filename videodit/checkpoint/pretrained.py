@@ -23,12 +23,13 @@ from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.build import checked, rebuild
-from videodit.models.dit import DiT
+from videodit.models.build import checked, rebuild, with_depths
+from videodit.models.interfaces import Denoiser, Stacked
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
 from videodit.nn.int8 import suits_int8, to_int8
+from videodit.nn.kernels import AUTO
 from videodit.nn.stream import stream
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
@@ -84,11 +85,8 @@ class Part:
 
     @cached_property
     def outline(self) -> nn.Module:
-        """The network with one block, for sizes that do not depend on their number."""
-        arguments = dict(self.spec["arguments"])
-        if "layers" in arguments:
-            arguments["layers"] = 1
-        return replace(self, spec={**self.spec, "arguments": arguments}).skeleton
+        """The network with one block in each stack, for sizes that do not depend on their number."""
+        return replace(self, spec=with_depths(self.spec)).skeleton
 
     @cached_property
     def sources(self) -> dict[str, tuple[str, Any]]:
@@ -151,11 +149,12 @@ class Part:
         self.sources  # noqa: B018 - the check comes before anything is read
         with torch.device("meta"):
             module = rebuild(self.spec["architecture"], self.spec["arguments"])
-        exact, blocks = getattr(module, "EXACT", ()), getattr(module, "BLOCKS", None)
-        streamed = streamed and blocks is not None
+        stacks: Mapping[str, nn.ModuleList] = module.stacks() if isinstance(module, Stacked) else {}
+        exact = module.KEEP_FP32 if stacks else ()
+        streamed = streamed and bool(stacks)
         state = {}
         for ours in self.sources:
-            inside = blocks is not None and ours.startswith(f"{blocks}.")
+            inside = ours.startswith(tuple(f"{stack}." for stack in stacks))
             wide = dtype is not None and any(ours.startswith(part) or ours.endswith(part) for part in exact)
             if inside and streamed:
                 tensor = self._of_file(ours)
@@ -169,10 +168,10 @@ class Part:
         for name, values in self.constants.items():
             state[name] = torch.tensor(values, dtype=dtype or torch.float32, device=device)
         module.load_state_dict(state, strict=True, assign=True)
-        if streamed:
-            start = f"{blocks}."
+        for stack, blocks in stacks.items() if streamed else ():
+            start = f"{stack}."
             sums = {n.removeprefix(start): partial(self._sum, n) for n in self.added if n.startswith(start)}
-            stream(module.get_submodule(blocks), torch.device(device), dtype or torch.float32, exact, sums)
+            stream(blocks, torch.device(device), dtype or torch.float32, exact, sums)
         return module.eval()
 
     @cached_property
@@ -208,6 +207,8 @@ class Components:
         fingerprints: of the weights; those of `parts` are added.
         lora: the adapters that were asked for beside the model, with their strengths, for the record.
     """
+
+    kernel: str = AUTO  # of the denoisers' attention
 
     def __init__(
         self,
@@ -247,8 +248,10 @@ class Components:
             how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
             dtype = self.vae_dtype if name == "vae" else self.dtype
             network = self.parts[name].load(device=self.device, dtype=dtype, **how)
-            if self.compiled and isinstance(network, DiT):
-                compile_blocks(network.blocks)
+            if isinstance(network, Denoiser):
+                network.kernel = self.kernel
+                for stack in network.stacks().values() if self.compiled else ():
+                    compile_blocks(stack)
             self._open[name] = network.requires_grad_(False)
         return self._open[name]
 
@@ -261,12 +264,17 @@ class Components:
         return self._given[name] if name in self._given else self.parts[name].outline
 
     @property
+    def keeps(self) -> bool:
+        """Whether what is computed from a denoiser's weights may be kept while it denoises: they are all there."""
+        return self.sizes("dit").steady and self.offload != "block"
+
+    @property
     def experts(self) -> list[str]:
         """The DiTs, the one for the most noise first."""
         return [name for name in ("dit", "dit_low") if name in self._given or name in self.parts]
 
     @property
-    def dit(self) -> DiT:
+    def dit(self) -> Denoiser:
         """The DiT (for the most noise, if there are two)."""
         return self.network("dit")
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.errors import InputError
-from videodit.models.pack import Text
+from videodit.models.pack import Ragged
 from videodit.models.text import SmallT5, Tokenizer
 
 TOGETHER = 4  # prompts whose states are there together; progress is told after each lot
 
-Encode = Callable[[Tensor, tuple[int, ...]], Text]
+Encode = Callable[[Tensor, tuple[int, ...]], Ragged]
 
 
 class Remembered:
@@ -34,7 +34,7 @@ class Remembered:
         self.part, self.folder, self.device, self.dtype = part, folder, device, dtype
         self.made_by = f"{part.weights.fingerprint}/{dtype}/"
 
-    def __call__(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
+    def __call__(self, ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
         """Token ids (S,) of B prompts with these lengths -> their states."""
         return self._states(ids, lengths, lambda ids, lengths: self._open()(ids.to(self.device), lengths))
 
@@ -43,7 +43,7 @@ class Remembered:
         """See that the disk has these; the encoder is open meanwhile. `done`: is told how many are through."""
         network: list[SmallT5] = []
 
-        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Text:
+        def encode(ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
             if not network:
                 network.append(self._open())
             return network[0](ids.to(self.device), lengths)
@@ -56,29 +56,29 @@ class Remembered:
     def _open(self) -> SmallT5:
         return self.part.load(device=self.device, dtype=self.dtype).requires_grad_(False)
 
-    def _states(self, ids: Tensor, lengths: tuple[int, ...], encode: Encode) -> Text:
+    def _states(self, ids: Tensor, lengths: tuple[int, ...], encode: Encode) -> Ragged:
         text = encode_cached(self.folder, self.made_by, ids.cpu(), lengths, encode)
-        return Text(text.states.to(self.device, torch.float32), text.lengths)
+        return Ragged(text.states.to(self.device, torch.float32), text.lengths)
 
 
-def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
+def encode_cached(folder: Path, made_by: str, ids: Tensor, lengths: Sequence[int], encode: Encode) -> Ragged:
     """States of token ids (S,) of prompts with these lengths. `made_by` names the encoder's weights and type.
 
     `encode` is called for each prompt that the folder lacks; what it gives is added.
     """
 
-    def kept(ids: Tensor, length: tuple[int, ...]) -> Text:
+    def kept(ids: Tensor, length: tuple[int, ...]) -> Ragged:
         path = folder / f"{_key(made_by, ids.tolist())}.safetensors"
         state = _read(path)
         if state is None:
             state = finite(encode(ids, length)).states.cpu()
             save_tensors(path, {"states": state}, {"made_by": made_by})
-        return Text(state, length)
+        return Ragged(state, length)
 
     return encode_alone(ids, lengths, kept)
 
 
-def encode_alone(ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
+def encode_alone(ids: Tensor, lengths: Sequence[int], encode: Encode) -> Ragged:
     """States of token ids (S,) of prompts with these lengths, each by a call of its own; equal ones share one.
 
     In a pass of several prompts their sums are added in another order, so that the last bit depends on the company.
@@ -88,10 +88,10 @@ def encode_alone(ids: Tensor, lengths: Sequence[int], encode: Encode) -> Text:
     for key, part in parts:
         if key not in states:
             states[key] = encode(part, (len(part),)).states
-    return Text(torch.cat([states[key] for key, _ in parts]), tuple(lengths))
+    return Ragged(torch.cat([states[key] for key, _ in parts]), tuple(lengths))
 
 
-def finite(text: Text) -> Text:
+def finite(text: Ragged) -> Ragged:
     """The same; InputError where it holds values that are not finite, of which nothing could come."""
     if not text.states.isfinite().all():
         kind = str(text.states.dtype).removeprefix("torch.")

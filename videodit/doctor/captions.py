@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videodit.doctor.finding import Finding, judged
-from videodit.models.pack import Text
+from videodit.models.pack import Context, Ragged
 from videodit.models.text import BLANKLESS
 
 FEWEST = 48  # clips below which the probe says that it cannot tell
@@ -69,7 +69,7 @@ def captions_heard(captions: Sequence[Sequence[tuple[str, bool]]], *, frozen: bo
 
 
 @torch.no_grad()
-def order_counts(encode: Callable[[Sequence[str]], Text], captions: Sequence[str]) -> Finding:
+def order_counts(encode: Callable[[Sequence[str]], Context], captions: Sequence[str]) -> Finding:
     """Whether the mean state of a caption changes when its words are shuffled. `encode`: captions to their states.
 
     Where it does not, "a red cube and a blue ball" is "a blue cube and a red ball", and no DiT can tell them apart.
@@ -80,13 +80,13 @@ def order_counts(encode: Callable[[Sequence[str]], Text], captions: Sequence[str
     if not told:
         return Finding(name, "unknown", "no caption has more than three words")
     mixed = [" ".join(chooser.sample(words, len(words))) for words in told]
-    was, now = (_mean_states(encode(said)) for said in ([" ".join(words) for words in told], mixed))
+    was, now = (_mean_states(encode(said).streams["text"]) for said in ([" ".join(words) for words in told], mixed))
     change = ((now - was).norm(dim=1) / was.norm(dim=1)).mean().item()
     said = f"shuffled words change a caption's mean state by {100 * change:.1f} %, at least {100 * ORDER:g}"
     return judged(name, change >= ORDER, said, "the text encoder sees bags of words: its attention is dead")
 
 
-def _mean_states(text: Text) -> Tensor:
+def _mean_states(text: Ragged) -> Tensor:
     """One vector a caption (n,E)."""
     return torch.stack([states.float().mean(0) for states in text.states.split(text.lengths)])
 

@@ -40,6 +40,19 @@ def rebuild(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     return build(architecture, **ADDED.get(architecture, {}) | dict(arguments))
 
 
+def with_depths(spec: Mapping[str, Any], depths: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What `rebuild` takes, for the same network with so many blocks in each stack; one in those not named."""
+    stacks = getattr(ARCHITECTURES[spec["architecture"]], "STACKS", {})
+    counts = {argument: (depths or {}).get(stack, 1) for stack, argument in stacks.items()}
+    return {**spec, "arguments": {**spec["arguments"], **counts}}
+
+
+def depths_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """How many blocks each stack of a network has."""
+    stacks = getattr(ARCHITECTURES[spec["architecture"]], "STACKS", {})
+    return {stack: spec["arguments"][argument] for stack, argument in stacks.items()}
+
+
 def build(architecture: str, **arguments: Any) -> nn.Module:
     """Build an architecture by name. The module remembers both in `.spec`, which its checkpoints carry."""
     if architecture not in ARCHITECTURES:

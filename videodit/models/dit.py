@@ -1,6 +1,7 @@
 """The video diffusion transformer: a pack of noisy clips, their times and their texts -> velocity.
 
-    B clips, L tokens in all, S text states in all, E text width, D values a token, N model width, H heads, K = N/H
+    B clips, L tokens in all, l of them in this process; R distinct times; S text states in all, E text width
+    D values a token, N model width, H heads, K = N/H
 
 The block is that of arXiv:2503.20314, which is DiT's (Peebles & Xie 2022, arXiv:2212.09748) with cross-attention:
 self-attention with 3D RoPE, cross-attention to the text, feed-forward. How time enters it is one of `TIME_MODES`.
@@ -17,14 +18,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.pack import Pack, Text
+from videodit.models.interfaces import Denoiser, Runner, Span, State, run_blocks
+from videodit.models.pack import Context, Pack, Ragged, Times
 from videodit.nn.embed import TimeEmbed
 from videodit.nn.kernels import attend
 from videodit.nn.linear import FeedForward, Linear
-from videodit.nn.modulation import Modulation, TimePerToken, gated, modulate, per_token
+from videodit.nn.modulation import Modulation, Rows, TokenTimes, gated, modulate, rows_of_runs, rows_of_tokens
 from videodit.nn.norm import LayerNorm, RMSNorm
 from videodit.nn.rope import axial_rope, fractional_rope, rotate
-from videodit.nn.stepcache import StepCache
 
 # adaln_single: one projection of the time for all blocks plus a table a block (PixArt-alpha); adaln_zero and adaln: a
 # projection a block, with and without gates; cross: the time is one more text state; in_context: one more token.
@@ -37,29 +38,52 @@ Keys = tuple[Tensor, Tensor]  # keys and values, each (M,H,K)
 
 
 @dataclass(eq=False)  # a compiler looks into what is frozen, and every pack would have a graph of its own
-class Lengths:
-    """How many queries and keys each clip has, and how many equal keys each key (M,) stands for; None: one each."""
+class Pairs:
+    """Which queries see which keys: how many of both each clip has, or all tokens of a pack each other (`span`).
 
-    q: tuple[int, ...]
-    k: tuple[int, ...]
+    copies: how many equal keys each key (M,) stands for; None: one each.
+    """
+
+    kernel: str
+    q: tuple[int, ...] = ()
+    k: tuple[int, ...] = ()
     copies: Tensor | None = None
+    span: Span | None = None
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """All that stays the same from step to step of a generation (`DiT.prepare`)."""
+@dataclass(eq=False)
+class Session:
+    """What stays the same for packs of one layout (`DiT.prepare`).
 
-    keys: list[Keys]  # of each block's cross-attention
-    lengths: Lengths
+    Args:
+        span: the tokens that this process computes.
+        own, cross: self-attention and cross-attention.
+        text: the states that this process's clips attend to, as the encoder gave them.
+        rope: of the tokens (l,K).
+        times: all times that will come (n,), if they are known.
+        keep: whether to keep what is computed from weights.
+        run: runs the blocks.
+        keys: of each block's cross-attention, once kept.
+        table: `times` as `DiT._times` gives them, once kept.
+    """
+
+    span: Span
+    own: Pairs
+    cross: Pairs
+    text: Ragged
     rope: Tensor
-    times: dict[float, int]  # time, to DIGITS -> row
-    embedded: Tensor
-    shared: Tensor
+    times: list[float] | None
+    keep: bool
+    run: Runner
+    keys: list[Keys] | None = None
+    table: tuple[Tensor, Tensor] | None = None
 
 
-def attend_to(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, *, kernel: str) -> Tensor:
+def attend_to(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     """`nn.kernels.attend`, for what a compiled block hands on unopened."""
-    return attend(q, k, v, lengths.q, lengths.k, copies=lengths.copies, kernel=kernel)
+    if pairs.span is not None:
+        return pairs.span.attend(q, k, v, pairs.kernel)
+    return attend(q, k, v, pairs.q, pairs.k, copies=pairs.copies, kernel=pairs.kernel)
 
 
 class Attention(nn.Module):
@@ -84,14 +108,12 @@ class Attention(nn.Module):
         """What the queries will look at, from source (M,N)."""
         return self._normed(self.norm_k, self.k(source)), self.v(source).unflatten(-1, (self.heads, -1))
 
-    def forward(
-        self, x: Tensor, source: Tensor | Keys, lengths: Lengths, *, rope: Tensor | None, kernel: str
-    ) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | Keys, pairs: Pairs, *, rope: Tensor | None) -> Tensor:
         q = self._normed(self.norm_q, self.q(x))
         k, v = self.keys(source) if isinstance(source, Tensor) else source
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        h = self.attend(q, k, v, lengths, kernel=kernel)
+        h = self.attend(q, k, v, pairs)
         return self.out(h.flatten(1))
 
     def _normed(self, norm: RMSNorm, x: Tensor) -> Tensor:
@@ -99,7 +121,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """(L,N) -> (L,N). `lengths`: of self-attention and of cross-attention."""
+    """(l,N) -> (l,N). `pairs`: of self-attention and of cross-attention."""
 
     def __init__(
         self, *, dim: int, heads: int, ffn: int, norm: str, qk_norm: str, qk_eps: float, cross_norm: bool, time: str
@@ -118,21 +140,20 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        time: TimePerToken,
+        time: TokenTimes,
         text: Tensor | Keys,
         *,
-        lengths: tuple[Lengths, Lengths],
+        pairs: tuple[Pairs, Pairs],
         rope: Tensor,
-        kernel: str,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
         h = modulate(self.norm1(x), shift1, scale1, time.rows)
-        x = gated(x, self.attention(h, h, lengths[0], rope=rope, kernel=kernel), gate1, time.rows)
-        x = x + self.cross(self.norm2(x), text, lengths[1], rope=None, kernel=kernel)
+        x = gated(x, self.attention(h, h, pairs[0], rope=rope), gate1, time.rows)
+        x = x + self.cross(self.norm2(x), text, pairs[1], rope=None)
         return gated(x, self.ffn(modulate(self.norm3(x), shift2, scale2, time.rows)), gate2, time.rows)
 
 
-class DiT(nn.Module):
+class DiT(Denoiser):
     """Args:
     channels, out_channels: latent channels in and out.
     patch: latent frames, rows and columns of one token.
@@ -148,8 +169,12 @@ class DiT(nn.Module):
         length of a token's step and the full extent, for `nn.rope.fractional_rope`.
     """
 
-    BLOCKS = "blocks"  # what `nn.stream` may bring one by one
-    EXACT = ("time_embed.", "modulation.table", "table_out")  # in float32 where the rest is in half precision
+    STACKS = {"blocks": "layers"}
+    KEEP_FP32 = ("time_embed.", "modulation.table", "table_out")
+    ADAPTABLE = (
+        *(f"{attention}.{part}" for attention in ("attention", "cross") for part in ("q", "k", "v", "out")),
+        *("ffn.0", "ffn.2"),
+    )
 
     def __init__(
         self,
@@ -176,7 +201,7 @@ class DiT(nn.Module):
             if value not in known:
                 raise InputError(f"{key}={value}: it is one of {', '.join(known)}")
         self.patch = (patch[0], patch[1], patch[2])
-        self.time_mode, self.dim, self.head_dim, self.ffn = time, dim, dim // heads, ffn
+        self.time_mode, self.width, self.heads, self.ffn = time, dim, heads, ffn
         self.text_length, self.fractions = text_length, fractions
         volume = patch[0] * patch[1] * patch[2]
         self.embed = Linear(channels * volume, dim)
@@ -190,69 +215,68 @@ class DiT(nn.Module):
         self.head = Linear(dim, out_channels * volume)
         self.initialise()
 
-    def forward(
-        self, pack: Pack, t: Tensor, text: Text | Prepared, *, kernel: str = "sdpa", cache: StepCache | None = None
-    ) -> Tensor:
-        """Pack of noisy clips, times t in [0,1] (B,) or (L,), text -> velocity tokens (L, D_out).
-
-        `cache` may skip blocks; it is for one generation, whose steps come with packs of one layout.
-        """
-        x = self.embed(pack.tokens)
-        if isinstance(text, Prepared):
-            values = t.tolist()
-            if self.time_mode.startswith("adaln") and len(set(values)) == 1:
-                values = values[:1]  # one row for all clips
-            rows = [text.times[round(value, DIGITS)] for value in values]
-            embedded, shared, rope = text.embedded[rows], text.shared[rows], text.rope
-            states, lengths = text.keys, text.lengths
-        else:
-            embedded = self.time_embed(t)
-            shared, rope = self._shared(embedded), self._rope(pack.positions)
-            states, lengths = self._text(text, pack.lengths)
-        time = per_token(embedded, shared, pack.lengths)
-        if self.time_mode == "cross":
-            states, lengths = self._time_as_state(embedded, states, lengths)
-        elif self.time_mode == "in_context":
-            x, rope, lengths = self._time_as_token(embedded, x, rope, lengths)
-        both = Lengths(lengths.q, lengths.q), lengths
-        start = None if cache is None else x
-        for number, block in enumerate(self.blocks):
-            source = states if isinstance(states, Tensor) else states[number]
-            x = block(x, time, source, lengths=both, rope=rope, kernel=kernel)
-            if number == 0 and cache is not None and (near := cache.after_first(start, x)) is not None:
-                x = near
-                break
-        else:
-            if cache is not None:
-                cache.after_last(x)
+    def prepare(
+        self, context: Context, pack: Pack, *, times: Tensor | None = None, keep: bool = False,
+        run: Runner = run_blocks,
+    ) -> Session:  # fmt: skip
+        """See `Denoiser.prepare`."""
+        lengths, rope = pack.lengths, self._rope(pack.positions)
         if self.time_mode == "in_context":
-            x = torch.cat([part[:-1] for part in x.split(lengths.q)])
-        shift, scale = (self.table_out + embedded[:, None]).unbind(1)
-        return self.head(modulate(self.norm_out(x), shift, scale, time.rows))
-
-    def prepare(self, pack: Pack, times: Tensor, text: Text) -> Prepared | Text:
-        """All that generation would compute anew each step, for packs of this layout and these times (n,).
-
-        forward takes the result for `text`, with one time a clip. Where the time is a state of its own, the text stays
-        as it is.
-        """
-        if self.time_mode == "cross":
-            return text
-        states, lengths = self._text(text, pack.lengths)
-        values = sorted(set(times.flatten().tolist()))
-        embedded = self.time_embed(torch.tensor(values, dtype=torch.float64, device=pack.tokens.device))
-        return Prepared(
-            keys=[block.cross.keys(states) for block in self.blocks],
-            lengths=lengths,
-            rope=self._rope(pack.positions),
-            times={round(value, DIGITS): row for row, value in enumerate(values)},
-            embedded=embedded,
-            shared=self._shared(embedded),
+            rope = _append(rope, torch.ones_like(rope[: len(lengths)]), lengths)  # no position turns the time
+            lengths = tuple(n + 1 for n in lengths)
+        span = self.span(lengths)
+        text, copies = self._padded(context.streams["text"].of(span.clips))
+        return Session(
+            span=span,
+            own=Pairs(self.kernel, span=span),
+            cross=Pairs(self.kernel, span.lengths, text.lengths, copies),
+            text=text,
+            rope=span.split(rope),
+            times=None if times is None else sorted(set(times.flatten().tolist())),
+            keep=keep and self.time_mode != "cross",  # there the time is one of the states
+            run=run,
         )
+
+    def forward(self, pack: Pack, times: Times, session: Session) -> Tensor:
+        """Noisy clips at these times -> velocity tokens (L, D_out). See `Denoiser.forward`."""
+        span, cross = session.span, session.cross
+        embedded, shared = self._times(times.values, session)  # (R, N) and (R, 6, N) or (R, N)
+        time = TokenTimes(embedded, shared, self._rows(times, session.span, embedded.device))
+        x = self.embed(pack.tokens.to(self.embed.weight.dtype))  # (L, N)
+        if self.time_mode == "in_context":
+            x = _append(x, embedded[list(times.clip)].to(x.dtype), pack.lengths)  # (L + B, N)
+        x = span.split(x)  # (l, N)
+        keys = session.keys
+        if keys is None:
+            states = self.text_embed(session.text.states)  # (S, N)
+            if self.time_mode == "cross":
+                states, cross = _with_time(states, embedded[[times.clip[clip] for clip in span.clips]], cross)
+            keys = [block.cross.keys(states) for block in self.blocks] if session.keep else states
+            session.keys = keys if session.keep else None
+        pairs = session.own, cross
+
+        def step(block: nn.Module, number: int, x: State) -> State:
+            return block(x, time, keys[number] if session.keep else keys, pairs=pairs, rope=session.rope)
+
+        x = session.run("blocks", self.blocks, x, step)  # (l, N)
+        shift, scale = (self.table_out + embedded[:, None]).unbind(1)
+        out = span.gather(self.head(modulate(self.norm_out(x), shift, scale, time.rows)))  # (L, D_out)
+        if self.time_mode == "in_context":
+            out = torch.cat([part[:-1] for part in out.split([n + 1 for n in pack.lengths])])
+        return out
+
+    def kept(self, lengths: Sequence[int]) -> int:
+        """Numbers that a session keeps for prompts of these lengths: the keys and values of every block."""
+        states = sum(self.attended(length) for length in lengths)
+        return 0 if self.time_mode == "cross" else 2 * states * self.width * len(self.blocks)
+
+    def attended(self, length: int) -> int:
+        """Keys of a prompt in cross-attention: one more stands for the zero states."""
+        return length + (length < self.text_length)
 
     def flops(self, tokens: int, states: int) -> float:
         """Floating-point operations of the matmuls of one forward pass over a clip with these tokens and states."""
-        n = self.dim
+        n = self.width
         per_token = 2 * (6 * n * n + 2 * n * self.ffn) + 4 * n * (tokens + states)
         per_clip = sum(2 * m.weight.numel() for m in self.time_modules())
         inputs = 2 * (self.embed.weight.numel() + self.head.weight.numel()) * tokens
@@ -286,51 +310,62 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def _rope(self, positions: Tensor) -> Tensor:
+        channels = self.width // self.heads
         if self.fractions is None:
-            return axial_rope(positions, self.head_dim)
-        return fractional_rope(positions, self.fractions, self.dim, self.head_dim)
+            return axial_rope(positions, channels)
+        return fractional_rope(positions, self.fractions, self.width, channels)
 
-    def _text(self, text: Text, q_lengths: tuple[int, ...]) -> tuple[Tensor, Lengths]:
-        """Text states as the blocks take them. One zero state stands for all that a prompt lacks to text_length."""
+    def _padded(self, text: Ragged) -> tuple[Ragged, Tensor | None]:
+        """Text states, and how many each stands for: one zero state is all that a prompt lacks to text_length."""
         lacking = [max(0, self.text_length - length) for length in text.lengths]
         if not any(lacking):
-            return self.text_embed(text.states), Lengths(q_lengths, text.lengths)
+            return text, None
         blanks = [text.states.new_zeros(min(1, n), text.states.shape[1]) for n in lacking]
         parts = [part for pair in zip(text.states.split(text.lengths), blanks, strict=True) for part in pair]
         copies = [one for length, n in zip(text.lengths, lacking, strict=True) for one in [1] * length + [n] * (n > 0)]
-        k_lengths = tuple(length + (n > 0) for length, n in zip(text.lengths, lacking, strict=True))
-        weights = torch.tensor(copies, dtype=torch.float32, device=text.states.device)
-        return self.text_embed(torch.cat(parts)), Lengths(q_lengths, k_lengths, weights)
+        lengths = tuple(length + (n > 0) for length, n in zip(text.lengths, lacking, strict=True))
+        return Ragged(torch.cat(parts), lengths), torch.tensor(copies, dtype=torch.float32, device=text.states.device)
 
-    def _shared(self, embedded: Tensor) -> Tensor:
-        """The time as the blocks take it: projected once (B,6,N), or as it is (B,N)."""
+    def _times(self, values: Tensor, session: Session) -> tuple[Tensor, Tensor]:
+        """Times (R,), embedded (R,N), and as the blocks take them: projected once (R,6,N), or as they are.
+
+        Those that are known beforehand are looked up: to ask a GPU for them would be to wait for it.
+        """
+        if session.times is None:
+            return self._embedded(values)
+        table = session.table or self._embedded(torch.tensor(session.times, dtype=torch.float64))
+        session.table = table if session.keep else None
+        rows = {round(value, DIGITS): row for row, value in enumerate(session.times)}
+        chosen = [rows[round(value, DIGITS)] for value in values.tolist()]
+        return table[0][chosen], table[1][chosen]
+
+    def _embedded(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        embedded = self.time_embed(values.to(self.table_out.device))
         if self.time_proj is None:
-            return embedded
+            return embedded, embedded
         projected = self.time_proj(F.silu(embedded).to(self.time_proj.weight.dtype))
-        return rearrange(projected, "b (six n) -> b six n", six=6)
+        return embedded, rearrange(projected, "r (six n) -> r six n", six=6)
 
-    def _time_as_state(self, embedded: Tensor, states: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
-        _per_clip(embedded, lengths, "cross")
-        copies = lengths.copies
-        if copies is not None:
-            copies = _append(copies, torch.ones_like(copies[: len(lengths.k)]), lengths.k)
-        states = _append(states, embedded.to(states.dtype), lengths.k)
-        return states, Lengths(lengths.q, tuple(n + 1 for n in lengths.k), copies)
+    def _rows(self, times: Times, span: Span, device: torch.device) -> Rows | None:
+        """Which of the times each of this process's tokens has; None: there is one."""
+        if times.row is not None and not self.time_mode.startswith("adaln"):
+            raise InputError(f"time={self.time_mode} takes one time a clip, not one a token; the adaln modes take both")
+        if len(times.values) == 1:
+            return None
+        if times.row is not None:
+            return rows_of_tokens(span.split(times.row), device)
+        return rows_of_runs([times.clip[clip] for clip in span.clips], span.lengths, device)
 
-    def _time_as_token(
-        self, embedded: Tensor, x: Tensor, rope: Tensor, lengths: Lengths
-    ) -> tuple[Tensor, Tensor, Lengths]:
-        _per_clip(embedded, lengths, "in_context")
-        unrotated = torch.ones_like(rope[: len(lengths.q)])
-        x, rope = _append(x, embedded.to(x.dtype), lengths.q), _append(rope, unrotated, lengths.q)
-        return x, rope, Lengths(tuple(n + 1 for n in lengths.q), lengths.k, lengths.copies)
+
+def _with_time(states: Tensor, embedded: Tensor, cross: Pairs) -> tuple[Tensor, Pairs]:
+    """Put each clip's time (B,N) behind its text states (S,N)."""
+    copies = cross.copies
+    if copies is not None:
+        copies = _append(copies, torch.ones_like(copies[: len(cross.k)]), cross.k)
+    states = _append(states, embedded.to(states.dtype), cross.k)
+    return states, Pairs(cross.kernel, cross.q, tuple(n + 1 for n in cross.k), copies)
 
 
 def _append(parts: Tensor, one: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """Put one row (B,...) behind each clip's rows (L,...)."""
     return torch.cat([row for part, last in zip(parts.split(lengths), one, strict=True) for row in (part, last[None])])
-
-
-def _per_clip(embedded: Tensor, lengths: Lengths, mode: str) -> None:
-    if len(embedded) != len(lengths.q):
-        raise InputError(f"time={mode} takes one time a clip, not one a token; the adaln modes take both")

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.pack import Text
+from videodit.models.interfaces import Stacked
+from videodit.models.pack import Ragged
 from videodit.nn.int8 import quiet_torchao
 from videodit.untrusted import MOST, read_text
 
@@ -38,7 +39,7 @@ LETTER = BLANKLESS + r"\p{M}*"  # with its marks, as `tokenizers` reads it
 AWAY = 4.0  # what a new head's logits lack on the side that it does not look to
 
 
-class SmallT5(nn.Module):
+class SmallT5(Stacked):
     """transformers' T5EncoderModel, or UMT5EncoderModel (one relative bias a layer), of any size.
 
     A new one's position biases fall with the distance, in half of its heads to words before and in the others to words
@@ -51,7 +52,7 @@ class SmallT5(nn.Module):
         bias_per_layer: umT5's position biases instead of T5's shared one.
     """
 
-    BLOCKS = "encoder.block"  # what `nn.stream` may bring one by one
+    STACKS = {"encoder.block": "layers"}
 
     def __init__(
         self, *, vocabulary: int, dim: int, layers: int, heads: int, head_dim: int, ffn: int, bias_per_layer: bool
@@ -80,12 +81,12 @@ class SmallT5(nn.Module):
             if attention.has_relative_attention_bias:
                 _look_nearby(attention)
 
-    def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Text:
+    def forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
         """Token ids (S,) of B prompts with these lengths -> their states."""
         groups = list(together(lengths))
         parts = ids.split([sum(group) for group in groups])
         states = torch.cat([self._together(part, group) for part, group in zip(parts, groups, strict=True)])
-        return Text(states, lengths)
+        return Ragged(states, lengths)
 
     def _together(self, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """Token ids (S,) -> states (S,E), in one sequence."""

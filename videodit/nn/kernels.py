@@ -1,5 +1,7 @@
 """Attention over packs: clip i's queries see clip i's keys, nothing else. One call, one layout, five kernels.
 
+"auto" is varlen for clips of unequal lengths on a GPU, where it serves, and sdpa for all else.
+
 Letters: Lq, Lk tokens in the pack; n clips; l, m queries and keys of one clip; H heads; K channels of a head.
 
 | kernel | what it is | needs |
@@ -18,7 +20,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
 Lengths = tuple[int, ...]
+AUTO = "auto"
 
 # On a CPU, two matmuls and a softmax beat the fused kernel over this few keys: by 1.2 to 1.7x at 20 keys (forward and
 # backward, two cores). At 80 to 144 it is 1.15x on an idle machine and nothing on a busy one, at 320 a loss. For few
@@ -52,7 +55,7 @@ def attend(
     k_lengths: Lengths,
     *,
     copies: Tensor | None = None,
-    kernel: str = "sdpa",
+    kernel: str = AUTO,
 ) -> Tensor:
     """Softmax attention with scale 1/sqrt(K) inside each clip of a pack.
 
@@ -63,10 +66,10 @@ def attend(
     """
     q_lengths, k_lengths = tuple(q_lengths), tuple(k_lengths)
     _check_shapes(q, k, v, q_lengths, k_lengths)
-    reason = refusal(kernel, q, k, v)
-    if reason is not None:
-        able = ", ".join(name for name in KERNELS if refusal(name, q, k, v) is None)
-        raise InputError(f"kernel={kernel}: {reason}; kernels that can: {able}")
+    grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    use = Use(q.device, q.dtype, q.shape[-1], grad)
+    kernel = use.pick(kernel, q_lengths, k_lengths)
+    use.check(kernel)
     channels = q.shape[-1]
     if copies is not None:
         q, k, v = _with_copies(q, k, v, copies)
@@ -88,28 +91,58 @@ def _with_copies(q: Tensor, k: Tensor, v: Tensor, copies: Tensor) -> tuple[Tenso
     return torch.cat([q, ones], dim=-1), torch.cat([k, bias], dim=-1), F.pad(v, (0, 8))
 
 
-def refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Why this kernel cannot serve these tensors, in half a line, or None when it can."""
-    device, dtype, channels = q.device, q.dtype, q.shape[-1]
-    cuda, double = device.type == "cuda", dtype == torch.float64
-    if kernel not in KERNELS:
-        return f"no such kernel, there are {', '.join(KERNELS)}"
-    if kernel == "varlen":
-        if not cuda or torch.cuda.get_device_capability(device) < (8, 0):
-            return f"needs a CUDA device of compute capability 8.0 or newer, not {device}"
-        if dtype not in (torch.float16, torch.bfloat16) or channels > 256 or channels % 8:
-            return f"needs float16 or bfloat16 and heads of 8, 16 … 256 channels, not {dtype} and {channels}"
-    if kernel == "flex":
-        if double or (cuda and channels < 16):
-            return f"needs float32 or less and heads of at least 16 channels, not {dtype} and {channels}"
-        if not cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-            return f"has no backward on {device}, only on CUDA"
-    if kernel == "xformers":
-        if not cuda or double:
-            return f"needs a CUDA device and float32 or less, not {device} and {dtype}"
-        if "xformers" not in sys.modules and importlib.util.find_spec("xformers") is None:
-            return "is not installed: pip install videodit[xformers]"
-    return None
+class Use(NamedTuple):
+    """What a kernel is asked to serve: where, in which type, heads of how many channels, with gradients or without."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels: int
+    grad: bool
+
+    def refusal(self, kernel: str) -> str | None:
+        """Why a kernel cannot serve this, in half a line, or None when it can."""
+        device, dtype, channels = self.device, self.dtype, self.channels
+        cuda, double = device.type == "cuda", dtype == torch.float64
+        if kernel not in KERNELS:
+            return f"no such kernel, there are {AUTO}, {', '.join(KERNELS)}"
+        if kernel == "varlen":
+            if not cuda or torch.cuda.get_device_capability(device) < (8, 0):
+                return f"needs a CUDA device of compute capability 8.0 or newer, not {device}"
+            if dtype not in (torch.float16, torch.bfloat16) or channels > 256 or channels % 8:
+                return f"needs float16 or bfloat16 and heads of 8, 16 … 256 channels, not {dtype} and {channels}"
+        if kernel == "flex":
+            if double or (cuda and channels < 16):
+                return f"needs float32 or less and heads of at least 16 channels, not {dtype} and {channels}"
+            if not cuda and self.grad:
+                return f"has no backward on {device}, only on CUDA"
+        if kernel == "xformers":
+            if not cuda or double:
+                return f"needs a CUDA device and float32 or less, not {device} and {dtype}"
+            if "xformers" not in sys.modules and importlib.util.find_spec("xformers") is None:
+                return "is not installed: pip install videodit[xformers]"
+        return None
+
+    def pick(self, kernel: str, q_lengths: Lengths, k_lengths: Lengths) -> str:
+        """The kernel that "auto" means for clips of these lengths; any other is itself."""
+        if kernel != AUTO:
+            return kernel
+        unequal = len(set(q_lengths)) > 1 or len(set(k_lengths)) > 1
+        return "varlen" if unequal and self.refusal("varlen") is None else "sdpa"
+
+    def check(self, kernel: str) -> None:
+        """InputError, which names those that can, for a kernel that cannot serve this."""
+        if kernel != AUTO and (reason := self.refusal(kernel)) is not None:
+            able = ", ".join(name for name in KERNELS if self.refusal(name) is None)
+            raise InputError(f"kernel={kernel}: {reason}; kernels that can: {able}")
+
+    def told(self, kernel: str) -> str:
+        """What `kernel` comes to, in a line, where that is a choice: on a GPU."""
+        if self.device.type == "cpu" or kernel != AUTO:
+            return ""
+        reason = self.refusal("varlen")
+        if reason is None:
+            return "attention: varlen for packs of unequal clips, sdpa for equal ones"
+        return f"attention: sdpa, one call for each length of clips; varlen, one for all, {reason}"
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths, k_lengths: Lengths) -> None:

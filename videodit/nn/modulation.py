@@ -13,40 +13,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videodit.nn.kernels import clip_of, upload
+from videodit.nn.kernels import upload
 
 Values = Tensor | None  # (R,N), or None where there is nothing to do
 
 
-@dataclass(eq=False)  # as `models.dit.Lengths`
+@dataclass(eq=False)  # a compiler looks into what is frozen, and every pack would have a graph of its own
 class Rows:
     """Which of R rows of values each of L tokens takes.
 
-    index: (L,). segments: runs of tokens with one row each, in the order of the rows: (runs, tokens a run), where
+    index: (L,). runs: the row (n,) of each of n runs of tokens that take one; segments: (runs, tokens of each), where
     neighbours that are equally long are together.
     """
 
     index: Tensor
+    runs: Tensor
     segments: tuple[tuple[int, int], ...]
 
 
+def rows_of_runs(runs: Sequence[int], lengths: Sequence[int], device: torch.device) -> Rows:
+    """Runs of tokens, so many each, that take these rows, one each."""
+    rows, sizes = torch.tensor(runs), torch.tensor(lengths)
+    segments = tuple((len(list(run)), length) for length, run in groupby(lengths))
+    return Rows(upload(rows.repeat_interleave(sizes, output_size=sum(lengths)), device), upload(rows, device), segments)
+
+
+def rows_of_tokens(index: Tensor, device: torch.device) -> Rows:
+    """Tokens that take the rows index (L,), on the CPU."""
+    runs, lengths = torch.unique_consecutive(index, return_counts=True)
+    return rows_of_runs(runs.tolist(), lengths.tolist(), device)
+
+
 @dataclass(frozen=True)
-class TimePerToken:
-    """The embedded time (R,N), what the blocks take of it, and the row that each token takes; None: all the only one,
-    or each its own.
-    """
+class TokenTimes:
+    """The embedded times (R,N), what the blocks take of them, and the row of each token; None: there is only one."""
 
     embedded: Tensor
     shared: Tensor
     rows: Rows | None
-
-
-def per_token(embedded: Tensor, shared: Tensor, lengths: tuple[int, ...]) -> TimePerToken:
-    """Times of clips with so many tokens, or of their tokens, for all blocks."""
-    if len(embedded) != len(lengths) or len(lengths) in (1, sum(lengths)):
-        return TimePerToken(embedded, shared, None)
-    segments = tuple((len(list(run)), length) for length, run in groupby(lengths))
-    return TimePerToken(embedded, shared, Rows(upload(clip_of(lengths), embedded.device), segments))
 
 
 class Modulation(nn.Module):
@@ -60,7 +64,7 @@ class Modulation(nn.Module):
         chunks = {"adaln_zero": 6, "adaln": 4}.get(mode)
         self.proj = None if chunks is None else nn.Linear(dim, chunks * dim)
 
-    def forward(self, time: TimePerToken) -> list[Values]:
+    def forward(self, time: TokenTimes) -> list[Values]:
         if self.table is not None:
             return list((self.table + time.shared).unbind(1))
         if self.proj is None:
@@ -107,7 +111,8 @@ def _by_rows(
     if torch.compiler.is_compiling():
         return function(*tokens, *(one.index_select(0, rows.index) for one in values))
     sizes, runs = [n * length for n, length in rows.segments], [n for n, _ in rows.segments]
-    parts = zip(*(x.split(sizes) for x in tokens), *(one[:, None].split(runs) for one in values), strict=True)
+    looked_up = [one.index_select(0, rows.runs)[:, None].split(runs) for one in values]
+    parts = zip(*(x.split(sizes) for x in tokens), *looked_up, strict=True)
     out = []
     for (n, length), part in zip(rows.segments, parts, strict=True):
         xs = [x.unflatten(0, (n, length)) for x in part[: len(tokens)]]

@@ -6,50 +6,60 @@ is added again: first-block caching, as ParaAttention has it (compare TeaCache, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+State = Any  # what goes from block to block: a tensor, or a tuple of them
 
 
+@dataclass
+class _Stack:
+    """Of one stack: what the first block and the others added when all last ran; whether that was used since."""
+
+    first: tuple[Tensor, ...]
+    others: tuple[Tensor, ...]
+    reused: bool = False
+
+
+@dataclass
 class StepCache:
-    """For one network, from step to step of one generation.
+    """Runs the blocks of one network, from step to step of one generation.
 
     threshold: how far what the first block adds may be from what it added, relative to that, for the others to be
         skipped.
-    calls, skipped: how often it was asked, and how often the other blocks did not run.
+    calls, skipped: how often a stack was run, and how often its other blocks were not.
     change: the most that what they add had changed when they ran again after having been skipped, relative to that:
         the size of what skipping left out.
     """
 
-    def __init__(self, *, threshold: float) -> None:
-        self.threshold = threshold
-        self.calls = self.skipped = 0
-        self.change = 0.0
-        self._added: Tensor | None = None  # by the first block when all last ran
-        self._left: Tensor | None = None  # by the others
-        self._now: tuple[Tensor, Tensor] | None = None
-        self._reused = False
+    threshold: float
+    calls: int = 0
+    skipped: int = 0
+    change: float = 0.0
+    _stacks: dict[str, _Stack] = field(default_factory=dict)
 
-    def after_first(self, x: Tensor, h: Tensor) -> Tensor | None:
-        """With x (L,N) that went into the first block and h that came out: what the last one gives, or nearly so; None
-        if the others have to run.
-        """
+    def __call__(
+        self, name: str, blocks: Sequence[nn.Module], state: State, step: Callable[[nn.Module, int, State], State]
+    ) -> State:
+        """Run a stack: `models.interfaces.run_blocks`, or nearly so."""
         self.calls += 1
-        added = h - x
-        if self._added is not None and relative(added, self._added) < self.threshold:
+        first = step(blocks[0], 0, state)
+        added, before = _minus(first, state), self._stacks.get(name)
+        if before is not None and relative(added, before.first) < self.threshold:
             self.skipped += 1
-            self._reused = True
-            return h + self._left
-        self._now = added, h
-        return None
-
-    def after_last(self, out: Tensor) -> None:
-        """Keep what the blocks have added."""
-        self._added, h = self._now
-        left = out - h
-        if self._left is not None and self._reused:
-            self.change = max(self.change, relative(left, self._left))
-        self._left, self._now, self._reused = left, None, False
+            before.reused = True
+            return _plus(first, before.others)
+        last = first
+        for number, block in enumerate(blocks[1:], start=1):
+            last = step(block, number, last)
+        others = _minus(last, first)
+        if before is not None and before.reused:
+            self.change = max(self.change, relative(others, before.others))
+        self._stacks[name] = _Stack(added, others)
+        return last
 
 
 def summary(caches: Sequence[StepCache]) -> str:
@@ -59,6 +69,20 @@ def summary(caches: Sequence[StepCache]) -> str:
     return f"step cache: {skipped} of {calls} steps skipped; what they reused had changed by {change:.0%} at most"
 
 
-def relative(now: Tensor, before: Tensor) -> float:
-    """Mean |now - before| by mean |before|."""
-    return ((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12)).item()
+def relative(now: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """Mean |now - before| by mean |before|, of all tensors together."""
+    apart = sum((a - b).abs().mean() for a, b in zip(now, before, strict=True))
+    return (apart / sum(b.abs().mean() for b in before).clamp_min(1e-12)).item()
+
+
+def _parts(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def _minus(state: State, other: State) -> tuple[Tensor, ...]:
+    return tuple(a - b for a, b in zip(_parts(state), _parts(other), strict=True))
+
+
+def _plus(state: State, added: tuple[Tensor, ...]) -> State:
+    total = tuple(a + b for a, b in zip(_parts(state), added, strict=True))
+    return total if isinstance(state, tuple) else total[0]

@@ -2,14 +2,14 @@
 
     L tokens of the pack, l of them here, P processes, H heads, K channels of a head
 
-The plan, applied from outside to a DiT whose forward stays as it is:
+The plan, which a denoiser's forward follows through its session's `Span`:
 
 | where | what happens | backward |
 |---|---|---|
-| before the DiT | the pack is cut into P runs of tokens; a run is itself a pack, of what it holds of each clip | - |
+| before the blocks | the tokens are cut into P runs, each a pack of what it holds of the clips | zeros elsewhere |
 | self-attention in | (l, H, K) -> (L, H/P, K): all tokens of some heads | the way out |
 | self-attention out | (L, H/P, K) -> (l, H, K) | the way in |
-| after the DiT | the runs are put together again, on every process | each takes its own run's gradient |
+| after the last layer | the runs are put together again, on every process | each takes its own run's gradient |
 
 All else is a token's own business, cross-attention too: a run's queries see the texts of the clips that they are of.
 Every process of the group computes the same loss from the whole output, and its weights' gradients are those of its
@@ -18,85 +18,76 @@ run, so gradients summed over the group are the pack's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.models.interfaces import Denoiser, Span
+from videodit.nn.kernels import attend
 from videodit.parallel.mesh import Mesh
 
 Lengths = tuple[int, ...]
 
 
-def share_tokens(dit: nn.Module, mesh: Mesh) -> None:
-    """Have a DiT's forward share the tokens of its pack among the processes of the mesh's context axis.
+def share_tokens(network: Denoiser, mesh: Mesh) -> None:
+    """Have a denoiser share the tokens of its packs among the processes of the mesh's context axis.
 
-    Raises InputError where the heads cannot be shared equally, or where a token depends on more than attention.
-    A text encoder, which runs whole on every process, is left as it is.
+    Raises InputError where the heads cannot be shared equally.
     """
-    if not hasattr(dit, "patch"):
-        return
-    if dit.time_mode == "in_context":
-        raise InputError("parallel.context: time=in_context adds a token to every clip, which cannot be shared")
-    blocks = dit.get_submodule(dit.BLOCKS)
-    runs = Runs(mesh)
-    for block in blocks:
-        if block.attention.heads % mesh.context:
-            raise InputError(f"parallel.context={mesh.context}: must divide the {block.attention.heads} heads")
-        block.attention.attend = runs.attention(block.attention.attend)
-    dit.register_forward_pre_hook(runs.split, with_kwargs=True)
-    dit.register_forward_hook(runs.gather)
+    if network.heads % mesh.context:
+        raise InputError(f"parallel.context={mesh.context}: must divide the {network.heads} heads")
+    network.sharing = Group(mesh)
 
 
-class Runs:
-    """How the present pack is cut."""
+class Group:
+    """The processes that share tokens."""
 
     def __init__(self, mesh: Mesh) -> None:
         assert mesh.devices is not None
         self.group = mesh.devices["context"].get_group()
         self.count, self.rank = mesh.context, mesh.devices["context"].get_local_rank()
-        self.lengths: Lengths = ()  # of the whole pack's clips
-        self.sizes: list[int] = []  # tokens of each run
 
-    def split(self, dit: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The DiT's (pack, t, text) -> those of this process's run."""
-        pack, t, text = args
-        total = len(pack.tokens)
-        if total < self.count:
-            raise InputError(f"parallel.context={self.count}: a pack of {total} tokens cannot be shared among as many")
-        self.lengths = pack.lengths
-        self.sizes = run_sizes(total, self.count)
-        start = sum(self.sizes[: self.rank])
-        mine = slice(start, start + self.sizes[self.rank])
-        lengths = overlaps(pack.lengths, mine.start, mine.stop)
-        here = [clip for clip, length in enumerate(lengths) if length]
-        pack = type(pack)(pack.tokens[mine], pack.positions[mine], tuple(lengths[clip] for clip in here))
-        t = t[here] if len(t) == len(lengths) else t[mine]
-        states = text.states.split(text.lengths)
-        text = type(text)(torch.cat([states[clip] for clip in here]), tuple(text.lengths[clip] for clip in here))
-        return (pack, t, text), kwargs
+    def span(self, lengths: Lengths) -> Run:
+        """This process's run of a pack of clips with so many tokens."""
+        return Run(self, lengths)
 
-    def gather(self, dit: nn.Module, args: tuple, out: Tensor) -> Tensor:
-        """The output of this run (l,D) -> that of the whole pack (L,D)."""
-        return _Gather.apply(out, self.sizes, self.rank, self.group)
 
-    def attention(self, attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Attention among all tokens of the pack, of these heads."""
+class Run(Span):
+    """This process's run of the tokens of a pack."""
 
-        def shared(q: Tensor, k: Tensor, v: Tensor, lengths: Any, **how: Any) -> Tensor:
-            heads, channels = q.shape[1:]
-            mine, each = self.sizes[self.rank], heads // self.count
-            x = torch.stack((q, k, v), dim=2).view(mine, self.count, each, 3, channels)
-            x = x.transpose(0, 1).reshape(self.count * mine, each, 3, channels)
-            x = _AllToAll.apply(x, [mine] * self.count, self.sizes, self.group)  # (L, H/P, 3, K)
-            out = attend(*x.unbind(2), type(lengths)(self.lengths, self.lengths), **how)
-            out = _AllToAll.apply(out, self.sizes, [mine] * self.count, self.group)  # (P*l, H/P, K)
-            return out.view(self.count, mine, each, channels).transpose(0, 1).reshape(mine, heads, channels)
+    def __init__(self, group: Group, whole: Lengths) -> None:
+        if sum(whole) < group.count:
+            told = f"a pack of {sum(whole)} tokens cannot be shared among as many"
+            raise InputError(f"parallel.context={group.count}: {told}")
+        self.group, self.whole = group, whole
+        self.sizes = run_sizes(sum(whole), group.count)
+        start = sum(self.sizes[: group.rank])
+        self.mine = slice(start, start + self.sizes[group.rank])
+        found = overlaps(whole, self.mine.start, self.mine.stop)
+        self.clips = tuple(clip for clip, length in enumerate(found) if length)
+        self.lengths = tuple(found[clip] for clip in self.clips)
 
-        return shared
+    def split(self, x: Tensor) -> Tensor:
+        """Something for every token (L,…) -> this run's (l,…)."""
+        return x[self.mine]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Something for this run's tokens (l,…) -> that of the whole pack (L,…)."""
+        return _Gather.apply(x, self.sizes, self.group.rank, self.group.group)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+        """Self-attention among all tokens of the pack, in this process of some heads: q, k, v (l,H,K) -> (l,H,K)."""
+        heads, channels = q.shape[1:]
+        count, mine, each = self.group.count, self.sizes[self.group.rank], heads // self.group.count
+        x = torch.stack((q, k, v), dim=2).view(mine, count, each, 3, channels)
+        x = x.transpose(0, 1).reshape(count * mine, each, 3, channels)
+        x = _AllToAll.apply(x, [mine] * count, self.sizes, self.group.group)  # (L, H/P, 3, K)
+        out = attend(*x.unbind(2), self.whole, self.whole, kernel=kernel)  # (L, H/P, K)
+        out = _AllToAll.apply(out, self.sizes, [mine] * count, self.group.group)  # (P*l, H/P, K)
+        return out.view(count, mine, each, channels).transpose(0, 1).reshape(mine, heads, channels)
 
 
 def run_sizes(total: int, count: int) -> list[int]:

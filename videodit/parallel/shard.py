@@ -2,8 +2,8 @@
 
     context parallelism -> activation checkpointing -> compile -> FSDP2 (Zhao et al. 2023, arXiv:2304.11277)
 
-DiTs are sharded, block by block. What else trains, a VAE or a text encoder, is small: every process holds it whole, and
-`sum_gradients` adds up what each has found.
+Denoisers are sharded, block by block. What else trains, a VAE or a text encoder, is small: every process holds it
+whole, and `sum_gradients` adds up what each has found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from videodit.errors import InputError
-from videodit.models.dit import DiT
+from videodit.models.interfaces import Denoiser
 from videodit.nn.compiling import compile_blocks, lacking_compiler
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.sequence import share_tokens
@@ -48,8 +48,8 @@ def parallelize(
         matrix products and attention; or whole "blocks".
     compile: torch.compile for each block.
     offload: weights, gradients and optimizer stay in the CPU's memory between uses; only where weights are sharded.
-    precision: of the blocks' weights as they are gathered. What the model names `EXACT`, and all gradients on their way
-        between processes, stay in float32.
+    precision: of the blocks' weights as they are gathered. What a network names `KEEP_FP32`, and all gradients on their
+        way between processes, stay in float32.
     """
     if offload and mesh.shard * mesh.context == 1:
         raise InputError("parallel.offload=true needs weights that are sharded: parallel=fsdp on several processes")
@@ -61,25 +61,39 @@ def parallelize(
     forget(model, recompute)
     for network in networks(model):
         if compile:
-            compile_blocks(network.get_submodule(network.BLOCKS))
+            for stack in network.stacks().values():
+                compile_blocks(stack)
         if mesh.ranks > 1:
             _shard(network, mesh, precision, offload=offload)
 
 
+def use_kernel(model: nn.Module, kernel: str, device: torch.device, precision: torch.dtype) -> str:
+    """Have a model's denoisers compute attention by a kernel, and say what that comes to, in a line or nothing.
+
+    InputError where it cannot serve them.
+    """
+    said = ""
+    for network in networks(model):
+        use = network.attention(device, precision, grad=True)
+        use.check(kernel)
+        network.kernel, said = kernel, use.told(kernel)
+    return said
+
+
 def forget(model: nn.Module, recompute: str) -> None:
-    """Have the blocks of a model's DiTs keep less for the backward pass: see `parallelize`."""
+    """Have the blocks of a model's denoisers keep less for the backward pass: see `parallelize`."""
     if recompute not in RECOMPUTE:
         raise InputError(f"parallel.recompute={recompute}: it is one of {', '.join(RECOMPUTE)}")
+    extra = {"context_fn": _keep_products} if recompute == "cheap" else {}
     for network in networks(model) if recompute != "nothing" else ():
-        blocks = network.get_submodule(network.BLOCKS)
-        for name, block in blocks.named_children():
-            extra = {"context_fn": _keep_products} if recompute == "cheap" else {}
-            setattr(blocks, name, checkpoint_wrapper(block, preserve_rng_state=False, **extra))
+        for stack in network.stacks().values():
+            for number, block in enumerate(stack):
+                stack[number] = checkpoint_wrapper(block, preserve_rng_state=False, **extra)
 
 
-def networks(model: nn.Module) -> list[DiT]:
+def networks(model: nn.Module) -> list[Denoiser]:
     """Those of a model that are sharded. Text encoders that train are small, and run as often as prompts ask for."""
-    return [module for module in model.modules() if isinstance(module, DiT)]
+    return [module for module in model.modules() if isinstance(module, Denoiser)]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -157,20 +171,20 @@ def _keep_products() -> tuple:
     return create_selective_checkpoint_contexts(policy)
 
 
-def _shard(network: DiT, mesh: Mesh, precision: torch.dtype, *, offload: bool) -> None:
+def _shard(network: Denoiser, mesh: Mesh, precision: torch.dtype, *, offload: bool) -> None:
     warnings.filterwarnings("ignore", message=".*returned a view tensor")  # which nothing here changes in place
     shared = {"mesh": mesh.weights(), "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy()}
     full = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     mixed = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in network.get_submodule(network.BLOCKS):
+    for block in network.blocks_of_all():
         for name, part in block.named_modules():
             names = [f"{name}.{own}" for own, _ in part.named_parameters(recurse=False)]
-            if precision != torch.float32 and any(known in one for one in names for known in network.EXACT):
+            if precision != torch.float32 and any(known in one for one in names for known in network.KEEP_FP32):
                 fully_shard(part, **shared, mp_policy=full)
         fully_shard(block, **shared, mp_policy=mixed)
     fully_shard(network, **shared, mp_policy=full)
+    network.steady = False
     for part in network.modules():
         if hasattr(part, "set_gradient_divide_factor"):
             part.set_gradient_divide_factor(1.0)  # the loss is a step's, so its parts' gradients are summed
             part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-    network.prepare = lambda pack, times, text: text  # it looks into blocks, whose weights come only as they run

@@ -159,24 +159,21 @@ class Planner:
         together = job.guided and setup.passes == 1
         longer = max(job.lengths[:half], job.lengths[half:] if job.guided else (), key=sum)
         shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, longer)
-        lengths = tuple(_attended(length, self.parts.sizes("dit").text_length) for length in lengths)
         calls = job.calls * (1 + (job.guided and setup.passes == 2))
         cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
         cost = self._once(("dit", shapes, lengths), cost, setup).times(calls)
         dit = self.parts.sizes("dit")
         tokens = len(shapes) // len(job.shapes) * self._tokens(job)
-        states = STATES * tokens * dit.dim * setup.dtype.itemsize if job.cached else 0
+        states = STATES * tokens * dit.width * setup.dtype.itemsize if job.cached else 0
         states *= 1 + (job.guided and setup.passes == 2)
         return replace(cost, peak=cost.peak + states + self._keys(job, setup))
 
     def _keys(self, job: Job, setup: Setup) -> int:
-        """Bytes of what cross-attention looks at, which every DiT keeps from step to step unless its blocks go."""
-        dit = self.parts.sizes("dit")
-        if setup.offload == "block" or dit.time_mode == "cross":
+        """Bytes of what every denoiser keeps from step to step, unless its blocks go."""
+        if setup.offload == "block":
             return 0
         lengths = job.lengths if job.guided else job.lengths[: len(job.lengths) // 2]
-        states = sum(_attended(length, dit.text_length) for length in lengths)
-        values = 2 * states * dit.dim * self.parts.parts["dit"].spec["arguments"]["layers"]
+        values = self.parts.parts["dit"].skeleton.kept(lengths)
         return values * setup.dtype.itemsize * len(self.parts.experts)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
@@ -196,7 +193,7 @@ class Planner:
 
     def _least(self, job: Job, setup: Setup) -> dict[str, int]:
         """Bytes that a stage's activations take at least: a block's tokens, and their queries, keys and values."""
-        values = 4 * self._tokens(job) * self.parts.sizes("dit").dim
+        values = 4 * self._tokens(job) * self.parts.sizes("dit").width
         return {"text": 0, "denoise": values * setup.dtype.itemsize, "decode": 0}
 
     def _tokens(self, job: Job) -> int:
@@ -242,11 +239,6 @@ def base_memory(device: torch.device, resident: int) -> int:
 def _as_exact(one: Setup, other: Setup) -> bool:
     """Whether two setups keep weights in the same types."""
     return (one.dtype, one.vae_dtype, one.quantize) == (other.dtype, other.vae_dtype, other.quantize)
-
-
-def _attended(length: int, whole: int) -> int:
-    """Keys of a prompt in cross-attention: one more stands for the zero states."""
-    return length + (length < whole)
 
 
 def _one_after_another(costs: Sequence[Cost]) -> Cost:

@@ -6,7 +6,8 @@ a stream are alike after the second, so two are traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -16,8 +17,9 @@ from torch import nn
 
 from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
-from videodit.models.build import rebuild
-from videodit.models.pack import Text, patchify
+from videodit.models.build import depths_of, rebuild, with_depths
+from videodit.models.interfaces import Stacked
+from videodit.models.pack import Context, Times, patchify
 from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
@@ -78,15 +80,17 @@ def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
 def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], storage: Storage) -> Cost:
     """One call of the DiT for clips of these latent shapes under prompts of these lengths, a clip for each."""
     arguments, dtype = part.outline.spec["arguments"], storage.dtype
+    times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
     def run(model: Any, trace: Trace, at: torch.device) -> None:
         sizes = [(arguments["channels"], one.frames, one.height, one.width) for one in shapes]
         states = torch.zeros(sum(lengths), arguments["text_dim"], dtype=dtype, device=at)
         latents = [torch.zeros(size, device=at) for size in sizes]
         pack = patchify([x.to(dtype) for x in latents], model.patch)
-        model(pack, torch.full((len(shapes),), 0.5, device=at), Text(states, tuple(lengths)))
+        session = model.prepare(Context.text(states, lengths), pack)
+        model(pack, times, session)
 
-    return by_layers(part, run, storage)
+    return by_blocks(part.spec, lambda spec: trace_network(spec, run, storage))
 
 
 def decode_cost(part: Part, shape: LatentShape, way: Way, storage: Storage) -> Cost:
@@ -105,39 +109,35 @@ def decode_cost(part: Part, shape: LatentShape, way: Way, storage: Storage) -> C
         for _ in model.decode_chunks(latents, chunk):
             work.append({**trace.work, "calls": trace.calls})
 
-    cost = _trace(part.spec, run, storage)
+    cost = trace_network(part.spec, run, storage)
     first, last = work[0], work[-1]  # every chunk after the first is like the second
     more = (shape.frames - chunk) / max(1, min(chunk, shape.frames - chunk))
     total = {kind: first.get(kind, 0) + more * (amount - first.get(kind, 0)) for kind, amount in last.items()}
     return replace(cost, calls=total.pop("calls"), work=total).times(count)
 
 
-def by_layers(part: Part, run: Run, storage: Storage) -> Cost:
-    """A run of a network whose layers are alike."""
-    arguments = part.spec["arguments"]
-    one, two = (_trace({**part.spec, "arguments": {**arguments, "layers": n}}, run, storage) for n in (1, 2))
-    whole = extrapolate(one, two, arguments["layers"] - 1)
-    return replace(whole, block=one.weights)
+def by_blocks(spec: Mapping[str, Any], trace: Callable[[Mapping[str, Any]], Cost]) -> Cost:
+    """What a network costs, by traces of it with one and with two blocks in each stack, which are alike."""
+    one, total = trace(with_depths(spec)), Counter[str]()
+    weights, peak, calls, peaks = float(one.weights), float(one.peak), one.calls, [one.peak]
+    total.update(one.work)
+    for stack, count in depths_of(spec).items():
+        two = trace(with_depths(spec, {stack: 2}))
+        for kind in two.work:
+            total[kind] += (count - 1) * (two.work[kind] - one.work.get(kind, 0))
+        weights += (count - 1) * (two.weights - one.weights)
+        peak += (count - 1) * (two.peak - one.peak)
+        calls += (count - 1) * (two.calls - one.calls)
+        peaks.append(two.peak)
+    return Cost(round(weights), one.weights, max(*peaks, round(peak)), dict(total), calls)
 
 
-def extrapolate(first: Cost, second: Cost, steps: float) -> Cost:
-    """first + steps * (second - first)."""
-
-    def line(a: float, b: float) -> float:
-        return a + steps * (b - a)
-
-    kinds = first.work.keys() | second.work.keys()
-    work = {kind: line(first.work.get(kind, 0), second.work.get(kind, 0)) for kind in kinds}
-    peak = max(first.peak, second.peak, round(line(first.peak, second.peak)))
-    weights = round(line(first.weights, second.weights))
-    return Cost(weights, weights, peak, work, line(first.calls, second.calls))
-
-
-def _trace(spec: Any, run: Run, storage: Storage) -> Cost:
+def trace_network(spec: Mapping[str, Any], run: Run, storage: Storage) -> Cost:
+    """A run of the network that a checkpoint describes, kept as `storage` says."""
     with torch.device("meta"):
         model: nn.Module = rebuild(spec["architecture"], spec["arguments"]).eval().requires_grad_(False)
-    blocks = f"{getattr(model, 'BLOCKS', None)}."
-    inside = [(name, tuple(x.shape)) for name, x in model.named_parameters() if name.startswith(blocks)]
+    stacks = tuple(f"{stack}." for stack in (model.STACKS if isinstance(model, Stacked) else ()))
+    inside = [(name, tuple(x.shape)) for name, x in model.named_parameters() if name.startswith(stacks)]
     cost, (saved, widest) = measured(model, run, storage), _by_int8(inside, storage)
     weights = cost.weights - saved
     return replace(cost, weights=weights, block=weights, peak=cost.peak + widest)

@@ -16,9 +16,10 @@ from torch import nn
 
 from videodit.errors import InputError
 from videodit.models.build import rebuild
-from videodit.models.pack import Text, patchify
+from videodit.models.interfaces import Denoiser
+from videodit.models.pack import Context, Ragged, Times, patchify
 from videodit.plan.machine import GIB, Limit, Rates
-from videodit.plan.stages import MARGIN, Cost, Storage, extrapolate, measured
+from videodit.plan.stages import MARGIN, Cost, Storage, by_blocks, measured
 from videodit.plan.trace import Trace
 from videodit.shapes import LatentShape, VideoShape
 
@@ -84,24 +85,21 @@ def dit_step(
     Without a text encoder in `specs` the captions' states are at hand.
     """
     arguments = specs["dit"]["arguments"]
+    times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
     def run(networks: nn.ModuleDict) -> None:
         dit = networks["dit"]
-        at = dit.head.weight.device
+        at = next(dit.parameters()).device
         latents = [torch.zeros(arguments["channels"], s.frames, s.height, s.width, device=at) for s in shapes]
-        times = torch.full((len(shapes),), 0.5, dtype=torch.float64, device=at)
         pack = patchify(latents, dit.patch)
         if "text" in networks:
             text = networks["text"](torch.zeros(sum(words), dtype=torch.long, device=at), words)
         else:
-            text = Text(torch.zeros(sum(words), arguments["text_dim"], device=at), words)
-        out = dit(pack, times, text)
+            text = Ragged(torch.zeros(sum(words), arguments["text_dim"], device=at), words)
+        out = dit(pack, times, dit.prepare(Context({"text": text}), pack))
         (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
 
-    def traced(layers: int) -> Cost:
-        return _traced({**specs, "dit": {**specs["dit"], "arguments": {**arguments, "layers": layers}}}, run, how)
-
-    return _plan(extrapolate(traced(1), traced(2), arguments["layers"] - 1), specs, how)
+    return _plan(by_blocks(specs["dit"], lambda spec: _traced({**specs, "dit": spec}, run, how)), specs, how)
 
 
 def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], how: Training) -> StepPlan:
@@ -148,12 +146,14 @@ def held(specs: Mapping[str, Any], how: Training) -> int:
 
 def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
     """Bytes, in one process, of the weights, of those that are trained, and of the optimizer's state."""
-    named = dict(_module(specs, how).named_parameters())
+    networks = _module(specs, how)
+    named = dict(networks.named_parameters())
     here = {name: _part(name, p, how.shards) for name, p in named.items()}
     trained = {name: p for name, p in named.items() if p.requires_grad}
-    # Muon keeps one value, and takes the matrices of the DiT's blocks.
-    single = {n for n, p in trained.items() if how.muon and p.dim() == 2 and ".blocks." in f".{n}"}
-    momenta = sum((1 if name in single else 2) * here[name] for name in trained)
+    # Muon keeps one value, and takes the matrices of the denoiser's blocks.
+    blocks = [block for part in networks.values() if isinstance(part, Denoiser) for block in part.blocks_of_all()]
+    single = {id(p) for block in blocks for p in block.parameters() if how.muon and p.dim() == 2}
+    momenta = sum((1 if id(p) in single else 2) * here[name] for name, p in trained.items())
     weights = sum(here[name] * p.element_size() for name, p in named.items())
     return weights, 4 * sum(here[name] for name in trained), 4 * momenta
 
@@ -167,11 +167,10 @@ def _part(name: str, parameter: nn.Parameter, shards: int) -> int:
 
 
 def _block(specs: Mapping[str, Any], how: Training) -> int:
-    """Bytes of the weights of one of the DiT's blocks, whole, as they are gathered. A VAE is not sharded."""
-    if "dit" not in specs:
-        return 0
-    blocks = _module(specs, how)["dit"].blocks
-    return how.precision.itemsize * sum(p.numel() for p in blocks[0].parameters())
+    """Bytes of the weights of the largest block, whole, as they are gathered. A VAE is not sharded."""
+    networks = [part for part in _module(specs, how).values() if isinstance(part, Denoiser)]
+    sizes = [sum(p.numel() for p in block.parameters()) for part in networks for block in part.blocks_of_all()]
+    return how.precision.itemsize * max(sizes, default=0)
 
 
 def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videodit.checkpoint.adapters import TARGETS
 from videodit.errors import InputError
-from videodit.models.dit import DiT
+from videodit.models.interfaces import Denoiser
 from videodit.nn.int8 import quiet_torchao
 
 NAME = "default"  # of the adapter, in PEFT's modules
@@ -29,7 +28,7 @@ class LoRA:
     Args:
         rank: of B·A.
         alpha: over the rank, the scale of B·A; `rslora`: over the rank's root (Kalajdzievski 2023, arXiv:2312.03732).
-        targets: which of the blocks' matrices have one, of `checkpoint.adapters.TARGETS`.
+        targets: which of the blocks' matrices have one, of `Denoiser.ADAPTABLE`.
         dora: the rows' lengths train apart from their directions (Liu et al. 2024, arXiv:2402.09353).
     """
 
@@ -44,31 +43,36 @@ class LoRA:
             raise InputError(f"adapter.rank={self.rank}: must be a whole number, at least 1")
         if not isinstance(self.alpha, int | float) or not self.alpha > 0:
             raise InputError(f"adapter.alpha={self.alpha}: must be a number above 0")
-        wrong = [target for target in self.targets if target not in TARGETS]
-        if wrong or not self.targets:
-            raise InputError(f"adapter.targets={','.join(wrong)}: they are some of {', '.join(TARGETS)}")
         if importlib.util.find_spec("peft") is None:
             raise InputError('adapter=lora needs peft: pip install "videodit[lora]"')
 
-    def inject(self, dit: DiT) -> None:
-        """Give a DiT that has its weights the adapter, in place; nothing else of it trains from now on."""
+    def check(self, network: Denoiser | type[Denoiser]) -> None:
+        """InputError where a network has no such targets."""
+        wrong = [target for target in self.targets if target not in network.ADAPTABLE]
+        if wrong or not self.targets:
+            raise InputError(f"adapter.targets={','.join(wrong)}: they are some of {', '.join(network.ADAPTABLE)}")
+
+    def inject(self, network: Denoiser) -> None:
+        """Give a network that has its weights the adapter, in place; nothing else of it trains from now on."""
+        self.check(network)
         quiet_torchao()
         import peft
 
+        stacks = "|".join(map(re.escape, network.STACKS))
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
-            target_modules=rf"{DiT.BLOCKS}\.\d+\.({'|'.join(map(re.escape, self.targets))})",
+            target_modules=rf"({stacks})\.\d+\.({'|'.join(map(re.escape, self.targets))})",
             use_dora=self.dora,
             use_rslora=self.rslora,
         )
-        peft.inject_adapter_in_model(config, dit, adapter_name=NAME)
-        for parameter in dit.parameters():
+        peft.inject_adapter_in_model(config, network, adapter_name=NAME)
+        for parameter in network.parameters():
             if parameter.requires_grad:  # PEFT gives it the base's type
                 parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
     def changes(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """From a state dict of the DiT, what `checkpoint.adapters.save_adapter` writes: the scale is in B."""
+        """From a state dict of the network, what `checkpoint.adapters.save_adapter` writes: the scale is in B."""
         found: dict[str, dict[str, Tensor]] = {}
         for name, tensor in state.items():
             for end, which in ENDS.items():

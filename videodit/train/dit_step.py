@@ -22,8 +22,8 @@ from videodit.checkpoint.texts import Remembered
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
 from videodit.flow.path import Path as FlowPath
 from videodit.flow.times import logit_normal, shift, shift_of, uniform
-from videodit.models.dit import DiT
-from videodit.models.pack import patchify
+from videodit.models.interfaces import Denoiser
+from videodit.models.pack import Context, Times, patchify
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.parallel.mesh import Mesh
 from videodit.shapes import LatentShape
@@ -72,7 +72,7 @@ class FlowObjective:
     def __init__(
         self,
         *,
-        dit: DiT,
+        dit: Denoiser,
         text: SmallT5 | Remembered,
         tokenizer: Tokenizer,
         path: FlowPath,
@@ -117,7 +117,8 @@ class FlowObjective:
             target = self.teacher.velocities(captions, noisy, t)
         ids, lengths = self.tokenizer(captions)
         pack = patchify(noisy, self.dit.patch)
-        out = self.dit(pack, t.to(device), self.text(ids.to(device), lengths))
+        context = Context({"text": self.text(ids.to(device), lengths)})
+        out = self.dit(pack, Times.per_clip(t), self.dit.prepare(context, pack))
         return (out.float() - patchify(target, self.dit.patch).tokens.to(device)).square().mean(dim=1), t
 
     def draw(self, batch: LatentBatch, step: int) -> tuple[list[Tensor], Tensor]:

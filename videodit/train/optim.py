@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.models.interfaces import Denoiser
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.muon import muons
 from videodit.parallel.shard import held, like, local, named, square_norms, sum_gradients
@@ -142,12 +143,13 @@ def muon(
     weight_decay: float,
     curve: Curve,
 ) -> Optimizer:
-    """Muon for the matrices in the DiT's blocks (`muon_lr`, scaled to AdamW's update size), `adamw` for the rest.
+    """Muon for the matrices in a denoiser's blocks (`muon_lr`, scaled to AdamW's update size), `adamw` for the rest.
 
     Matrices are the weights of linears, not tables. A network without any, such as a VAE, has AdamW alone. So has T5,
     whose queries, keys and feed-forwards no norm keeps small.
     """
-    linears = {id(part.weight) for name, part in module.named_modules() if _is_matrix(name, part)}
+    blocks = [block for part in module.modules() if isinstance(part, Denoiser) for block in part.blocks_of_all()]
+    linears = {id(part.weight) for block in blocks for part in block.modules() if isinstance(part, nn.Linear)}
     matrices = {name: p for name, p in named(module).items() if id(p) in linears}
 
     def make(parts: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
@@ -185,7 +187,3 @@ def _adamw(
         ):
             groups += [{"params": those, "lr": rate, "weight_decay": decay, "label": label}] if those else []
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
-
-
-def _is_matrix(name: str, part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear) and ".blocks." in f".{name}"
