@@ -84,6 +84,7 @@ SAID: dict[str, tuple[str, str]] = {
     "offload": ("model", "made_with"),
     "dtype": ("bfloat16", "made_with"),
     "vae_dtype": ("bfloat16", "made_with"),
+    "kernel": ("reference", "made_with"),
 }
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},
@@ -233,7 +234,8 @@ REFUSED = [
         (command, ["stage=vae", word], f"{word.partition('=')[0]}= has no effect with stage=vae")
         for command in ("train", "doctor")
         for word in ("model=tiny", "model.dim=32", "text=tiny", "flow=rectified", "vae_from=x", "packs.tokens=9",
-                     "drop=0", "teacher=null", "samples.seed=1", "request.steps=3", "shift.base_shift=1", "area=[1,2]")
+                     "drop=0", "teacher=null", "samples.seed=1", "request.steps=3", "shift.base_shift=1", "area=[1,2]",
+                     "kernel=sdpa")
     ),
     *(
         ("train", [word], f"{word.partition('=')[0]}= has no effect with stage=dit")

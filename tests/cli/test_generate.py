@@ -16,6 +16,7 @@ from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.main import main
 from videodit.data.video import read
+from videodit.nn import kernels
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,31 @@ def test_other_ways_to_the_same_pixels(
     assert abs(read(tmp_path / "a.mp4")[0] - read(tmp_path / "b.mp4")[0].astype(int)).mean() < 0.1
 
 
+def test_the_kernel_reaches_attention(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told by the record, and a recipe is made again by it; one that this machine has not, by what it has."""
+    seen: list[str] = []
+    for name in ("sdpa", "reference"):
+        kernel = kernels.KERNELS[name]
+        spy = lambda *args, kernel=kernel, name=name: (seen.append(name), kernel(*args))[1]  # noqa: E731
+        monkeypatch.setitem(kernels.KERNELS, name, spy)
+    first = tmp_path / "a.mp4"  # a plan of the memory would be by the fused kernel
+    request = ["generate", CAPTIONS[0], f"model={model}", "guidance=3", "memory=off"]
+    assert main([*request, f"out={first}"]) == 0 and set(seen) == {"sdpa"}
+    seen.clear()
+    assert main([*request, f"out={tmp_path / 'b.mp4'}", "kernel=reference"]) == 0 and set(seen) == {"reference"}
+    assert abs(read(first)[0] - read(tmp_path / "b.mp4")[0].astype(int)).mean() < 0.1
+    seen.clear()
+    again = ["generate", f"recipe={tmp_path / 'b.mp4'}", f"model={model}", f"out={tmp_path / 'c.mp4'}", "memory=off"]
+    assert main(again) == 0 and set(seen) == {"reference"}
+    record = tmp_path / "b.mp4.json"
+    record.write_text(record.read_text().replace('"kernel": "reference"', '"kernel": "varlen"'))
+    again[1] = f"recipe={record}"
+    capsys.readouterr()
+    assert main(again) == 0 and "made with kernel=varlen, now sdpa" in capsys.readouterr().err
+
+
 def test_a_recipe_makes_the_same_video_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
     assert main(["generate", CAPTIONS[1], f"model={model}", f"out={first}", "seed=9", "seconds=0.7", "fps=10"]) == 0
@@ -112,6 +138,8 @@ def test_bad_input_is_one_line_and_exit_code_2(model: Path, tmp_path: Path, caps
     fails(capsys, "'colour'", "generate", "a ball", "colour=red", at, out)
     fails(capsys, "nowhere", "generate", "a ball", "model=nowhere", out)
     fails(capsys, "no such file", "generate", f"recipe={tmp_path / 'none.mp4'}", at, out)
+    fails(capsys, "kernel=flash: no such kernel, there are auto", "generate", "a ball", "kernel=flash", at, out)
+    fails(capsys, "kernels that can: sdpa, reference", "generate", "a ball", "kernel=varlen", at, out)
     for wrong in ("quantize=int4", "passes=3", "chunk=-1", "chunk=some", "step_cache=2", "offload=disk"):
         fails(capsys, wrong, "generate", "a ball", wrong, at, out)
     fails(capsys, "compile=true", "generate", "a ball", "compile=true", "offload=block", at, out)

@@ -79,8 +79,8 @@ def test_python_makes_it_again_as_well(model: Path, tmp_path: Path) -> None:
         [again] = pipe.run([one], layout=video.record["made_with"]["layout"])
         assert (again.clip == video.clip).all() and again.record == video.record
         assert digest(again.save(tmp_path / "a.mp4")) == digest(video.save(tmp_path / "b.mp4"))
-    texts = pipe.encode([one.prompt for one in requests])
-    alone = [pipe.encode([one.prompt]).states for one in requests]
+    texts = pipe.encode([one.prompt for one in requests]).streams["text"]
+    alone = [pipe.encode([one.prompt]).streams["text"].states for one in requests]
     assert all((a == b).all() for a, b in zip(alone, texts.states.split(texts.lengths), strict=True))
 
 

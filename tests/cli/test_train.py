@@ -21,6 +21,7 @@ from videodit.cli.prepare import Prepared
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.video import write
 from videodit.errors import InputError
+from videodit.nn import kernels
 from videodit.track.jsonl import records
 
 BRIEF = "loop={steps: 3, save_every: 3, sample_every: 3, log_every: 1}"
@@ -135,6 +136,23 @@ def test_the_bundled_vae_encodes() -> None:
     assert open_vae(find_vae("toy")).encode(torch.zeros(1, 3, 5, 16, 16)).shape == (1, 16, 2, 2, 2)
 
 
+def test_the_kernel_reaches_attention(tmp_path: Path, prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the steps and of the samples; the losses are those of another kernel, within rounding."""
+    seen: list[str] = []
+    for name in ("sdpa", "reference"):
+        kernel = kernels.KERNELS[name]
+        spy = lambda *args, kernel=kernel, name=name: (seen.append(name), kernel(*args))[1]  # noqa: E731
+        monkeypatch.setitem(kernels.KERNELS, name, spy)
+    losses = []
+    for name in ("sdpa", "reference"):
+        seen.clear()
+        run = tmp_path / name
+        assert main(["train", *prepared, BRIEF, f"run_dir={run}", f"kernel={name}", "memory=off"]) == 0
+        assert set(seen) == {name}
+        losses.append(_losses(run))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_every_tracker_has_the_run(tmp_path: Path, prepared: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """jsonl, TensorBoard and wandb offline, with numbers, samples and the config."""
     pytest.importorskip("tensorboard")
@@ -167,6 +185,8 @@ def test_a_learned_tokenizer_is_kept_only_with_a_checkpoint(tmp_path: Path, prep
         ("stage=dti", "stage=dti: it is vae or dit"),
         ("vae_from=no/such/run", "no VAE in no/such/run"),
         ("precision=fp8", "precision=fp8: it is auto, fp32 or bf16"),
+        ("kernel=flash", "kernel=flash: no such kernel, there are auto, sdpa"),
+        ("kernel=flex", "kernel=flex: has no backward on cpu, only on CUDA; kernels that can: sdpa, reference"),
         ("device=toaster", "device=toaster"),
         ("device=cuda:77", "device=cuda:77"),
         ("loop.save_every=0", "loop.save_every=0: must be a whole number"),

@@ -90,7 +90,7 @@ def test_the_command_writes_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipe = FakePipe()
-    monkeypatch.setattr(evaluate, "load", lambda model, device, base: pipe)
+    monkeypatch.setattr(evaluate, "load", lambda model, **how: pipe)
     monkeypatch.setattr("videodit.eval.report.REFERENCES", 4)
     path = save(tmp_path / "judge.safetensors", judge().state_dict())
     small = {"count": 2, "shapes": 1, "clips": 1, "losses": 4, "steps": 2, "prompts": ["ordinary", "two"]}

@@ -34,11 +34,11 @@ def _effects(result: str, work: str) -> dict[str, str]:
 _NETWORKS = "model vae text flow optim adapter experiment"
 _TRAINING = f"""{_NETWORKS} data stage after init vae_from seed limit precision ema crops shared_std vae_loss critic
     freeze packs drop teacher request shift area"""
-_RUN = """parallel tracker name run_dir tracked cache fresh plan memory device workers keep loop samples"""
+_RUN = """parallel tracker name run_dir tracked cache fresh plan memory device kernel workers keep loop samples"""
 EFFECTS: Mapping[str, Mapping[str, str]] = {
     "generate": _effects(
-        """prompt prompts recipe model base lora dtype vae_dtype quantize compile offload passes chunk batch negative
-        size width height aspect preset fit frames seconds fps seed count steps guidance sampler
+        """prompt prompts recipe model base lora dtype vae_dtype quantize compile kernel offload passes chunk batch
+        negative size width height aspect preset fit frames seconds fps seed count steps guidance sampler
         step_cache shift""",
         "out sheet device memory",
     ),
@@ -52,7 +52,8 @@ EFFECTS: Mapping[str, Mapping[str, str]] = {
     "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
     "encode": _effects("data vae_from limit", "cache device workers"),
     "evaluate": _effects(
-        "model base prompts count seed shapes clips losses steps guidance sampler judge", "out page batch device"
+        "model base prompts count seed shapes clips losses steps guidance sampler judge kernel",
+        "out page batch device",
     ),
     "export": _effects("model format lora dtype vae_from base", "out"),
     "info": _effects("path", ""),
@@ -65,7 +66,7 @@ EFFECTS: Mapping[str, Mapping[str, str]] = {
 }
 
 _TRAINS_A_VAE = Idle(
-    ("model", "text", "flow", "vae_from", "packs", "drop", "teacher", "samples", "request", "shift", "area"),
+    ("model", "text", "flow", "vae_from", "packs", "drop", "teacher", "samples", "request", "shift", "area", "kernel"),
     lambda cfg: cfg.stage == "vae",
     "with stage=vae: it is of a DiT's training",
 )

@@ -21,9 +21,10 @@ from videodit.untrusted import check, read_json
 
 OF_THIS_START = ("fresh", "memory", "origin", "plan")  # not of the run
 # What changes how a run goes, but not what it computes (of `parallel` and `packs.most`: beyond rounding).
-SAFE = ("after", "cache", "data.root", "device", "keep", "loop.log_every", "loop.sample_every", "loop.save_every",
-        "loop.steps", "name", "packs.most", "parallel", "request", "run_dir", "samples", "tracked",
+SAFE = ("after", "cache", "data.root", "device", "keep", "kernel", "loop.log_every", "loop.sample_every",
+        "loop.save_every", "loop.steps", "name", "packs.most", "parallel", "request", "run_dir", "samples", "tracked",
         "tracker", "workers")  # fmt: skip
+LATER = {"kernel": "auto"}  # keys that runs of earlier versions lack, and what these did
 WRITTEN = ("checkpoints", "config.json", MADE, "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
            "tensorboard", "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
@@ -51,6 +52,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     config = {key: value for key, value in config.items() if key not in OF_THIS_START}
     before = read_json(path, dict[str, Any]) if resuming and path.exists() else dict(config)
     check(before, Settled, path)
+    before = {key: value for key, value in LATER.items() if key in config} | before
     known = before.get("precision", "auto")
     if config["precision"] == "auto":
         config["precision"] = pick_precision(known, device)

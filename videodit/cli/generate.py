@@ -33,6 +33,7 @@ from videodit.decode import Way
 from videodit.errors import InputError, did_you_mean
 from videodit.generate import VERSIONS, Pipe, load
 from videodit.nn.device import pick_dtype
+from videodit.nn.kernels import AUTO
 from videodit.printable import answer, say
 from videodit.record import Layout, made_in
 from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
@@ -114,7 +115,10 @@ def opened(cfg: DictConfig) -> tuple[Pipe, dict[str, Any]]:
     vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
     how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
     where = {"device": cfg.device or None, "dtype": pick_dtype(cfg.dtype)}
-    return load(cfg.model, lora=cfg.lora, base=cfg.base, **where, **how), before
+    pipe = load(cfg.model, lora=cfg.lora, base=cfg.base, kernel=cfg.kernel, **where, **how)
+    if cfg.kernel == AUTO and pipe.attention.refusal(kernel := before.get("kernel", AUTO)) is None:
+        pipe.parts.kernel = kernel  # as it was made, where this machine can
+    return pipe, before
 
 
 def asked_of(cfg: DictConfig, seed: list[int] | int | None) -> list[dict[str, Any]]:
@@ -259,6 +263,8 @@ def tell_differences(pipe: Pipe, recipe: Path) -> None:
 
 def tell(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> None:
     """Say what the model will do differently from what the words or numbers suggest."""
+    if line := pipe.attention.told(pipe.parts.kernel):
+        say(line)
     words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
     if words:
         say(f"words the model does not know: {', '.join(sorted(words))}")

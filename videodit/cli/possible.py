@@ -17,9 +17,11 @@ from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described, find_vae
 from videodit.config import conf_dir
 from videodit.errors import InputError
-from videodit.models.build import rebuild
+from videodit.models.build import ARCHITECTURES, rebuild
+from videodit.nn.device import pick_device
+from videodit.nn.kernels import AUTO
 from videodit.request import complete
-from videodit.train.machine import pick_precision
+from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
 
 def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     """The same for a DiT's."""
-    adapter_of(cfg)
+    adapter = adapter_of(cfg)
     make(cfg.flow)
     check_teacher(cfg)
     vae = vae_of(cfg, cfg.vae_from or cfg.init or "toy", coming)
@@ -81,6 +83,12 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         return
     base = base_of(cfg, Path(cfg.run_dir))
     specs = {part: described(cfg, base, part) for part in ("dit", "text")}
+    if cfg.kernel != AUTO:
+        device = pick_device(None if cfg.device == "auto" else cfg.device)
+        precision = PRECISIONS[pick_precision(cfg.precision, device)]
+        hollow(specs["dit"]).attention(device, precision, grad=True).check(cfg.kernel)
+    if adapter is not None:
+        adapter.check(ARCHITECTURES[specs["dit"]["architecture"]])
     if vae is not None:
         check_sizes(cfg, vae, specs["dit"]["arguments"])
     if base is None:

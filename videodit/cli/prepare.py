@@ -254,7 +254,7 @@ def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
     part = base_named("teacher.model", cfg.teacher.model).parts["vae"]
     if part.fingerprint != vae.fingerprint:
         raise InputError(f"teacher.model={cfg.teacher.model}: its VAE is not the student's: say vae_from=")
-    pipe = load(cfg.teacher.model, device=str(mesh.device))
+    pipe = load(cfg.teacher.model, device=str(mesh.device), kernel=cfg.kernel)
     return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request.steps)
 
 

@@ -20,7 +20,7 @@ from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
 from videodit.errors import InputError
 from videodit.models.arguments import ARGUMENTS
-from videodit.models.dit import DiT
+from videodit.models.interfaces import Denoiser
 from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
@@ -144,7 +144,7 @@ def networks(
     tokenizer: Tokenizer,
     captions: Sequence[str],
     mesh: Mesh,
-) -> tuple[DiT, SmallT5 | Remembered]:
+) -> tuple[Denoiser, SmallT5 | Remembered]:
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
