@@ -45,11 +45,20 @@ class Results:
         self.folder = folder
 
     def keep(
-        self, name: str, tensors: Mapping[str, Tensor] | Sequence[Tensor], *, within: float = 0, text: Any = None
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor] | Sequence[Tensor],
+        *,
+        within: float = 0,
+        text: Any = None,
+        together: bool = False,
     ) -> None:
-        """Add a result: tensors that are to be the same but for this relative distance, and JSON, exactly the same."""
+        """Add a result: tensors that are to be the same but for this relative distance, and JSON, exactly the same.
+
+        A distance is relative to the largest value of its tensor, or, `together`, of all.
+        """
         named = tensors if isinstance(tensors, Mapping) else {str(i): value for i, value in enumerate(tensors)}
-        self._write(name, named, {"within": within, "text": text})
+        self._write(name, named, {"within": within, "text": text, "together": together})
 
     def keep_difference(self, name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
         """Add whether two things of this one commit are the same to the bit."""
@@ -138,6 +147,10 @@ def toy(results: Results, inputs: Path) -> None:
             generate(results, deleted, case, prompt, [f"model={model}", *words_of(request)])
             results.keep(f"{case}: clip", [videodit.load(model)(prompt, **request).clip])
     pack(results, deleted)
+    with results.case("an adapter of a tiny run") as case:
+        model, adapter = (str(inputs / "before" / name) for name in ("run", "adapter/adapter.safetensors"))
+        generate(results, deleted, case, BALL, [f"model={model}", f"lora={adapter}:0.7"])
+        results.keep(f"{case}: clip", [videodit.load(model, lora={adapter: 0.7})(BALL).clip])
     with results.case("toy in two passes, decoded in small pieces and at once") as case:
         run("generate", BALL, "frames=33", "steps=1", "chunk=1", "passes=2", "out=pieces/")
         run("decode", str(deleted.copy), "chunk=0", "out=whole/", "keep=true")
@@ -180,12 +193,18 @@ def wan(results: Results, inputs: Path) -> None:
 
 
 STEPS = 10
+GRADIENTS = ":exp_avg"  # AdamW's state that is a share of the gradient after one step
 LOOP = f"loop={{steps: {STEPS}, save_every: 5, sample_every: 1000, log_every: 1}}"
 BRIEF = [LOOP, "precision=fp32", "workers=0", "optim.warmup=2", "optim.decay=0"]
 
 
 def train(results: Results, inputs: Path) -> None:
-    """Ten steps of each half of toy_smoke: in one go, and as five and five."""
+    """Ten steps of each half of toy_smoke, in one go and with two stops on the way; a step from the bundled model.
+
+    The DiT's weights after ten steps are the same bits or far apart: where a gradient has fewer directions than its
+    matrix, Muon makes whole steps of what rounding adds. The gradients of the bundled model, of which no gate is
+    closed as those of a new one are, then tell whether it was rounding.
+    """
     halves = {
         "VAE": ["experiment=toy_smoke_vae"],
         "DiT": ["experiment=toy_smoke", "after=[]", "vae_from=VAE-whole", "cache=cache", "request.steps=2"],
@@ -208,10 +227,19 @@ def train(results: Results, inputs: Path) -> None:
             results.keep(f"{case}: norms of gradients", norms, within=ROUNDING)
             results.keep(f"{case}: checkpoint after", checkpoint(whole), within=ROUNDING)
             results.keep(f"{case}: model after", published(whole), within=ROUNDING)
-            run("train", *words, *BRIEF, "loop.steps=5", f"run_dir={resumed}")
-            run("train", *words, *BRIEF, f"run_dir={resumed}")
+            for steps in (1, 5, STEPS):
+                run("train", *words, *BRIEF, f"loop.steps={steps}", f"run_dir={resumed}")
             ours, theirs = ({**checkpoint(folder), **published(folder)} for folder in (resumed, whole))
             results.keep_difference(f"{case}: resumed as uninterrupted", ours, theirs)
+
+    with results.case("a step from the bundled model") as case:
+        start = ["init=toy", "data=toy_small", "optim=adamw", "cache=cache-toy", "run_dir=one", "request.steps=1"]
+        few = ["data.train.0.size=8", "data.train.1.size=4", "data.heldout.0.size=2", "packs.tokens=256"]
+        run("train", *start, *few, *BRIEF, "loop.steps=1")
+        [one] = logged(Path("one"))
+        means = {name: value for name, value in checkpoint(Path("one")).items() if name.endswith(GRADIENTS)}
+        results.keep(f"{case}: loss", {"step 1": number(one["loss"])})
+        results.keep(f"{case}: gradients", found(means), within=ROUNDING, together=True)
 
 
 def number(value: float) -> Tensor:
