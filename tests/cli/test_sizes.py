@@ -107,6 +107,14 @@ def test_clips_fit_a_vae_of_16_pixels_under_patches_of_two(place: Path) -> None:
     assert before and made() == before
 
 
+@pytest.mark.slow
+def test_a_plan_by_numbers_alone_takes_the_same_sizes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the public model, whose files are not here."""
+    planned = ["plan=true", "device=cuda", "limit=80GiB", "init=wan2.2-ti2v-5b", "adapter=lora"]
+    assert main(["train", *data(place), *planned]) == 0
+    assert "it fits into the 80.0 GiB" in capsys.readouterr().out and not made()
+
+
 def test_sizes_and_names_of_latents_are_as_ever_for_8_pixels(place: Path) -> None:
     """Those that were made when the numbers stood in YAML are found."""
     cfg = config(conf_dir(), "train", Line([*data(place), f"init={place / 'ours'}"], {}))
