@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict, replace
 
 import pytest
 
 from videodit.errors import InputError
-from videodit.shapes import LatentShape, TokenGrid, VideoShape
+from videodit.shapes import LatentShape, Sizes, TokenGrid, VideoShape
 
 STRIDES = [(4, 8, 8), (4, 16, 16), (1, 1, 1), (2, 4, 8)]
 PATCHES = [(1, 2, 2), (1, 1, 1), (2, 2, 1)]
@@ -63,3 +64,24 @@ def test_the_legal_shape_has_frames_enough_and_nothing_legal_is_nearer(
             away = min(abs(size - other) for other in sizes)
             assert getattr(nearest, axis) == max(other for other in sizes if abs(size - other) == away), "ties go up"
         assert nearest.legal(stride, patch) == nearest
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=str)
+@pytest.mark.parametrize("stride", STRIDES, ids=str)
+def test_sizes_are_all_that_stride_and_patch_divide(stride: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
+    """From the least one in steps; any other is refused, with one that is taken."""
+    sizes = Sizes(stride, patch)
+    legal = [range(least, 70, step) for least, step in zip(asdict(sizes.least).values(), sizes.steps, strict=True)]
+    for axis, name in enumerate(("frames", "height", "width")):
+        for size in range(1, 70):
+            shape = replace(sizes.least, **{name: size})
+            if size in legal[axis]:
+                sizes.check(shape, "key=1")
+                shape.latent(stride).grid(patch)  # raises where it is not legal
+                continue
+            with pytest.raises(InputError, match=rf"^key=1: clips of {shape} do not fit.*; (.*) would do$"):
+                sizes.check(shape, "key=1")
+            with pytest.raises(InputError):
+                shape.latent(stride).grid(patch)
+    assert Sizes((4, 16, 16), (1, 2, 2)).told == "1 + k*4 frames, and as width and height multiples of 32"
+    assert Sizes((4, 16, 8), (2, 2, 2)).told == "5 + k*8 frames, and as width and height multiples of 16 and 32"

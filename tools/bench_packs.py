@@ -48,7 +48,7 @@ from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import Checkpoints
-from videodit.shapes import LatentShape
+from videodit.shapes import LatentShape, Triple
 from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
@@ -142,7 +142,7 @@ def made_up() -> list[Tensor]:
     ]
 
 
-def real(root: Path, areas: list[int]) -> list[Tensor]:
+def real(root: Path, areas: list[int], patch: Triple) -> list[Tensor]:
     """Every video of a folder at several lengths and its own proportions, through the bundled VAE."""
     vae = open_vae(find_vae("toy"))
     found = []
@@ -155,7 +155,7 @@ def real(root: Path, areas: list[int]) -> list[Tensor]:
         for frames in LENGTHS:
             for area in areas:
                 folder = VideoFolder(root=name, part="all", share=None, frames=frames, height=None, width=None,
-                                     area=area, fps=8.0, fit="crop", stride=vae.stride, patch=(1, 2, 2))  # fmt: skip
+                                     area=area, fps=8.0, fit="crop", stride=vae.stride, patch=patch)  # fmt: skip
                 for index in range(len(folder)):
                     try:
                         clip = folder[index].clip
@@ -224,10 +224,10 @@ def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, P
     """The four ways, over the stored latents."""
     tensors, _ = load_tensors(folder / "latents.safetensors")
     cache = Stored([tensors[name] for name in sorted(tensors)])
+    dit = objective(folder, composed(given)).dit
     how = {
         "cache": cache, "tokens": int(given["budget"]), "most": int(given["most"]) or None,
-        "patch": (1, 2, 2), "image": 0.0, "whole": 1.0,
-        "work": work_of(objective(folder, composed(given)).dit.spec), "share": share, "seed": 0,
+        "patch": dit.patch, "image": 0.0, "whole": 1.0, "work": work_of(dit.spec), "share": share, "seed": 0,
     }  # fmt: skip
     return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}
 
@@ -266,7 +266,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, ranks = Path(name), int(given["ranks"])
         areas = [int(side) ** 2 for side in given["sides"].split(",")]
-        latents = real(Path(given["clips"]), areas) if given["clips"] else made_up()
+        latents = real(Path(given["clips"]), areas, tuple(composed(given).model.patch)) if given["clips"] else made_up()
         save_tensors(folder / "latents.safetensors", {f"{i:04d}": x for i, x in enumerate(latents)}, {})
         train_tokenizer(CAPTIONS, folder / "tokenizer.json", vocabulary=64)
         command = [sys.executable, __file__, *(f"{key}={value}" for key, value in given.items()), f"folder={folder}"]

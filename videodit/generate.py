@@ -328,14 +328,14 @@ class Pipe:
 
     def network(self, name: str, context: Context, times: Tensor, run: Runner = run_blocks) -> Velocity:
         """A denoiser in this context as a function of (x, t); what stays the same at all times is computed once."""
-        session = None
+        session, keep = None, self.parts.keeps
 
         def velocity(x: list[Tensor], t: Tensor) -> list[Tensor]:
             nonlocal session
-            denoiser, pack = self.parts.network(name), patchify(x, self.patch)
+            denoiser, pack, now = self.parts.network(name), patchify(x, self.patch), Times.per_clip(t)
             if session is None:
-                session = denoiser.prepare(context, pack, times=times, keep=self.parts.keeps, run=run)
-            tokens = denoiser(pack, Times.per_clip(t), session)
+                session = denoiser.prepare(context, pack, times=times if keep else None, keep=keep, run=run)
+            tokens = denoiser(pack, now.distinct() if keep else now, session)
             return unpatchify(tokens, [LatentShape(*one.shape[1:]) for one in x], self.patch)
 
         return velocity

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from videodit.errors import InputError
 
@@ -89,6 +90,41 @@ class VideoShape:
         """As many frames of the same proportions and at most about `area` pixels; never enlarged."""
         scale = min(1.0, math.sqrt(area / (self.height * self.width)))
         return VideoShape(self.frames, max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+
+
+class Sizes(NamedTuple):
+    """The sizes of clips that networks take: a VAE of this stride, then a DiT of this patch."""
+
+    stride: Triple
+    patch: Triple
+
+    @property
+    def steps(self) -> Triple:
+        """Frames, rows and columns from one legal size to the next."""
+        (t, h, w), (pt, ph, pw) = self
+        return (t * pt, h * ph, w * pw)
+
+    @property
+    def least(self) -> VideoShape:
+        """The smallest legal clip."""
+        return VideoShape(1, 1, 1).legal(*self)
+
+    @property
+    def told(self) -> str:
+        """All legal sizes, in words."""
+        (frames, height, width), first = self.steps, self.least.frames
+        edges = f"multiples of {width}" if height == width else f"multiples of {width} and {height}"
+        return f"{first} + k*{frames} frames, and as width and height {edges}"
+
+    def check(self, shape: VideoShape, name: str, instead: str = "") -> None:
+        """InputError where the networks do not take this shape.
+
+        name: the key, or what else begins the line. instead: what to do; without it, the nearest legal shape.
+        """
+        if shape != (nearest := shape.legal(*self)):
+            stride, patch = ("x".join(map(str, triple)) for triple in self)
+            why = f"a VAE of stride {stride} and a DiT of patch {patch} take {self.told}"
+            raise InputError(f"{name}: clips of {shape} do not fit: {why}; {instead or f'{nearest} would do'}")
 
 
 def longest(available: int, stride: Triple, patch: Triple) -> int:

@@ -230,6 +230,7 @@ REFUSED = [
     ("ingest", ["v", "out=o", "vae=", "encode.bundle=3"], 'encode.bundle= has no effect with vae=""'),
     ("ingest", ["v", "out=o", "precision=bf16"], 'precision= has no effect with text=""'),
     ("ingest", ["v", "out=o", "duplicates.cosine=0.9"], "duplicates.cosine= has no effect with embedder=none"),
+    ("encode", ["init=toy", "model=tiny"], "model= has no effect with init="),
     *(
         (command, ["stage=vae", word], f"{word.partition('=')[0]}= has no effect with stage=vae")
         for command in ("train", "doctor")

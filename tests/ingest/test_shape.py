@@ -11,9 +11,9 @@ from videodit.ingest.record import Dropped
 from videodit.ingest.run import components
 from videodit.ingest.select import check_bounds, fault
 from videodit.ingest.shape import Shape
-from videodit.shapes import VideoShape
+from videodit.shapes import Sizes, VideoShape
 
-HOW = {"fps": 8.0, "frames": 17, "shortest": 5, "areas": (4096,), "stride": (4, 8, 8), "patch": (1, 2, 2)}
+HOW = {"fps": 8.0, "frames": 17, "shortest": 5, "areas": (4096,), "sizes": Sizes((4, 8, 8), (1, 2, 2))}
 
 
 def shot(seconds: float = 2.0, height: int = 120, width: int = 200, **more: Any) -> dict[str, Any]:
@@ -57,7 +57,16 @@ def test_a_picture_is_a_clip_of_one_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("frames", 16), ("shortest", 0), ("shortest", 18), ("areas", ()), ("areas", (0,)), ("fps", 0.0)]
+    ("key", "value"),
+    [
+        ("frames", 16),
+        ("shortest", 0),
+        ("shortest", 18),
+        ("areas", ()),
+        ("areas", (0,)),
+        ("areas", (255,)),
+        ("fps", 0.0),
+    ],
 )
 def test_what_cannot_be_is_refused(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"shape.{key}="):

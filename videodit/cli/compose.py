@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli.objects import FOLLOWS, NETWORKS
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
@@ -182,13 +183,16 @@ def _unmade(folder: Path) -> Iterator[None]:
         raise
 
 
-def make(node: DictConfig) -> Any:
-    """The object that a config node describes. What its constructor says of its arguments is an InputError."""
+def make(node: DictConfig, **more: Any) -> Any:
+    """The object that a config node describes, with `more` arguments.
+
+    What its constructor says of its arguments is an InputError.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     try:
-        return instantiate(node, _convert_="all")
+        return instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, InputError):
@@ -231,7 +235,8 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         match = _ASSIGNMENT.fullmatch(override)
         key = match["key"] if match else None
         if key and key[0] not in "+~" and not key.startswith("hydra") and key.partition("@")[0] not in known:
-            return InputError(f"unknown key {key!r}{did_you_mean(key, known)}")
+            gone = key.rpartition(".")[2] in NETWORKS  # which data sets had, before the networks said it
+            return InputError(f"{key}: {FOLLOWS}" if gone else f"unknown key {key!r}{did_you_mean(key, known)}")
     if str(error).startswith("Ambiguous value"):
         return InputError(f"{_first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")
     cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""

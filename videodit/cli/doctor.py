@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from videodit.alive import doing
 from videodit.atomic import check_output
+from videodit.cli.clips import datasets_of, sizes_of
 from videodit.cli.compose import make, resolved
 from videodit.cli.memory import room
-from videodit.cli.prepare import Made, Prepared, datasets_of, prepare, stand_ins
+from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.ranks import column, run_on, shortened
 from videodit.cli.start import base_named, inherits
 from videodit.cli.train import fit
@@ -190,7 +191,7 @@ class Visit:
     def readable(self) -> Finding:
         """Whether the clips can be read, as they are or for the first time."""
         skipped, count, began = [], 0, time.perf_counter()
-        datasets = datasets_of(self.cfg, "train")
+        datasets = datasets_of(self.cfg, "train", sizes_of(self.cfg))
         with doing(lambda: f"read {count} of {sum(map(len, datasets))} clips"):
             for clips in datasets:
                 for start in range(0, len(clips), LOT):

@@ -50,7 +50,7 @@ EFFECTS: Mapping[str, Mapping[str, str]] = {
     "decode": _effects("path model vae_dtype chunk", "out device keep"),
     "train": _effects(_TRAINING, _RUN),
     "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
-    "encode": _effects("data vae_from limit", "cache device workers"),
+    "encode": _effects("data model init vae_from limit", "cache device workers"),
     "evaluate": _effects(
         "model base prompts count seed shapes clips losses steps guidance sampler judge kernel",
         "out page batch device",
@@ -105,6 +105,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
         Idle(("duplicates.cosine",), lambda cfg: _embeds_nothing(cfg),
              "with embedder=none: there is nothing to compare"),
     ),
+    "encode": (Idle(("model",), lambda cfg: bool(cfg.init), "with init=, whose DiT it is"),),
     "train": _TRAINED,
     "doctor": _TRAINED,
 }  # fmt: skip

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from videodit.cli.clips import dit_patch
 from videodit.cli.prepare import cached
 from videodit.cli.start import find_vae, open_vae
 from videodit.config import launch
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
+from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,8 +21,8 @@ def run(cfg: DictConfig) -> None:
     """Encode the training and the held-out clips that the cache lacks."""
     here = launch()
     mesh = Mesh(launch=here, device=pick_device(cfg.device, here.local_rank), sizes=(-1, 1, 1))
-    vae = open_vae(find_vae(cfg.vae_from)).to(mesh.device)
-    for split in ("train", "heldout"):
-        cache = cached(cfg, split, vae, mesh)
+    vae = open_vae(find_vae(cfg.vae_from or cfg.init or "toy")).to(mesh.device)
+    caches = cached(cfg, Sizes(vae.stride, tuple(dit_patch(cfg, {}))), vae, mesh)
+    for split, cache in zip(("train", "heldout"), caches, strict=True):
         if mesh.main:
             answer(f"{split}: {len(cache)} clips in {cfg.cache}")

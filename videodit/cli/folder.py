@@ -12,6 +12,7 @@ import torch
 from typing_extensions import TypedDict
 
 import videodit
+from videodit.cli.objects import NETWORKS
 from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
 from videodit.printable import say
@@ -53,6 +54,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     before = read_json(path, dict[str, Any]) if resuming and path.exists() else dict(config)
     check(before, Settled, path)
     before = {key: value for key, value in LATER.items() if key in config} | before
+    forget_sizes(before)
     known = before.get("precision", "auto")
     if config["precision"] == "auto":
         config["precision"] = pick_precision(known, device)
@@ -64,6 +66,15 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
         kind = "safe" if is_safe(key) else "from here on another training"
         say(f"resuming with another config: {line} ({kind})")
     return config
+
+
+def forget_sizes(before: dict[str, Any]) -> None:
+    """Drop what an older run's config says of its data sets' stride and patch, which the networks say now."""
+    data = before.get("data")
+    splits = data.values() if isinstance(data, dict) else ()
+    for node in (node for split in splits if isinstance(split, list) for node in split):
+        for name in NETWORKS if isinstance(node, dict) else ():
+            node.pop(name, None)
 
 
 def is_safe(key: str) -> bool:

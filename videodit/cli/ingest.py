@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.atomic import check_output
+from videodit.checkpoint.find import describe
+from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.resolve import families, read_family
+from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
 from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 from videodit.config import Launch
@@ -16,7 +22,7 @@ from videodit.ingest.measure import MEASURES
 from videodit.ingest.page import Facts, page, pictured
 from videodit.ingest.run import Outcome, Plan, Run
 from videodit.ingest.select import check_bounds
-from videodit.ingest.shape import Shape
+from videodit.ingest.shape import USUAL, Shape
 from videodit.ingest.stages import Caption, Cut, Measure
 from videodit.ingest.writing import alone, write_files, write_set
 from videodit.models.text import Tokenizer
@@ -24,6 +30,7 @@ from videodit.models.vae import VideoVAE
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
+from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,8 +63,7 @@ def run(cfg: DictConfig) -> None:
                 bounds=plan.select,
                 measures=MEASURES | {name: "a learned score" for name in plan.measure.names[len(MEASURES) :]},
                 pictures=work.pictures(pictured(found)),
-                stride=plan.shape.stride,
-                patch=plan.shape.patch,
+                sizes=networks_of(cfg),
                 settings=about,
                 dry=cfg.dry_run,
             )
@@ -89,7 +95,8 @@ def planned(cfg: DictConfig) -> Plan:
     measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers, embedder=make(cfg.embedder))
     select = {name: bounds for name, bounds in plain(cfg.select).items() if bounds is not None}
     check_bounds(select, ["seconds", "height", "width", "source_fps", *measure.names])
-    shape = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(cfg.shape).items()}
+    shape = plain(cfg.shape)
+    sizes = coarser(networks_of(cfg), shape.pop("multiple"))
     return Plan(
         root=root,
         out=Path(cfg.out),
@@ -100,9 +107,38 @@ def planned(cfg: DictConfig) -> Plan:
         select=select,
         duplicates=plain(cfg.duplicates),
         caption=Caption(root=root, captioner=make(cfg.captioner), **plain(cfg.caption)),
-        shape=Shape(**shape),
+        shape=Shape(**shape, sizes=sizes),
         heldout=cfg.heldout_share,
     )
+
+
+def networks_of(cfg: DictConfig) -> Sizes:
+    """The sizes that the VAE of `vae=` takes, and the DiT of `text=` or else of `vae=`; what none names is as usual."""
+    stride, patch = USUAL
+    if cfg.vae:
+        stride = (by_numbers(cfg.vae, "vae") or find_vae(cfg.vae)).outline.stride
+        with suppress(InputError):  # a VAE alone
+            patch = (by_numbers(cfg.vae, "dit") or describe(cfg.vae)[1]["dit"]).outline.patch
+    if cfg.text:
+        patch = (by_numbers(cfg.text, "dit") or base_named("text", cfg.text).parts["dit"]).outline.patch
+    return Sizes(stride, patch)
+
+
+def by_numbers(model: str, part: str) -> Part | None:
+    """A network of a public name without its files, which sizes do not need; None where it has no class here."""
+    family = read_family(model) if model in families() else {}
+    return Part(family[part], Weights([])) if "defaults" in family else None
+
+
+def coarser(sizes: Sizes, multiple: int | None) -> Sizes:
+    """Those of the sizes whose height and width are multiples of so many pixels (None: all)."""
+    if multiple is None:
+        return sizes
+    least = math.lcm(*sizes.steps[1:])
+    if not isinstance(multiple, int) or multiple < 1 or multiple % least:
+        raise InputError(f"shape.multiple={multiple}: the VAE and the DiT take multiples of {least}")
+    (frames, height, width), (together, _, _) = sizes
+    return Sizes((frames, height, width), (together, multiple // height, multiple // width))
 
 
 def encoder(cfg: DictConfig, plan: Plan) -> Encode:

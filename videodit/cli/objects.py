@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.values import dotted
 from videodit.errors import InputError
+from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+DATA = ("data.train.", "data.heldout.")  # keys of data sets
+NETWORKS = Sizes._fields  # what data sets are given of the networks, if they take it
+FOLLOWS = "sizes are those that the VAE and the DiT take: leave it out"
 
 
 def check_objects(cfg: DictConfig) -> None:
@@ -26,6 +31,14 @@ def check_objects(cfg: DictConfig) -> None:
             _check(key, node)
 
 
+def taken(name: str, arguments: Iterable[str]) -> set[str]:
+    """Those of the arguments that are parameters of what stands under a dotted name."""
+    try:
+        return set(inspect.signature(_found(name.split("."))).parameters).intersection(arguments)
+    except (TypeError, ValueError):  # some of those that are written in C have no signature
+        return set()
+
+
 def _check(key: str, node: dict[str, Any]) -> None:
     name = node["_target_"]
     if isinstance(name, str) and "${" in name:  # another key's value, which is seen there
@@ -37,9 +50,13 @@ def _check(key: str, node: dict[str, Any]) -> None:
     if not callable(target):
         raise InputError(f"{key}._target_={name}: it makes no objects; name a class or a function")
     arguments = {argument: value for argument, value in node.items() if not argument.startswith("_")}
+    if key.startswith(DATA):
+        for own in sorted(arguments.keys() & set(NETWORKS)):
+            raise InputError(f"{key}.{own}: {FOLLOWS}")
+        arguments |= dict.fromkeys(taken(str(name), NETWORKS))
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # some of those that are written in C have none
+    except (TypeError, ValueError):  # see `taken`
         return
     try:
         partly = node.get("_partial_") or node.get("_args_")

@@ -11,13 +11,12 @@ from torch import nn
 
 from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
-from videodit.cli import compose
+from videodit.cli.clips import Spec, coming_before, crops_of, datasets_of, dit_vae, hollow, sizes_of, vae_of
 from videodit.cli.compose import make, plain
 from videodit.cli.objects import check_objects
-from videodit.cli.start import adapter_of, base_of, described, find_vae
-from videodit.config import conf_dir
+from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
-from videodit.models.build import ARCHITECTURES, rebuild
+from videodit.models.build import ARCHITECTURES
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
 from videodit.request import complete
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 LEAST = 3  # values that a checkpoint has of each parameter: its own, the average and, with Muon, one moment
-Spec = Mapping[str, Any]  # of a network: its architecture and arguments
-
-
-def runs_before(cfg: DictConfig) -> list[DictConfig]:
-    """The configs of the runs in `after`."""
-    return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
 
 
 def check_possible(cfg: DictConfig) -> None:
@@ -44,15 +37,14 @@ def check_possible(cfg: DictConfig) -> None:
     check_output(Path(cfg.run_dir) / "config.json", "run_dir")
     if cfg.stage == "dit":
         check_output(Path(cfg.cache) / SHARD.format("0" * 16), "cache")
-    coming = {}
-    for before in runs_before(cfg):
+    coming = coming_before(cfg)
+    for before in coming.values():
         check_objects(before)
         check_possible(before)
-        coming[Path(before.run_dir)] = before
     check_vae(cfg, coming) if cfg.stage == "vae" else check_dit(cfg, coming)
-    for split in ("train", "heldout") if coming else ():  # else they are opened at once
-        for node in cfg.data[split]:
-            make(node)
+    if coming:  # else they are opened at once
+        for split in ("train", "heldout"):
+            datasets_of(cfg, split, sizes_of(cfg))
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -64,8 +56,9 @@ def check_settings(cfg: DictConfig) -> None:
 
 def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     """The same for what a VAE's training makes."""
-    make(cfg.crops)
-    networks = nn.ModuleDict({"vae": hollow(vae_of(cfg, cfg.init, coming) or described(cfg, None, "vae"))})
+    vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae")
+    crops_of(cfg, vae)
+    networks = nn.ModuleDict({"vae": hollow(vae)})
     if cfg.critic:
         with torch.device("meta"):
             networks["critic"] = make(cfg.critic)
@@ -78,7 +71,7 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     adapter = adapter_of(cfg)
     make(cfg.flow)
     check_teacher(cfg)
-    vae = vae_of(cfg, cfg.vae_from or cfg.init or "toy", coming)
+    vae = dit_vae(cfg, coming)
     if cfg.init and Path(cfg.init) in coming:  # its networks are seen when it is there
         return
     base = base_of(cfg, Path(cfg.run_dir))
@@ -89,8 +82,7 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         hollow(specs["dit"]).attention(device, precision, grad=True).check(cfg.kernel)
     if adapter is not None:
         adapter.check(ARCHITECTURES[specs["dit"]["architecture"]])
-    if vae is not None:
-        check_sizes(cfg, vae, specs["dit"]["arguments"])
+    check_channels(cfg, vae, specs["dit"]["arguments"])
     if base is None:
         networks = nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()})
         freeze(networks, cfg.freeze)
@@ -105,21 +97,7 @@ def check_disk(cfg: DictConfig, networks: nn.Module) -> None:
     check_room(Path(cfg.run_dir), LEAST * torch.float32.itemsize * trained, "a checkpoint")
 
 
-def vae_of(cfg: DictConfig, name: str, coming: Mapping[Path, DictConfig]) -> Spec | None:
-    """The VAE that a model, or a run that comes before, has or will have; None where that cannot be known yet."""
-    before = coming.get(Path(name)) if name else None
-    if before is None:
-        return find_vae(name).skeleton.spec if name else None
-    return described(before, None, "vae") if before.stage == "vae" and not before.init else None
-
-
-def hollow(spec: Spec) -> nn.Module:
-    """A network without values."""
-    with torch.device("meta"):
-        return rebuild(spec["architecture"], spec["arguments"])
-
-
-def check_sizes(cfg: DictConfig, vae: Spec, dit: Mapping[str, Any]) -> None:
+def check_channels(cfg: DictConfig, vae: Spec, dit: Mapping[str, Any]) -> None:
     """InputError where the DiT takes other latents than the VAE gives."""
     if (found := vae["arguments"]["latent_channels"]) != (channels := dit["channels"]):
         name = cfg.vae_from or cfg.init or "toy"

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
+from videodit.cli.clips import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
 from videodit.cli.compose import make, plain
-from videodit.cli.possible import check_sizes, check_teacher, freeze, runs_before
+from videodit.cli.possible import check_channels, check_teacher, freeze
 from videodit.cli.start import (
     adapter_of,
     base_named,
@@ -35,7 +36,7 @@ from videodit.cli.start import (
     pipeline_of,
     words,
 )
-from videodit.data.batches import Clips, CropBatches, PackBatches, fetch, few
+from videodit.data.batches import CropBatches, PackBatches, fetch
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
@@ -47,7 +48,7 @@ from videodit.parallel.shard import forget
 from videodit.plan.stages import Cost, Storage, step_cost
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
 from videodit.printable import say
-from videodit.shapes import LatentShape, VideoShape
+from videodit.shapes import LatentShape, Sizes, VideoShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
 from videodit.train.dit_step import FlowObjective
@@ -105,13 +106,14 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         raise InputError(f"parallel.context={mesh.context}: a VAE's clips cannot be shared, only a DiT's")
     if has_adapter(cfg):
         raise InputError("adapter=lora: it changes a DiT, not a VAE")
-    device, datasets, crops = mesh.device, datasets_of(cfg, "train"), make(cfg.crops)
+    device, init = mesh.device, find_vae(cfg.init) if cfg.init else None
+    spec = described(cfg, None, "vae") if init is None else init.spec
+    crops, sizes = crops_of(cfg, spec), vae_sizes(cfg, spec)
+    datasets = datasets_of(cfg, "train", sizes)
     at_once = min(crops["pixels"] // mesh.data_ranks, crops["most"] or crops["pixels"])
     kinds = [
         (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
     ]
-    init = find_vae(cfg.init) if cfg.init else None
-    spec = described(cfg, None, "vae") if init is None else init.spec
     plan = partial(vae_step, spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
 
     def made() -> Made:
@@ -127,7 +129,7 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
         freeze(objective.module, cfg.freeze)
         batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
-        heldout = first_clips(datasets_of(cfg, "heldout")[0], 16)
+        heldout = first_clips(datasets_of(cfg, "heldout", sizes)[0], 16)
         names = [one.fingerprint(number) for one in datasets for number in range(len(one))[:LISTED]]
         held = {"train": {"count": sum(map(len, datasets)), "which": digest(names)}}
         return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None, clips=held)
@@ -142,8 +144,8 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     vae = open_vae(vae_part).to(device)
     specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
     arguments = specs["dit"]["arguments"]
-    check_sizes(cfg, vae.spec, arguments)
-    cache, heldout = (cached(cfg, split, vae, mesh) for split in ("train", "heldout"))
+    check_channels(cfg, vae.spec, arguments)
+    cache, heldout = cached(cfg, dit_sizes(cfg, vae.spec, arguments["patch"]), vae, mesh)
     if not len(cache):
         raise InputError("data: there is no clip to train on")
     tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
@@ -228,11 +230,6 @@ def digest(texts: Iterable[str]) -> str:
     return found.hexdigest()[:12]
 
 
-def datasets_of(cfg: DictConfig, split: str) -> list[Clips]:
-    """The data sets of a split, at most `cfg.limit` clips of each."""
-    return [few(make(node), cfg.limit) for node in cfg.data[split]]
-
-
 def goal(cfg: DictConfig, pipeline: dict[str, Any], vae: Part, mesh: Mesh) -> dict[str, Any]:
     """The path of `flow`, its times and the teacher, if one is named: `pipeline` takes its shift then.
 
@@ -313,15 +310,10 @@ def teaching(cfg: DictConfig, mesh: Mesh, shapes: Sequence[LatentShape], words: 
     return cost.times(cfg.teacher.steps / cfg.request.steps)
 
 
-def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCache:
-    """Latents of a split, encoded where the cache lacks them."""
-    return encode_datasets(
-        datasets_of(cfg, split),
-        vae,
-        folder=Path(cfg.cache),
-        workers=cfg.workers,
-        mesh=mesh,
-    )
+def cached(cfg: DictConfig, sizes: Sizes, vae: VideoVAE, mesh: Mesh) -> list[LatentCache]:
+    """Latents of what trains and of what is held out, encoded where the cache lacks them."""
+    splits = [datasets_of(cfg, split, sizes) for split in ("train", "heldout")]
+    return [encode_datasets(one, vae, folder=Path(cfg.cache), workers=cfg.workers, mesh=mesh) for one in splits]
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:

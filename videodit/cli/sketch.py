@@ -15,14 +15,15 @@ from videodit.checkpoint.find import WordCount
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.weights import Weights
-from videodit.cli.prepare import datasets_of, how, shapes_and_words, share, work_of
+from videodit.cli.clips import datasets_of
+from videodit.cli.prepare import how, shapes_and_words, share, work_of
 from videodit.cli.start import adapter_of, check_trains, kept_in
 from videodit.data.batches import Clips, PackBatches, fetch
 from videodit.errors import InputError
 from videodit.parallel.mesh import Mesh
 from videodit.plan.machine import GIB, Limit
 from videodit.plan.training import StepPlan, dit_step
-from videodit.shapes import LatentShape, VideoShape
+from videodit.shapes import LatentShape, Sizes, VideoShape
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -88,8 +89,9 @@ def sketched(cfg: DictConfig, mesh: Mesh) -> Sketch:
     check_trains(cfg, settings(cfg.init, exact=True), two="boundary" in family)
     parts = {name: Part(family[name], Weights([])) for name in ("dit", "text", "vae")}
     spec = parts["dit"].spec
+    sizes = Sizes(parts["vae"].outline.stride, parts["dit"].outline.patch)
     with doing("look at the clips"):
-        seen = Entries([one for clips in datasets_of(cfg, "train") for one in entries(clips, parts["vae"])])
+        seen = Entries([one for clips in datasets_of(cfg, "train", sizes) for one in entries(clips, parts["vae"])])
     packs = {"patch": tuple(spec["arguments"]["patch"]), "work": work_of(spec), "share": share(mesh)}
     batches = PackBatches(cache=seen, **packs, **cfg.packs, seed=cfg.seed)
     first = batches.packs(0)[mesh.data_rank]

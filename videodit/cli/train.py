@@ -13,10 +13,11 @@ import torch
 from videodit.alive import doing
 from videodit.atomic import check_room
 from videodit.checkpoint.store import sole
+from videodit.cli.clips import runs_before
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
 from videodit.cli.memory import room, size_of
-from videodit.cli.possible import check_possible, check_settings, runs_before
+from videodit.cli.possible import check_possible, check_settings
 from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.sketch import is_sketched, sketched
 from videodit.config import Launch, launch

@@ -22,7 +22,7 @@ from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample, faster, 
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.printable import say
-from videodit.shapes import Triple, VideoShape, longest
+from videodit.shapes import Sizes, Triple, VideoShape, longest
 from videodit.untrusted import opened
 
 Part = Literal["train", "heldout", "all"]
@@ -71,17 +71,23 @@ class VideoFolder(Dataset[Sample]):
     ) -> None:
         if (height is None, width is None) != (area is not None, area is not None):
             raise InputError("give either height and width, or area")
-        if (area is not None and area < 1) or (fps is not None and not fps > 0):
-            raise InputError(f"area and fps must be above 0, got area={area} and fps={fps}")
+        if fps is not None and not fps > 0:
+            raise InputError(f"data.fps={fps}: above 0, or null for each video's own")
         if fit not in get_args(Fit) or reader not in get_args(video.Reader):
             raise InputError(f"fit is one of {get_args(Fit)}, reader one of {get_args(video.Reader)}: {fit}, {reader}")
-        fixed = VideoShape(frames, height or stride[1] * patch[1], width or stride[2] * patch[2])
-        fixed.latent(stride).grid(patch)  # raises where frames, height or width are not legal
+        self.stride, self.patch = tuple(stride), tuple(patch)
+        sizes = Sizes(self.stride, self.patch)
+        least = sizes.least
+        sizes.check(VideoShape(frames, least.height, least.width), f"data.frames={frames}")
+        if area is None:
+            sizes.check(VideoShape(frames, height, width), f"data: height={height}, width={width}")
+        elif area < least.height * least.width:
+            told = f"{least.width}x{least.height} is the least, {least.height * least.width} pixels"
+            raise InputError(f"data.area={area}: too few pixels for a size that fits; {told}")
         self.root = Path(root)
         self.entries = _only(part, share, self.root, read_entries(self.root, tell=part != "heldout"))
         self.frames, self.height, self.width, self.area = frames, height, width, area
         self.fps, self.fit, self.reader = fps, fit, reader
-        self.stride, self.patch = tuple(stride), tuple(patch)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -144,12 +150,20 @@ class VideoFolder(Dataset[Sample]):
 
 
 def folder_part(
-    *, part: Part, root: str | Path, heldout_root: str | Path | None, share: float | None, **clips: Any
+    *,
+    part: Part,
+    root: str | Path,
+    heldout_root: str | Path | None,
+    share: float | None,
+    stride: Triple,
+    patch: Triple,
+    **clips: Any,
 ) -> VideoFolder:
     """What trains or is held out: all of `root` or of `heldout_root`, or without the latter parts of `root`.
 
     `clips` are VideoFolder's other arguments.
     """
+    clips |= {"stride": stride, "patch": patch}
     if heldout_root is None:
         return VideoFolder(root=root, part=part, share=share, **clips)
     return VideoFolder(root=heldout_root if part == "heldout" else root, part="all", share=None, **clips)

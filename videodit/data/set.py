@@ -5,6 +5,7 @@ C, T, H, W channels, frames, height, width
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +24,7 @@ from videodit.data.sample import BadSample, Sample, to_clip
 from videodit.data.video.frame import FASTEST, PIXELS
 from videodit.errors import InputError
 from videodit.printable import say
+from videodit.shapes import Sizes, VideoShape
 from videodit.untrusted import KIB, MIB, MOST, check, read_json
 
 MANIFEST, ABOUT = "manifest.parquet", "set.json"
@@ -132,6 +134,14 @@ class SetClips(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def check(self, sizes: Sizes, name: str) -> None:
+        """InputError, which begins with `name`, where networks of these sizes do not take a clip."""
+        told = "`videodit ingest` makes a set for a model with vae=, or with shape.multiple="
+        instead = f"{told}{math.lcm(*sizes.steps[1:])}"
+        pairs = zip(self.rows["frames"].to_pylist(), self.rows["sizes"].to_pylist(), strict=True)
+        for shape in sorted({(frames, *size) for frames, several in pairs for size in several}):
+            sizes.check(VideoShape(*shape), name, instead)
 
     def __getitem__(self, index: int) -> Sample:
         """The clip. Raises BadSample where its file is gone or cannot be read."""

@@ -20,7 +20,7 @@ from videodit.data.grammar import describe
 from videodit.data.render import render
 from videodit.data.sample import Sample
 from videodit.errors import InputError
-from videodit.shapes import VideoShape
+from videodit.shapes import Sizes, VideoShape
 
 VERSION = 1  # of the pixels and captions: raise it when either changes, so that no cached latents outlive the change
 
@@ -162,12 +162,16 @@ class ToyWorld(Dataset):
         Raises InputError at an unknown split or an empty shape.
         """
         _check("split", split, SPLITS)
-        VideoShape(frames, height, width)  # says what is wrong with a bad one
+        self.shape = VideoShape(frames, height, width)  # says what is wrong with a bad one
         self.seed, self.size, self.split, self.bodies = seed, size, split, bodies
         self.frames, self.height, self.width, self.fps = frames, height, width, fps
 
     def __len__(self) -> int:
         return self.size
+
+    def check(self, sizes: Sizes, name: str) -> None:
+        """InputError, which begins with `name`, where networks of these sizes do not take the clips."""
+        sizes.check(self.shape, name)
 
     def fingerprint(self, index: int) -> str:
         """What the pixels of item `index` depend on."""

@@ -12,7 +12,7 @@ from videodit.ingest.bars import histogram
 from videodit.ingest.record import Record
 from videodit.ingest.run import Outcome
 from videodit.printable import markup
-from videodit.shapes import Triple, VideoShape
+from videodit.shapes import Sizes, VideoShape
 from videodit.track.progress import duration
 from videodit.track.style import STYLE
 
@@ -50,8 +50,7 @@ class Facts(NamedTuple):
     bounds: Mapping[str, Sequence[float | None]]
     measures: Mapping[str, str]
     pictures: Mapping[str, str]
-    stride: Triple
-    patch: Triple
+    sizes: Sizes
     settings: Mapping[str, Any]
     dry: bool
 
@@ -147,7 +146,7 @@ def _shapes(found: Outcome, facts: Facts) -> str:
         return ""
     rows, total = [], 0
     for shape, count in sorted(counts.items(), key=lambda pair: -pair[1]):
-        tokens = VideoShape(*shape).latent(facts.stride).grid(facts.patch).count
+        tokens = VideoShape(*shape).latent(facts.sizes.stride).grid(facts.sizes.patch).count
         total += tokens * count
         rows.append((f"{shape[2]}x{shape[1]}", str(shape[0]), str(count), str(tokens), f"{tokens * count:,}"))
     table = _table(("size", "frames", "clips", "tokens a clip", "tokens of an epoch"), rows)

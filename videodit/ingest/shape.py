@@ -1,7 +1,7 @@
 """Shape: what is cut from a clip to train on. Long clips become several; nothing is squeezed or enlarged.
 
-A VAE takes 1 + k * stride frames of so many pixels: pieces have legal numbers of frames at the rate of training, and
-every area gives each of them the legal size nearest to its own proportions.
+Networks take some sizes and no others: pieces have legal numbers of frames at the rate of training, and every area
+gives each of them the legal size nearest to its own proportions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from videodit.errors import InputError
 from videodit.ingest.record import Dropped, Record, digest
-from videodit.shapes import Triple, VideoShape, longest
+from videodit.shapes import Sizes, VideoShape, longest
 
 TIE = 1e-3  # seconds: times of frames are rounded
+USUAL = Sizes(stride=(4, 8, 8), patch=(1, 2, 2))  # of the toy and of Wan 2.1: what serves where no network is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,28 +24,26 @@ class Shape:
 
     Args:
         fps: frames a second of what is trained on; None: each file's own.
-        frames: of a clip, at most: 1 + k * stride[0].
+        frames: of a clip, at most: a legal number.
         shortest: frames of a clip, at least; a rest that is shorter is left over.
         areas: pixels a frame, of each size that is made.
-        stride, patch: the VAE's and the DiT's.
+        sizes: that the VAE and the DiT take.
     """
 
     fps: float | None
     frames: int
     shortest: int
     areas: Sequence[int]
-    stride: Triple
-    patch: Triple
+    sizes: Sizes
 
     def __post_init__(self) -> None:
-        if longest(self.frames, self.stride, self.patch) != self.frames:
-            unit = self.stride[0] * self.patch[0]
-            least = longest(unit, self.stride, self.patch)
-            raise InputError(f"shape.frames={self.frames}: {least} and any times {unit} more are legal")
+        least = self.sizes.least
+        self.sizes.check(VideoShape(self.frames, least.height, least.width), f"shape.frames={self.frames}")
         if not 1 <= self.shortest <= self.frames:
             raise InputError(f"shape.shortest={self.shortest}: from 1 to shape.frames={self.frames}")
-        if not self.areas or min(self.areas) < 1:
-            raise InputError(f"shape.areas={list(self.areas)}: at least one, of pixels a frame")
+        if not self.areas or min(self.areas) < least.height * least.width:
+            told = f"at least one, of no fewer pixels than {least.width}x{least.height} has"
+            raise InputError(f"shape.areas={list(self.areas)}: {told}, {least.width * least.height}")
         if self.fps is not None and not self.fps > 0:
             raise InputError(f"shape.fps={self.fps}: above 0, or null for each clip's own")
 
@@ -53,8 +52,8 @@ class Shape:
         height, width = record["height"], record["width"]
         sizes = sorted({size for area in self.areas if (size := self._size(height, width, area))}, reverse=True)
         if not sizes:
-            least = f"{self.stride[2] * self.patch[2]}x{self.stride[1] * self.patch[1]}"
-            raise Dropped(f"smaller than {least}", f"{width}x{height}")
+            least = self.sizes.least
+            raise Dropped(f"smaller than {least.width}x{least.height}", f"{width}x{height}")
         fps = self.fps or record["source_fps"]
         pieces = list(self._pieces(record, fps))
         if not pieces:
@@ -67,7 +66,7 @@ class Shape:
         """(seconds after the file's first frame, frames) of each piece, no more than the shot has frames."""
         room, done = 1 if record["first"] == record["last"] else math.ceil((record["seconds"] - TIE) * fps), 0
         for _ in range(record["count"]):
-            frames = longest(min(room - done, self.frames), self.stride, self.patch)
+            frames = longest(min(room - done, self.frames), *self.sizes)
             if frames < self.shortest:
                 return
             yield record["shot_start"] + done / fps, frames
@@ -75,5 +74,5 @@ class Shape:
 
     def _size(self, height: int, width: int, area: int) -> tuple[int, int] | None:
         """The legal (height, width) of about `area` pixels, or None where the clip has too few."""
-        legal = VideoShape(1, height, width).within(area).legal((1, *self.stride[1:]), (1, *self.patch[1:]))
+        legal = VideoShape(1, height, width).within(area).legal(*self.sizes)
         return (legal.height, legal.width) if legal.height <= height and legal.width <= width else None

@@ -220,6 +220,7 @@ class DiT(Denoiser):
         run: Runner = run_blocks,
     ) -> Session:  # fmt: skip
         """See `Denoiser.prepare`."""
+        keep = keep and self.time_mode != "cross"  # where the time is one of the states
         lengths, rope = pack.lengths, self._rope(pack.positions)
         if self.time_mode == "in_context":
             rope = _append(rope, torch.ones_like(rope[: len(lengths)]), lengths)  # no position turns the time
@@ -232,8 +233,8 @@ class DiT(Denoiser):
             cross=Pairs(self.kernel, span.lengths, text.lengths, copies),
             text=text,
             rope=span.split(rope),
-            times=None if times is None else sorted(set(times.flatten().tolist())),
-            keep=keep and self.time_mode != "cross",  # there the time is one of the states
+            times=None if times is None or not keep else sorted(set(times.flatten().tolist())),
+            keep=keep,
             run=run,
         )
 
@@ -333,8 +334,9 @@ class DiT(Denoiser):
         """
         if session.times is None:
             return self._embedded(values)
-        table = session.table or self._embedded(torch.tensor(session.times, dtype=torch.float64))
-        session.table = table if session.keep else None
+        if session.table is None:
+            session.table = self._embedded(torch.tensor(session.times, dtype=torch.float64))
+        table = session.table
         rows = {round(value, DIGITS): row for row, value in enumerate(session.times)}
         chosen = [rows[round(value, DIGITS)] for value in values.tolist()]
         return table[0][chosen], table[1][chosen]

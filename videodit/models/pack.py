@@ -80,7 +80,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Times:
-    """The times of a pack: the few that differ, and which of them a clip and a token has.
+    """The times of a pack: a few values, and which of them a clip and a token has.
 
     Args:
         values: (R,), in [0,1]: 0 is data, 1 is noise.
@@ -94,14 +94,20 @@ class Times:
 
     @classmethod
     def per_clip(cls, t: Tensor) -> Times:
-        """One time for each clip, t (B,) on the CPU: those that are equal are one value."""
-        rows = {value: row for row, value in enumerate(dict.fromkeys(t.tolist()))}
-        return cls(torch.tensor(list(rows), dtype=t.dtype), tuple(rows[value] for value in t.tolist()))
+        """One time for each clip, t (B,) on the CPU."""
+        return cls(t, tuple(range(len(t))))
+
+    def distinct(self) -> Times:
+        """The same with each value once."""
+        rows = {value: row for row, value in enumerate(dict.fromkeys(self.values.tolist()))}
+        new = [rows[value] for value in self.values.tolist()]
+        row = None if self.row is None else torch.tensor(new)[self.row]
+        return Times(torch.tensor(list(rows), dtype=self.values.dtype), tuple(new[clip] for clip in self.clip), row)
 
     @classmethod
     def per_token(cls, t: Tensor, lengths: Sequence[int]) -> Times:
         """One time for each token, t (L,) on the CPU, of clips with so many. A clip's own is its last token's."""
-        whole = cls.per_clip(t)
+        whole = cls.per_clip(t).distinct()
         last = (end - 1 for end in accumulate(lengths))
         return cls(whole.values, tuple(whole.clip[token] for token in last), torch.tensor(whole.clip))
 

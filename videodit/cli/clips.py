@@ -1,0 +1,122 @@
+"""The clips of a run, at sizes that its networks take: known from the config before a network is opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from videodit.cli import compose
+from videodit.cli.compose import make
+from videodit.cli.objects import NETWORKS, taken
+from videodit.cli.start import base_named, described, find_vae
+from videodit.config import conf_dir
+from videodit.data.batches import Clips, few
+from videodit.errors import InputError
+from videodit.models.build import rebuild
+from videodit.shapes import Sizes, VideoShape
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Spec = Mapping[str, Any]  # of a network: its architecture and arguments
+
+
+def datasets_of(cfg: DictConfig, split: str, sizes: Sizes) -> list[Clips]:
+    """The data sets of a split, at most `cfg.limit` clips of each.
+
+    Those that shape clips, which take `stride` and `patch`, shape them so that they fit. InputError where the clips of
+    another one do not.
+    """
+    found = []
+    for number, node in enumerate(cfg.data[split]):
+        given = {name: getattr(sizes, name) for name in taken(node._target_, NETWORKS)}
+        clips = make(node, **given)
+        if hasattr(clips, "check"):
+            clips.check(sizes, f"data.{split}.{number}" + (f", {node.root}" if "root" in node else ""))
+        found.append(few(clips, cfg.limit))
+    return found
+
+
+def crops_of(cfg: DictConfig, vae: Spec) -> dict[str, Any]:
+    """What a VAE's batches are made of. InputError for a crop that it does not take."""
+    crops, sizes = make(cfg.crops), Sizes(hollow(vae).stride, (1, 1, 1))
+    for number, crop in enumerate(crops["crops"]):
+        sizes.check(VideoShape(crop.frames, crop.height, crop.width), f"crops.crops.{number}")
+    return crops
+
+
+def sizes_of(cfg: DictConfig) -> Sizes:
+    """The sizes that a training's networks take, also of one that comes after runs which are not there yet."""
+    coming = coming_before(cfg)
+    if cfg.stage == "dit":
+        return dit_sizes(cfg, dit_vae(cfg, coming), dit_patch(cfg, coming), coming)
+    return vae_sizes(cfg, vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae"))
+
+
+def vae_sizes(cfg: DictConfig, vae: Spec) -> Sizes:
+    """Of a VAE's own training: as a DiT of `model` would take the clips."""
+    return Sizes(hollow(vae).stride, tuple(cfg.model.patch))
+
+
+def dit_sizes(
+    cfg: DictConfig, vae: Spec, patch: Sequence[int], coming: Mapping[Path, DictConfig] = MappingProxyType({})
+) -> Sizes:
+    """Of a DiT's training: what its teacher does not take, if one is named, is no size either."""
+    stride, own = hollow(vae).stride, tuple(patch)
+    if not cfg.teacher:
+        return Sizes(stride, own)
+    taught = patch_of("teacher.model", cfg.teacher.model, coming)
+    if own[0] % taught[0]:  # a clip is cut to any number of the student's patches
+        told = f"its DiT takes {taught[0]} latent frames at a time, the student's {own[0]}"
+        raise InputError(f"teacher.model={cfg.teacher.model}: {told}")
+    return Sizes(stride, (own[0], math.lcm(own[1], taught[1]), math.lcm(own[2], taught[2])))
+
+
+def runs_before(cfg: DictConfig) -> list[DictConfig]:
+    """The configs of the runs in `after`."""
+    return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
+
+
+def coming_before(cfg: DictConfig) -> dict[Path, DictConfig]:
+    """The same by their folders."""
+    return {Path(before.run_dir): before for before in runs_before(cfg)}
+
+
+def dit_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> Spec:
+    """The VAE under a DiT's training."""
+    return vae_of(cfg.vae_from or cfg.init or "toy", coming)
+
+
+def vae_of(name: str, coming: Mapping[Path, DictConfig]) -> Spec:
+    """The VAE that a model, or a run that comes before, has or will have."""
+    before = coming.get(Path(name))
+    if before is None:
+        return find_vae(name).skeleton.spec
+    if before.stage == "dit":
+        return dit_vae(before, coming_before(before))
+    return vae_of(before.init, coming_before(before)) if before.init else described(before, None, "vae")
+
+
+def dit_patch(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> Sequence[int]:
+    """The patch of the DiT that trains."""
+    return patch_of("init", cfg.init, coming) if cfg.init else tuple(cfg.model.patch)
+
+
+def patch_of(key: str, name: str, coming: Mapping[Path, DictConfig]) -> Sequence[int]:
+    """The patch of the DiT that a model, or a run that comes before, has or will have."""
+    before = coming.get(Path(name))
+    if before is None:
+        return base_named(key, name).parts["dit"].outline.patch
+    return dit_patch(before, coming_before(before))
+
+
+def hollow(spec: Spec) -> nn.Module:
+    """A network without values."""
+    with torch.device("meta"):
+        return rebuild(spec["architecture"], spec["arguments"])
