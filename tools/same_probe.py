@@ -55,7 +55,7 @@ class Results:
     ) -> None:
         """Add a result: tensors that are to be the same but for this relative distance, and JSON, exactly the same.
 
-        A distance is relative to the largest value of its tensor, or, `together`, of all.
+        A distance is relative to the largest value of its tensor, or, `together`, of all; None: it is told alone.
         """
         named = tensors if isinstance(tensors, Mapping) else {str(i): value for i, value in enumerate(tensors)}
         self._write(name, named, {"within": within, "text": text, "together": together})
