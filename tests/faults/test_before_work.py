@@ -39,6 +39,9 @@ FAULTS = {  # what is typed beside TRAIN -> how the line goes on
     "stage=nope": "stage=nope: ",
     "precision=nope": "precision=nope: ",
     "device=nope": "device=nope",
+    "device=meta": "device=meta: this machine has no such device",
+    "optim.make.lr=nan": "optim.make: Invalid learning rate: nan",
+    "optim.make.muon_lr=-1": "optim.make: Learning rate should be >= 0 but is: -1",
     "vae_from=nope": "there is no VAE in nope: ",
     "cache=file/cache": "cache=file/cache",
     f"cache={'x' * 300}": "cache=xxx",
@@ -123,6 +126,13 @@ def test_of_other_commands(line: str, capsys: pytest.CaptureFixture[str]) -> Non
         missing = refused([*line.split(), f"{key}._target_=a.b"], capsys)
         assert missing == f"{key}._target_=a.b: cannot be imported: No module named 'a'"
         assert refused([*line.split(), f"+{key}.nope=1"], capsys).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("key", ["steps", "first_steps"])
+def test_of_a_doctor(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for count in ("0", "-1", "2.5"):
+        told = refused(["doctor", "data=toy_small", f"doctor.{key}={count}"], capsys)
+        assert told == f"doctor.{key}={count}: must be a whole number, at least 1"
 
 
 @pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])

@@ -58,6 +58,11 @@ def check_settings(cfg: DictConfig) -> None:
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
+    small = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1)])})  # what Muon takes, too
+    try:
+        make(cfg.optim.make)(small, curve=lambda _: 1.0)
+    except ValueError as error:  # of torch's own optimizers
+        raise error if isinstance(error, InputError) else InputError(f"optim.make: {error}") from None
 
 
 def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
