@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Ge, Le, Lt
+from omegaconf import OmegaConf
 from torch import nn
 
 from videodit.atomic import check_output, check_room
@@ -21,11 +24,32 @@ from videodit.models.build import rebuild
 from videodit.request import complete
 from videodit.train.machine import pick_precision
 from videodit.train.settings import Settings
+from videodit.untrusted import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 LEAST = 3  # values that a checkpoint has of each parameter: its own, the average and, with Muon, one moment
+Share = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+RANGES = MappingProxyType({  # of numbers that nothing else compares before work begins
+    "seed": Annotated[int, Ge(0), Lt(2**63)],
+    "ema": Annotated[float, Ge(0), Lt(1)],
+    "drop": Share,
+    "keep": Count,
+    "workers": Annotated[int, Ge(0)],
+    "optim.warmup": Annotated[int, Ge(0)],
+    "optim.decay": Annotated[int, Ge(0)],
+    "optim.floor": Share,
+    "packs.tokens": Count,
+    "packs.most": Count | None,
+    "packs.image": Share,
+    "packs.whole": Share,
+    "crops.pixels": Count,
+    "crops.most": Count | None,
+    "crops.per_clip": Count,
+    "samples.seed": Annotated[int, Ge(0), Lt(2**63)],
+})  # fmt: skip
 Spec = Mapping[str, Any]  # of a network: its architecture and arguments
 
 
@@ -55,6 +79,9 @@ def check_possible(cfg: DictConfig) -> None:
 
 def check_settings(cfg: DictConfig) -> None:
     """InputError for numbers and a precision that no training has."""
+    for key, kind in RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        check(value, kind, f"{key}={value}")
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))

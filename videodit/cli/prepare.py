@@ -5,6 +5,7 @@ Nothing large is made before the plan of a step is known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -130,6 +131,8 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         heldout = first_clips(datasets_of(cfg, "heldout")[0], 16)
         names = [one.fingerprint(number) for one in datasets for number in range(len(one))[:LISTED]]
         held = {"train": {"count": sum(map(len, datasets)), "which": digest(names)}}
+        if mesh.main:
+            tell_made_up(datasets)
         return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None, clips=held)
 
     return Prepared(plan, max(crop.volume for crop in crops["crops"]), made)
@@ -322,6 +325,13 @@ def cached(cfg: DictConfig, split: str, vae: VideoVAE, mesh: Mesh) -> LatentCach
         workers=cfg.workers,
         mesh=mesh,
     )
+
+
+def tell_made_up(datasets: Iterable[Any]) -> None:
+    """Say how many clips show what their files do not have, as it is said of those that are encoded."""
+    seen = [(one, number) for one in datasets if hasattr(one, "made_up") for number in range(len(one))[:LISTED]]
+    for told, count in sorted(Counter(told for one, number in seen for told in one.made_up(number)).items()):
+        say(f"{count} of {len(seen)} clips {told}")
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:

@@ -33,6 +33,6 @@ class Scan:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if not info["frames"]:
             raise Dropped("cannot be read", "it holds no frame")
-        about = {key: info[key] for key in ("height", "width", "codec", "pixel_format", "hdr", "variable")}
+        about = {key: info[key] for key in ("height", "width", "codec", "pixel_format", "hdr", "variable", "interlaced")}
         return [{"sha256": sha256, **about, "source_fps": info["fps"], "length": info["seconds"],
                  "stored": info["frames"]}]  # fmt: skip
