@@ -40,6 +40,8 @@ FAULTS = {  # what is typed beside TRAIN -> how the line goes on
     "precision=nope": "precision=nope: ",
     "device=nope": "device=nope",
     "device=meta": "device=meta: this machine has no such device",
+    "+foo=1": "unknown key 'foo'",
+    "+sede=1": "unknown key 'sede'; did you mean 'seed'?",
     "ema=1.5": "ema=1.5: must be below 1, not 1.5",
     "ema=nan": "ema=nan: ",
     "drop=2": "drop=2: must be at most 1",
@@ -62,6 +64,9 @@ FAULTS_BEFORE = {  # the same, said of the run that comes first
     "vae.base=0": "vae: base: ",
     "vae.spatial=[true]": "vae: spatial and temporal should have a value for each of 3 multipliers",
     "critic={_target_:videodit.models.critic.PatchCritic,nope:1}": "critic: videodit.models.critic.PatchCritic: ",
+    "crops.crops.0.weight=-1": "crops.crops.0.weight=-1: must be above 0",
+    "crops.crops.0.height=7": "crops.crops.0: ",
+    "vae_loss.kl=-1": "vae_loss.kl=-1: must be at least 0",
     "crops.pixels=0": "crops.pixels=0: must be at least 1",
     "crops.crops.0._target_=a.b": "crops.crops.0._target_=a.b: cannot be imported",
     "freeze=[nope]": "freeze=nope: there is no such part",
@@ -95,6 +100,11 @@ def test_of_a_training(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_of_a_training_that_comes_first(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = f'after=[[{BEFORE},"{typed}"]]'
     assert refused(["train", *TRAIN, before], capsys).startswith(FAULTS_BEFORE[typed])
+
+
+def test_of_what_is_no_list_of_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(["train", *TRAIN, "after=[nope]"], capsys)
+    assert told == "after=[nope,…]: each run that comes first is a list of its keys: after=[[stage=vae]]"
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

@@ -287,7 +287,7 @@ class Components:
 
 
 def check_parts(parts: Mapping[str, Part]) -> None:
-    """InputError where a part is another kind of network than its name says, does not fit the others, or lacks a tensor.
+    """InputError where a part is another kind of network than its name says, lacks a tensor or does not fit the others.
 
     Files' headers alone are read: what is wrong with a VAE is told before a video is denoised for it.
     """

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -22,6 +22,7 @@ from videodit.config import conf_dir
 from videodit.errors import InputError
 from videodit.models.build import rebuild
 from videodit.request import complete
+from videodit.shapes import VideoShape
 from videodit.train.machine import pick_precision
 from videodit.train.settings import Settings
 from videodit.untrusted import check
@@ -55,6 +56,8 @@ Spec = Mapping[str, Any]  # of a network: its architecture and arguments
 
 def runs_before(cfg: DictConfig) -> list[DictConfig]:
     """The configs of the runs in `after`."""
+    if wrong := [overrides for overrides in cfg.after if not OmegaConf.is_list(overrides)]:
+        raise InputError(f"after=[{wrong[0]},…]: each run that comes first is a list of its keys: after=[[stage=vae]]")
     return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
 
 
@@ -94,8 +97,16 @@ def check_settings(cfg: DictConfig) -> None:
 
 def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     """The same for what a VAE's training makes."""
-    make(cfg.crops)
     networks = nn.ModuleDict({"vae": hollow(vae_of(cfg, cfg.init, coming) or described(cfg, None, "vae"))})
+    for number, crop in enumerate(make(cfg.crops)["crops"]):
+        try:
+            VideoShape(crop.frames, crop.height, crop.width).latent(networks["vae"].stride)
+        except InputError as error:
+            raise InputError(f"crops.crops.{number}: {error}") from None
+        check(crop.weight, Annotated[float, Gt(0)], f"crops.crops.{number}.weight={crop.weight}")
+    for key, value in plain(cfg.vae_loss).items():
+        if not isinstance(value, bool):
+            check(value, Annotated[float, Ge(0)], f"vae_loss.{key}={value}")
     if cfg.critic:
         with torch.device("meta"):
             networks["critic"] = make(cfg.critic)

@@ -9,6 +9,8 @@ from videodit.data import video
 from videodit.ingest.record import Dropped, Record
 from videodit.ingest.stages import reading
 
+ABOUT = ("height", "width", "codec", "pixel_format", "hdr", "variable", "interlaced")  # kept under the same names
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
@@ -33,6 +35,6 @@ class Scan:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if not info["frames"]:
             raise Dropped("cannot be read", "it holds no frame")
-        about = {key: info[key] for key in ("height", "width", "codec", "pixel_format", "hdr", "variable", "interlaced")}
+        about = {key: info[key] for key in ABOUT}
         return [{"sha256": sha256, **about, "source_fps": info["fps"], "length": info["seconds"],
                  "stored": info["frames"]}]  # fmt: skip
