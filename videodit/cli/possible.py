@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from omegaconf import OmegaConf
 from torch import nn
 
 from videodit.atomic import check_output, check_room
@@ -56,7 +55,7 @@ Spec = Mapping[str, Any]  # of a network: its architecture and arguments
 
 def runs_before(cfg: DictConfig) -> list[DictConfig]:
     """The configs of the runs in `after`."""
-    if wrong := [overrides for overrides in cfg.after if not OmegaConf.is_list(overrides)]:
+    if wrong := [overrides for overrides in cfg.after if not isinstance(plain(overrides), list)]:
         raise InputError(f"after=[{wrong[0]},…]: each run that comes first is a list of its keys: after=[[stage=vae]]")
     return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
 
@@ -83,7 +82,8 @@ def check_possible(cfg: DictConfig) -> None:
 def check_settings(cfg: DictConfig) -> None:
     """InputError for numbers and a precision that no training has."""
     for key, kind in RANGES.items():
-        value = OmegaConf.select(cfg, key)
+        section, _, name = key.rpartition(".")
+        value = (cfg[section] if section else cfg)[name]
         check(value, kind, f"{key}={value}")
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":

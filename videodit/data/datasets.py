@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import posixpath
@@ -94,10 +93,9 @@ class VideoFolder(Dataset[Sample]):
         """A hash of the video's bytes, with everything that turns them into the clip."""
         entry = self.entries[index]
         try:
-            with open(opened(self.root / entry.file_name), "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, InputError) as error:
-            content = f"unreadable: {getattr(error, 'strerror', None) or error}"
+            content = video.digest(self.root / entry.file_name)
+        except InputError as error:
+            content = f"unreadable: {error}"
         shape = f"{self.frames}x{self.height}x{self.width}/{self.area}@{self.fps}"
         return f"v{video.VERSION}-{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
 

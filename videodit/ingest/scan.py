@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 
 from videodit.data import video
@@ -31,8 +30,7 @@ class Scan:
             raise Dropped("its name is not UTF-8", ascii(source)) from None
         with reading(self.root, record) as path:
             info = asdict(video.probe(path, exact=True))
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = video.digest(path)
         if not info["frames"]:
             raise Dropped("cannot be read", "it holds no frame")
         about = {key: info[key] for key in ABOUT}
