@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from videodit import signals
+from videodit.cli.main import main
 from videodit.errors import Terminated
 from videodit.signals import end, later, on_stop
 
@@ -75,3 +76,22 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "first\n")
     assert 0 < signals.ECHO < 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_library_that_makes_another_error_of_it_hides_nothing(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As safetensors does, in whose Rust any exception of a tensor's making is a ValueError."""
+
+    def read(_: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape of object type") from None
+
+    monkeypatch.setattr("videodit.cli.info.run", read)
+    assert main(["info"]) == code
+    assert "Traceback" not in (told := capsys.readouterr().err) and "the same command begins again" in told
+    monkeypatch.setattr("videodit.cli.info.run", lambda _: int("no"))
+    assert main(["info"]) == 1  # a bug stays one

@@ -223,6 +223,8 @@ REFUSED = [
     ("export", ["model=m", "out=o", "format=adapter", "vae_from=x"], "vae_from= has no effect with format=adapter"),
     ("export", ["model=m", "out=o", "format=adapter", "base=x"], "base= has no effect with format=adapter"),
     ("evaluate", ["prompts=[]", "count=3"], "count= has no effect with prompts="),
+    *(("train", ["stage=vae", f"vae_loss.{key}=0.1"], f"vae_loss.{key}= has no effect without a critic")
+      for key in ("adversarial", "perceptual")),
     ("evaluate", ["prompts=[]", "page=3"], "page= has no effect with prompts="),
     ("ingest", ["v", "out=o", "caption.frames=3"], "caption.frames= has no effect with captioner=given"),
     ("ingest", ["v", "out=o", "caption.bundle=3"], "caption.bundle= has no effect with captioner=given"),

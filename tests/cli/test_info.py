@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.loose import single_files
@@ -15,6 +16,7 @@ from tests.train import tiny
 from videodit.checkpoint.resolve import families
 from videodit.checkpoint.store import sole
 from videodit.cli.main import main
+from videodit.data.video import write
 from videodit.errors import InputError
 
 
@@ -88,6 +90,19 @@ def test_a_hub_id_that_is_not_in_the_cache(no_hub: None, capsys: pytest.CaptureF
     assert "no such file or folder, and no name that model= takes" in refused("nonsense", capsys)
 
 
+def test_what_is_no_video_is_not_called_one(tmp_path: Path, no_hub: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "notes.jsonl").write_text('{"loss": 1}')
+    assert f"{file}: not a readable video: Invalid data found" in refused(str(file), capsys)
+    write(video := tmp_path / "plain.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
+    assert f"{video}: a video, but with no record in it" in refused(str(video), capsys)
+
+
+def test_what_is_no_run_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "a.gif").write_bytes(b"")
+    assert main(["report", str(file)]) == 2
+    assert f"{file}: it is a file; name a run's folder" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps."""
@@ -107,6 +122,13 @@ def test_a_run_in_ten_lines(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "36 train, 4 heldout clips" in found["data"] and "million parameters, F32" in found["model"]
     assert "step-000000002, step-000000004 (" in found["checkpoints"] and f"report {run}" in found["samples"]
     assert "loop.steps=" in found["to go on"] and f"model={run}" in found["to go on"]
+
+
+def test_a_run_s_folder_is_no_place_for_an_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What lies there would be opened instead of what the run makes when it goes on."""
+    before = sorted(run.iterdir())
+    assert main(["export", f"model={run}", f"out={run}"]) == 2
+    assert f"out={run}: it is a run's folder" in capsys.readouterr().err and sorted(run.iterdir()) == before
 
 
 def test_the_states_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

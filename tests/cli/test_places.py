@@ -125,6 +125,10 @@ def test_python_takes_a_list_of_seeds(model: Path, tmp_path: Path) -> None:
         (["out=a.png", "frames=1", "sheet=a.png"], "the video has this name"),
         (["sheet=a.jpg"], "a contact sheet is a .png"),
         (["out=a.gif", "fps=60"], "at most 50 frames a second"),
+        (["out=a.webp", "fps=120"], "at most 90 frames a second"),
+        ([f"out={'a' * 227}.mp4", "count=2"], "the name takes 237 bytes; at most 235"),
+        ([f"out={'a' * 210}.mp4", "seed=1,9223372036854775800"], "the name takes 238 bytes; at most 235"),
+        ([f"out={'a' * 220}.mp4", "count=2"], "sheet=aaa"),
     ],
     ids=" ".join,
 )

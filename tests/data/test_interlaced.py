@@ -11,6 +11,8 @@ import pytest
 
 from tests.data.clips import READERS, encode
 from videodit.data import video
+from videodit.data.datasets import VideoFolder
+from videodit.data.sample import INTERLACED
 from videodit.errors import InputError
 
 HEIGHT, WIDTH, STATIC = 64, 96, 16
@@ -100,6 +102,23 @@ def test_a_frame_is_the_same_from_wherever_reading_begins(tmp_path: Path, name: 
         assert np.array_equal(video.read(path, first=first, frames=3)[0], whole[first : first + 3]), first
     assert [number for number, _ in video.numbered(path)] == list(range(17))
     assert np.allclose(np.diff(video.times(path)), 1 / 25, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_told(tmp_path: Path, name: str) -> None:
+    """By a file's description, and by the clips of a folder."""
+    path = made(tmp_path, name)
+    path.with_suffix(".txt").write_text("a ball")
+    encode(tmp_path / "plain.mp4", woven(5), 25, "libx264", {"crf": "8"}, "mp4")
+    (tmp_path / "plain.txt").write_text("another")
+    assert video.probe(path).interlaced and not video.probe(tmp_path / "plain.mp4").interlaced
+    clips = VideoFolder(
+        root=tmp_path, part="all", share=None, frames=5, height=None, width=None, area=4096, fps=8, fit="crop",
+        stride=(4, 8, 8), patch=(1, 2, 2),
+    )  # fmt: skip
+    told = {entry.file_name: clips.made_up(number) for number, entry in enumerate(clips.entries)}
+    assert told == {name: (INTERLACED,), "plain.mp4": ()}
+    assert all(clips[number].made_up == told[entry.file_name] for number, entry in enumerate(clips.entries))
 
 
 def test_what_is_not_interlaced_stays_as_it_is(tmp_path: Path) -> None:

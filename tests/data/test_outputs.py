@@ -49,6 +49,16 @@ def test_a_rate_that_a_clock_does_not_divide_never_drifts(tmp_path: Path) -> Non
     assert np.abs(video.times(tmp_path / "clip.gif") - np.arange(30) / 24).max() <= 0.005 + 1e-9
 
 
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_no_frame_is_shorter_than_browsers_believe(tmp_path: Path, ending: str) -> None:
+    """They show one of 10 ms or less for 100 ms."""
+    rate = video.KINDS[ending].rate
+    video.write(tmp_path / f"a{ending}", numbered(30), rate)
+    assert np.diff(video.times(tmp_path / f"a{ending}")).min() > 0.0105
+    with pytest.raises(InputError, match=f"at most {rate:g} frames a second, not {rate + 1:g}"):
+        video.check_kind(tmp_path / f"a{ending}", 2, 8, 8, rate + 1)
+
+
 @pytest.mark.parametrize("ending", [*STILL, *MOVING])
 def test_one_frame_is_a_picture(tmp_path: Path, ending: str) -> None:
     path, frames = tmp_path / f"clip{ending}", smooth(1, 40, 56)
@@ -120,7 +130,7 @@ def test_a_still_kind_names_what_holds_more_frames(tmp_path: Path, ending: str) 
         ),
         ("clip", "must end in"),
         ("clip.mp4/", "must end in|is a folder"),
-        ("", "must end in|is a folder"),
+        ("", "^path: it is empty: "),
         ("/", "is a folder|name a video"),
         ("..", "is a folder"),
     ],

@@ -39,6 +39,21 @@ FAULTS = {  # what is typed beside TRAIN -> how the line goes on
     "stage=nope": "stage=nope: ",
     "precision=nope": "precision=nope: ",
     "device=nope": "device=nope",
+    "device=meta": "device=meta: this machine has no such device",
+    "+foo=1": "unknown key 'foo'",
+    "+sede=1": "unknown key 'sede'; did you mean 'seed'?",
+    "ema=1.5": "ema=1.5: must be below 1, not 1.5",
+    "ema=nan": "ema=nan: ",
+    "drop=2": "drop=2: must be at most 1",
+    "seed=-1": "seed=-1: must be at least 0",
+    "keep=0": "keep=0: must be at least 1",
+    "workers=-1": "workers=-1: must be at least 0",
+    "packs.tokens=0": "packs.tokens=0: must be at least 1",
+    "packs.most=0": "packs.most=0: must be at least 1",
+    "packs.whole=2": "packs.whole=2: must be at most 1",
+    "optim.warmup=-3": "optim.warmup=-3: must be at least 0",
+    "optim.make.lr=nan": "optim.make: Invalid learning rate: nan",
+    "optim.make.muon_lr=-1": "optim.make: Learning rate should be >= 0 but is: -1",
     "vae_from=nope": "there is no VAE in nope: ",
     "cache=file/cache": "cache=file/cache",
     f"cache={'x' * 300}": "cache=xxx",
@@ -49,6 +64,10 @@ FAULTS_BEFORE = {  # the same, said of the run that comes first
     "vae.base=0": "vae: base: ",
     "vae.spatial=[true]": "vae: spatial and temporal should have a value for each of 3 multipliers",
     "critic={_target_:videodit.models.critic.PatchCritic,nope:1}": "critic: videodit.models.critic.PatchCritic: ",
+    "crops.crops.0.weight=-1": "crops.crops.0.weight=-1: must be above 0",
+    "crops.crops.0.height=7": "crops.crops.0: ",
+    "vae_loss.kl=-1": "vae_loss.kl=-1: must be at least 0",
+    "crops.pixels=0": "crops.pixels=0: must be at least 1",
     "crops.crops.0._target_=a.b": "crops.crops.0._target_=a.b: cannot be imported",
     "freeze=[nope]": "freeze=nope: there is no such part",
     "run_dir=file/first": "run_dir=file/first",
@@ -81,6 +100,11 @@ def test_of_a_training(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_of_a_training_that_comes_first(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = f'after=[[{BEFORE},"{typed}"]]'
     assert refused(["train", *TRAIN, before], capsys).startswith(FAULTS_BEFORE[typed])
+
+
+def test_of_what_is_no_list_of_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(["train", *TRAIN, "after=[nope]"], capsys)
+    assert told == "after=[nope,…]: each run that comes first is a list of its keys: after=[[stage=vae]]"
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -123,6 +147,13 @@ def test_of_other_commands(line: str, capsys: pytest.CaptureFixture[str]) -> Non
         missing = refused([*line.split(), f"{key}._target_=a.b"], capsys)
         assert missing == f"{key}._target_=a.b: cannot be imported: No module named 'a'"
         assert refused([*line.split(), f"+{key}.nope=1"], capsys).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("key", ["steps", "first_steps"])
+def test_of_a_doctor(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for count in ("0", "-1", "2.5"):
+        told = refused(["doctor", "data=toy_small", f"doctor.{key}={count}"], capsys)
+        assert told == f"doctor.{key}={count}: must be a whole number, at least 1"
 
 
 @pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])

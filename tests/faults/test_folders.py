@@ -323,3 +323,26 @@ def test_scales_that_say_something_else(
     assert generated(folder, tmp_path / "a.mp4") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert told in said and str(folder / "dit.safetensors") in said
+
+
+# ---------------------------------------------------------------------------------------------------------- before work
+
+
+def test_what_a_file_lacks_is_told_before_anything_is_made(
+    wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every part, also of those that are opened last: no video is denoised for a VAE that cannot be opened."""
+    for part in sorted(file.parent for file in wan.glob("*/*.safetensors")):
+        file = next(part.glob("*.safetensors"))
+        sound = load_file(file)
+        first = min(sound)
+        for tensors in ({name: x for name, x in sound.items() if name != first}, {**sound, "other": torch.zeros(3)}):
+            save_file(tensors, file)
+            assert generated(wan, tmp_path / "a.mp4") == 2
+            told = capsys.readouterr().err
+            assert f"{file}: " in told and (first in told or "unknown: other" in told)
+            assert "denoise" not in told and not list(tmp_path.glob("a*"))
+            assert main(["export", f"model={wan}", f"out={tmp_path / 'export'}"]) == 2
+            assert not (tmp_path / "export").exists() or not list((tmp_path / "export").iterdir())
+            assert main(["info", str(wan)]) == 0 and f"no model      {file}: " in capsys.readouterr().out
+        save_file(sound, file)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import videodit
 from tests.ingest.commands import humble
 from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.atomic import atomic, check_output
@@ -85,3 +86,13 @@ def test_longer_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the name takes \d+ bytes; at most 235 can be written"):
         check_output(tmp_path / f"{name}.mp4")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_only_a_record_is_too_long_for(model: Path, tmp_path: Path) -> None:
+    """Of a video that Python saves: no half of the two is written."""
+    video = videodit.load(model, device="cpu")("a red ball", size="32x32", frames=5, steps=1)
+    with pytest.raises(InputError, match=r"\.mp4\.json: cannot be written: File name too long"):
+        video.save(tmp_path / f"{'x' * 249}.mp4")
+    assert not list(tmp_path.iterdir())
+    video.save(tmp_path / f"{'x' * 246}.mp4")
+    assert len(list(tmp_path.iterdir())) == 2

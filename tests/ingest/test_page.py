@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.browser import Browser
+from tests.data.test_interlaced import made
 from tests.data.test_video_times import broken
 from videodit.cli.main import main
 from videodit.data import video
+from videodit.data.sample import INTERLACED
 from videodit.ingest.bars import BINS, histogram
 
 
@@ -63,6 +65,15 @@ def test_frames_that_are_repeated_are_told(tmp_path: Path, capsys: pytest.Captur
     told = "3 of 3 clips have a rate above their file's own, so frames are repeated"
     assert told in capsys.readouterr().out
     assert told.replace("'", "&#x27;") in (tmp_path / "set" / "dry_run.html").read_text()
+
+
+def test_interlaced_clips_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    made(tmp_path / "in", "top.mp4")
+    assert main(["ingest", str(tmp_path / "in"), "dry_run=true", f"out={tmp_path / 'set'}"]) == 0
+    told = f"1 of 1 clips {INTERLACED}"
+    assert told in capsys.readouterr().out.splitlines()
+    assert told in (tmp_path / "set" / "dry_run.html").read_text()
 
 
 @pytest.mark.slow

@@ -171,6 +171,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "416x240, 17 frames" in said and "24.00 GiB left by limit: fits" in said
     assert "disk: 0.5 MiB of latents" in said
+    name = "model=Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    words = ["plan", name, "device=cuda", "limit=24GiB", "size=416x240", "frames=17"]
+    assert main(words) == 0  # its repository on the hub
+    assert capsys.readouterr().out.splitlines()[1:] == said.splitlines()[1:]
     assert main(["plan", "model=wan2.2-t2v-a14b", "device=cuda", "limit=8GiB"]) == 2
     assert "what would fit" in (error := capsys.readouterr().err) or "nothing that could" in error
     assert main(["plan", "model=ltx-video-0.9", "device=cuda", "limit=8GiB"]) == 2

@@ -147,6 +147,8 @@ def test_a_public_models_name_needs_no_files(
     assert f"up to {(2 * text + CUDA_CONTEXT) / 2**30:.2f} GiB before the first step" in told
     assert "it fits into the 24.0 GiB that limit leaves" in told
     assert "bf16 on cuda" in told and "a step: up to" in told and not list(tmp_path.iterdir())
+    assert main([*words, "limit=24GiB", "init=Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]) == 0  # its repository on the hub
+    assert capsys.readouterr().out == told
     assert main([*words, "limit=4GiB"]) == 2
     assert "limit leaves 4.0" in capsys.readouterr().err
     assert main(words) == 2

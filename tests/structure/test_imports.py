@@ -55,7 +55,7 @@ TABLE = {
     "cli": Row(
         "nn models flow data checkpoint parallel track eval decode plan generate request record train doctor ingest "
         "config",
-        "torch hydra omegaconf typing_extensions",
+        "torch hydra omegaconf annotated_types typing_extensions",
     ),
     "__main__": Row("cli", ""),
 }

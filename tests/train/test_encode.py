@@ -12,6 +12,8 @@ from torch import Tensor
 from tests.train import tiny
 from tests.train.runs import alone
 from videodit.checkpoint.latents import LatentCache
+from videodit.cli.prepare import tell_made_up
+from videodit.data.batches import Few
 from videodit.data.datasets import VideoFolder
 from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample
 from videodit.data.video import write
@@ -131,6 +133,10 @@ def test_what_files_do_not_have_is_told_once(tmp_path: Path, capsys: pytest.Capt
     assert [sample.made_up for sample in map(clips.__getitem__, range(4))] == [
         (REPEATED,), (), (ENLARGED,), (REPEATED,)
     ]  # fmt: skip
+    assert [Few(clips, 2).made_up(number) for number in range(2)] == [(REPEATED,), (ENLARGED,)]
+    capsys.readouterr()
+    tell_made_up([clips, Clips(2)])
+    assert capsys.readouterr().err.splitlines() == [f"1 of 4 clips {ENLARGED}", f"2 of 4 clips {REPEATED}"]
     capsys.readouterr()
     _encode(tmp_path / "cache", clips)
     told = [line for line in capsys.readouterr().err.splitlines() if "of the clips" in line]

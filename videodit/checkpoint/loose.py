@@ -131,7 +131,7 @@ def _part(weights: Weights, prefix: str, sign: str) -> Part:
         spec, table, constants = SIGNATURES[sign](shapes, _head_dim(weights.files[0].parent))
     except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
         if isinstance(error, InputError):
-            raise
+            raise InputError(f"{weights.source}: {error}") from None
         told = f"a tensor beside {prefix}{sign} is missing, or has another shape or name ({error})"
         raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
     return Part(spec, weights, prefixed(table, prefix), constants)

@@ -295,12 +295,17 @@ class Components:
 
 
 def check_parts(parts: Mapping[str, Part]) -> None:
-    """InputError where a part is another kind of network than its name says, or does not fit the others."""
+    """InputError where a part is another kind of network than its name says, lacks a tensor or does not fit the others.
+
+    Files' headers alone are read: what is wrong with a VAE is told before a video is denoised for it.
+    """
     for name, part in parts.items():
         if part.spec.get("architecture") != KINDS[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
     if told := misfits(parts):
         raise InputError(told[0])
+    for part in parts.values():
+        part.sources  # noqa: B018 - the check is what is wanted
 
 
 def misfits(parts: Mapping[str, Part]) -> list[str]:

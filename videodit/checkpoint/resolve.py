@@ -101,6 +101,14 @@ def families() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "pretrained").glob("*.yaml"))
 
 
+def family_of(name: str) -> str | None:
+    """The name in conf/pretrained that this is, or whose repository on the hub it is and no folder here."""
+    known = families()
+    if name in known or Path(name).exists() or not is_hub_id(name):
+        return name if name in known else None
+    return next((one for one in known if read_family(one)["hub"] == name), None)
+
+
 def read_family(name: str) -> dict[str, Any]:
     """The numbers of a name in conf/pretrained, its shared parts filled in."""
     family = read_yaml(conf_dir() / "pretrained" / f"{name}.yaml")

@@ -14,7 +14,7 @@ from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.find import described
 from videodit.checkpoint.folder import is_folder
 from videodit.checkpoint.loose import identify_all, loose_parts
-from videodit.checkpoint.pretrained import Part
+from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import families, from_hub, is_hub_id, read_family
 from videodit.checkpoint.store import is_held, load_tensors
 from videodit.checkpoint.weights import Weights, open_weights
@@ -182,6 +182,7 @@ def _base(folder: Path) -> str:
 
 def _whole(folder: Path, family: str | None) -> Model:
     pipeline, parts, _ = described(folder, family)[0]
+    check_parts(parts)
     return Model(str(folder), pipeline, parts, family or _family(parts))
 
 

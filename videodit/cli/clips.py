@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from videodit.cli import compose
-from videodit.cli.compose import make
+from videodit.cli.compose import make, plain
 from videodit.cli.objects import NETWORKS, taken
 from videodit.cli.start import base_named, described, find_vae
 from videodit.config import conf_dir
@@ -80,6 +80,8 @@ def dit_sizes(
 
 def runs_before(cfg: DictConfig) -> list[DictConfig]:
     """The configs of the runs in `after`."""
+    if wrong := [overrides for overrides in cfg.after if not isinstance(plain(overrides), list)]:
+        raise InputError(f"after=[{wrong[0]},…]: each run that comes first is a list of its keys: after=[[stage=vae]]")
     return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
 
 

@@ -62,6 +62,9 @@ def run(cfg: DictConfig) -> None:
         raise InputError("doctor is one process, and starts two by itself: call it without torchrun")
     if cfg.out:
         check_output(Path(cfg.out))
+    for key in ("first_steps", "steps"):
+        if not isinstance(cfg.doctor[key], int) or cfg.doctor[key] < 1:
+            raise InputError(f"doctor.{key}={cfg.doctor[key]}: must be a whole number, at least 1")
     began, title = time.perf_counter(), f"videodit doctor: {cfg.name}"
     findings: list[Finding] = []
     answer(title, "")

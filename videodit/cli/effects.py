@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videodit.config import assets_dir
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,13 +77,16 @@ _TRAINS_A_DIT = Idle(
     lambda cfg: cfg.stage == "dit",
     "with stage=dit, whose VAE is that of vae_from= or of init=",
 )
+_HAS_NO_CRITIC = Idle(
+    ("vae_loss.adversarial", "vae_loss.perceptual"), lambda cfg: cfg.critic is None, "without a critic: see critic="
+)
 _STARTS_FROM = (
     Idle(("model", "text"), lambda cfg: bool(cfg.init), "with init=, whose networks they are"),
     Idle(("vae",), lambda cfg: bool(cfg.init) and cfg.stage == "vae", "with init=, whose network it is"),
     Idle(("shift", "area"), lambda cfg: _is_change(cfg), "with this init=, whose own is kept"),
     Idle(("shift",), lambda cfg: bool(cfg.teacher), "with teacher=, whose own the student takes"),
 )
-_TRAINED = (_TRAINS_A_VAE, _TRAINS_A_DIT, *_STARTS_FROM)
+_TRAINED = (_TRAINS_A_VAE, _TRAINS_A_DIT, _HAS_NO_CRITIC, *_STARTS_FROM)
 IDLE: Mapping[str, Sequence[Idle]] = {
     "generate": (
         Idle(("batch",), lambda cfg: not cfg.prompts and cfg.count is None and "," not in str(cfg.seed),
@@ -112,7 +115,13 @@ IDLE: Mapping[str, Sequence[Idle]] = {
 
 
 def check(command: str, cfg: DictConfig, typed: Sequence[str]) -> None:
-    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for."""
+    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for, or, as
+    hydra's `+` would add it, in none.
+    """
+    known = EFFECTS[command].keys() | {"hydra"}
+    for first in (key.partition(".")[0] for key in typed):
+        if first not in known:
+            raise InputError(f"unknown key {first!r}{did_you_mean(first, known)}")
     for idle in IDLE.get(command, ()):
         found = [key for key in typed if any(key == one or key.startswith(f"{one}.") for one in idle.keys)]
         if found and idle.mode(cfg):

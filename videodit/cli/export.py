@@ -15,6 +15,7 @@ from videodit.checkpoint.latents import encoder_fingerprint
 from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
+from videodit.cli.about import is_run
 from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
 from videodit.nn.device import pick_dtype
@@ -38,6 +39,8 @@ def run(cfg: DictConfig) -> None:
         return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
+    if is_run(out):
+        raise InputError(f"out={out}: it is a run's folder, which opens as that run's model; name another")
     check_output(out / "pipeline.json")
     pipeline, parts, tokenizer = described(*locate(cfg.model), cfg.base)[0]
     check_parts(parts)

@@ -79,10 +79,14 @@ def installation() -> list[str]:
 def record(path: Path) -> str:
     """The record of a video that videodit wrote, as indented JSON; InputError if there is none."""
     from videodit.cli.places import record_text
+    from videodit.data.video import probe
 
     try:
         return json.dumps(parse_json(record_text(path)[0][: MOST.settings], path), indent=2, ensure_ascii=False)
     except InputError:
+        if path.suffix == ".json":
+            raise
+        probe(path)  # what is no video says so
         raise InputError(f"{path}: a video, but with no record in it; videodit did not write it") from None
 
 

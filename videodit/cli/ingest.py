@@ -185,7 +185,7 @@ def verdict(found: Outcome) -> list[str]:
         lines.append(f"captions of this run: {told.format(**used)}")
     if damaged := found.damaged():
         lines.append(f"{sum(damaged.values())} frames of {len(damaged)} files cannot be decoded, and were left out")
-    lines += [found.repeated()] * bool(found.repeated())
+    lines += found.made_up()
     silent = sum(not (clip.get("caption_long") or clip["caption"]) for clip in found.clips)
     if silent:
         told = "captioner= writes them, caption.required=true drops the clips"

@@ -11,8 +11,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     own = argv is None and bool(args) and args[0] in COMMANDS and launch().rank == 0  # one of several tells for all
     try:
-        with on_stop(end), watched(f"videodit {args[0]}") if own else nullcontext():
+        with stopping(), watched(f"videodit {args[0]}") if own else nullcontext():
             dispatch(args)
     except Terminated:
         say(f"videodit: stopped; {again_of(args) or BEGINS}")
@@ -95,6 +95,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"videodit: error: {message}")
         return USAGE_ERROR
     return 0
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Work that SIGTERM and Ctrl-C end, also where a library made another error of the one that was to end it."""
+    heard: list[int] = []
+
+    def hear(number: int) -> None:
+        heard.append(number)
+        end(number)
+
+    with on_stop(hear):
+        try:
+            yield
+        except (Interrupted, BrokenPipeError):
+            raise
+        except Exception:
+            if heard:
+                end(heard[0])
+            raise
 
 
 def again_of(args: Sequence[str]) -> str:

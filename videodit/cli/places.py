@@ -83,6 +83,7 @@ def is_done(batch: Sequence[tuple[Request, Path]], pipe: Pipe) -> bool:
 def names_by_seed(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
     """ball-seed1.mp4, ball-seed2.mp4, … for ball.mp4: InputError where one of them holds another video."""
     paths = [out.with_name(f"{out.stem}-seed{one.seed}{out.suffix}") for one in requests]
+    check_output(max(paths, key=lambda path: len(path.name)))
     for path, one in zip(paths, requests, strict=True):
         if not holds(path, one, pipe):
             raise InputError(f"{path}: another video has this name; give another out=")
@@ -94,6 +95,7 @@ def sheet_of(paths: Sequence[Path], requests: Sequence[Request]) -> Path:
     stem = paths[0].stem.removesuffix(f"-seed{requests[0].seed}")
     seeds = [one.seed for one in requests]
     path = paths[0].with_name(f"{stem}-seeds{min(seeds)}-{max(seeds)}-sheet.png")
+    check_output(path, "sheet")
     if path.exists() and probe(path).comment != "\n".join(labels(requests)):
         raise InputError(f"{path}: another picture has this name; give sheet=")
     return path

@@ -10,7 +10,7 @@ import torch
 
 from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
-from videodit.checkpoint.resolve import families
+from videodit.checkpoint.resolve import family_of
 from videodit.cli.generate import given
 from videodit.cli.memory import job_of, passes_of, room, setup_of, size_of, way_of
 from videodit.errors import InputError
@@ -73,6 +73,6 @@ def opened(cfg: DictConfig) -> Pipe:
     device = "cuda" if away else str(pick_device(cfg.device))
     dtype = pick_dtype(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
     how = {"vae_dtype": pick_dtype(cfg.vae_dtype, "vae_dtype"), "offload": cfg.offload, "quantize": cfg.quantize}
-    if cfg.model in families():
-        return Pipe(sketch_pipeline(cfg.model, device=device, dtype=dtype, **how))
+    if family := family_of(cfg.model):
+        return Pipe(sketch_pipeline(family, device=device, dtype=dtype, **how))
     return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)

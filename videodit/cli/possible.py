@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
 from videodit.atomic import check_output, check_room
@@ -22,11 +24,32 @@ from videodit.nn.kernels import AUTO
 from videodit.request import complete
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.settings import Settings
+from videodit.untrusted import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 LEAST = 3  # values that a checkpoint has of each parameter: its own, the average and, with Muon, one moment
+Share = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+RANGES = MappingProxyType({  # of numbers that nothing else compares before work begins
+    "seed": Annotated[int, Ge(0), Lt(2**63)],
+    "ema": Annotated[float, Ge(0), Lt(1)],
+    "drop": Share,
+    "keep": Count,
+    "workers": Annotated[int, Ge(0)],
+    "optim.warmup": Annotated[int, Ge(0)],
+    "optim.decay": Annotated[int, Ge(0)],
+    "optim.floor": Share,
+    "packs.tokens": Count,
+    "packs.most": Count | None,
+    "packs.image": Share,
+    "packs.whole": Share,
+    "crops.pixels": Count,
+    "crops.most": Count | None,
+    "crops.per_clip": Count,
+    "samples.seed": Annotated[int, Ge(0), Lt(2**63)],
+})  # fmt: skip
 
 
 def check_possible(cfg: DictConfig) -> None:
@@ -49,16 +72,29 @@ def check_possible(cfg: DictConfig) -> None:
 
 def check_settings(cfg: DictConfig) -> None:
     """InputError for numbers and a precision that no training has."""
+    for key, kind in RANGES.items():
+        section, _, name = key.rpartition(".")
+        value = (cfg[section] if section else cfg)[name]
+        check(value, kind, f"{key}={value}")
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
+    small = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1)])})  # what Muon takes, too
+    try:
+        make(cfg.optim.make)(small, curve=lambda _: 1.0)
+    except ValueError as error:  # of torch's own optimizers
+        raise error if isinstance(error, InputError) else InputError(f"optim.make: {error}") from None
 
 
 def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     """The same for what a VAE's training makes."""
     vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae")
-    crops_of(cfg, vae)
+    for number, crop in enumerate(crops_of(cfg, vae)["crops"]):
+        check(crop.weight, Annotated[float, Gt(0)], f"crops.crops.{number}.weight={crop.weight}")
     networks = nn.ModuleDict({"vae": hollow(vae)})
+    for key, value in plain(cfg.vae_loss).items():
+        if not isinstance(value, bool):
+            check(value, Annotated[float, Ge(0)], f"vae_loss.{key}={value}")
     if cfg.critic:
         with torch.device("meta"):
             networks["critic"] = make(cfg.critic)

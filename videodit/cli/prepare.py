@@ -5,6 +5,7 @@ Nothing large is made before the plan of a step is known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -132,6 +133,8 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         heldout = first_clips(datasets_of(cfg, "heldout", sizes)[0], 16)
         names = [one.fingerprint(number) for one in datasets for number in range(len(one))[:LISTED]]
         held = {"train": {"count": sum(map(len, datasets)), "which": digest(names)}}
+        if mesh.main:
+            tell_made_up(datasets)
         return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None, clips=held)
 
     return Prepared(plan, max(crop.volume for crop in crops["crops"]), made)
@@ -314,6 +317,13 @@ def cached(cfg: DictConfig, sizes: Sizes, vae: VideoVAE, mesh: Mesh) -> list[Lat
     """Latents of what trains and of what is held out, encoded where the cache lacks them."""
     splits = [datasets_of(cfg, split, sizes) for split in ("train", "heldout")]
     return [encode_datasets(one, vae, folder=Path(cfg.cache), workers=cfg.workers, mesh=mesh) for one in splits]
+
+
+def tell_made_up(datasets: Iterable[Any]) -> None:
+    """Say how many clips show what their files do not have, as it is said of those that are encoded."""
+    seen = [(one, number) for one in datasets if hasattr(one, "made_up") for number in range(len(one))[:LISTED]]
+    for told, count in sorted(Counter(told for one, number in seen for told in one.made_up(number)).items()):
+        say(f"{count} of {len(seen)} clips {told}")
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:

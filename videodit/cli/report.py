@@ -26,8 +26,10 @@ def run(cfg: DictConfig) -> None:
         raise InputError("path: which run? videodit report runs/NAME")
     folder = Path(cfg.path)
     out = Path(cfg.out) if cfg.out else folder / "report.html"
-    check_output(out)
+    if folder.is_file():
+        raise InputError(f"{folder}: it is a file; name a run's folder")
     story = tell(folder)
+    check_output(out)
     others = [Path(name.strip()) for name in cfg.compare.split(",") if name.strip()]
     short = len({path.resolve().name for path in (folder, *others)}) > len(others)
     beside = [read_other(path, path.resolve().name if short else str(path)) for path in others]

@@ -13,7 +13,7 @@ from videodit.alive import doing
 from videodit.checkpoint.family import settings
 from videodit.checkpoint.find import WordCount
 from videodit.checkpoint.pretrained import Part
-from videodit.checkpoint.resolve import families, read_family
+from videodit.checkpoint.resolve import family_of, read_family
 from videodit.checkpoint.weights import Weights
 from videodit.cli.clips import datasets_of
 from videodit.cli.prepare import how, shapes_and_words, share, work_of
@@ -78,15 +78,16 @@ class Entries:
 
 def is_sketched(cfg: DictConfig) -> bool:
     """Whether a plan goes by a public model's numbers."""
-    return cfg.stage == "dit" and cfg.init in families()
+    return cfg.stage == "dit" and family_of(cfg.init) is not None
 
 
 def sketched(cfg: DictConfig, mesh: Mesh) -> Sketch:
     """The plan of a DiT's step, over clips of the data and captions that have a token for each three letters or so."""
-    family, adapter = read_family(cfg.init), adapter_of(cfg)
+    name = family_of(cfg.init)
+    family, adapter = read_family(name), adapter_of(cfg)
     if "defaults" not in family:
         raise InputError(f"init={cfg.init}: its VAE has no class here yet, so nothing can be trained from it")
-    check_trains(cfg, settings(cfg.init, exact=True), two="boundary" in family)
+    check_trains(cfg, settings(name, exact=True), two="boundary" in family)
     parts = {name: Part(family[name], Weights([])) for name in ("dit", "text", "vae")}
     spec = parts["dit"].spec
     sizes = Sizes(parts["vae"].outline.stride, parts["dit"].outline.patch)

@@ -250,6 +250,8 @@ class Few(Dataset):
             self.__getitems__ = self._several
         if hasattr(clips, "caption"):
             self.caption = self._caption
+        if hasattr(clips, "made_up"):
+            self.made_up = self._made_up
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -263,6 +265,9 @@ class Few(Dataset):
 
     def _caption(self, index: int) -> str:
         return self.clips.caption(self.indices[index])
+
+    def _made_up(self, index: int) -> tuple[str, ...]:
+        return self.clips.made_up(self.indices[index])
 
     def _several(self, indices: list[int]) -> list[Sample]:
         return self.clips.__getitems__([self.indices[i] for i in indices])

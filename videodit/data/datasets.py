@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import posixpath
@@ -18,7 +17,7 @@ from videodit.data import video
 from videodit.data.captions import DIFFER, LOST, MISSING, TABLES, Captions, is_beside, is_table, pairs
 from videodit.data.files import Root
 from videodit.data.resize import Fit, resize
-from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample, faster, to_clip
+from videodit.data.sample import ENLARGED, INTERLACED, REPEATED, BadSample, Sample, faster, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.printable import say
@@ -100,10 +99,9 @@ class VideoFolder(Dataset[Sample]):
         """A hash of the video's bytes, with everything that turns them into the clip."""
         entry = self.entries[index]
         try:
-            with open(opened(self.root / entry.file_name), "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, InputError) as error:
-            content = f"unreadable: {getattr(error, 'strerror', None) or error}"
+            content = video.digest(self.root / entry.file_name)
+        except InputError as error:
+            content = f"unreadable: {error}"
         shape = f"{self.frames}x{self.height}x{self.width}/{self.area}@{self.fps}"
         return f"v{video.VERSION}-{content}-{entry.caption}-{shape}-{self.fit}-{self.stride}-{self.patch}"
 
@@ -121,20 +119,33 @@ class VideoFolder(Dataset[Sample]):
 
     def _cut(self, path: Path, entry: Entry, draw: float) -> Sample:
         info = video.probe(path)
-        fps = self.fps or info.fps
-        frames = self._legal_frames(math.ceil((info.seconds - video.TIE) * fps))
-        start = draw * max(0.0, info.seconds - frames / fps)
-        shape = self._shape(frames, info.height, info.width)
+        fps, shape = self._of(info)
+        start = draw * max(0.0, info.seconds - shape.frames / fps)
         # Resized one by one: a long interval of a large video never stands in memory at its own size.
         images = [
             resize(to_clip(image[None]), shape.height, shape.width, fit=self.fit)
-            for image in video.stream(path, start=start, frames=frames, fps=fps, reader=self.reader)
+            for image in video.stream(path, start=start, frames=shape.frames, fps=fps, reader=self.reader)
         ]
         clip = torch.cat(images[: self._legal_frames(len(images))], dim=1)  # a damaged file holds less than it says
-        repeated = clip.shape[1] > 1 and faster(fps, info.fps)
-        enlarged = shape.height > info.height or shape.width > info.width
-        made_up = (*[REPEATED] * repeated, *[ENLARGED] * enlarged)
-        return Sample(clip, entry.caption, fps, key=f"{entry.file_name}@{start:.3f}", made_up=made_up)
+        key = f"{entry.file_name}@{start:.3f}"
+        return Sample(clip, entry.caption, fps, key=key, made_up=_made_up(info, fps, shape))
+
+    def made_up(self, index: int) -> tuple[str, ...]:
+        """What clip `index` will show that its file does not have, as in a Sample; of one that cannot be read nothing.
+
+        One frame is decoded.
+        """
+        try:
+            info = video.probe(self.root / self.entries[index].file_name)
+            return _made_up(info, *self._of(info))
+        except InputError:
+            return ()
+
+    def _of(self, info: video.VideoInfo) -> tuple[float, VideoShape]:
+        """The rate and the shape of the clip that a video gives."""
+        fps = self.fps or info.fps
+        frames = self._legal_frames(math.ceil((info.seconds - video.TIE) * fps))
+        return fps, self._shape(frames, info.height, info.width)
 
     def _legal_frames(self, available: int) -> int:
         """The largest legal number of frames among those available and those wanted."""
@@ -147,6 +158,13 @@ class VideoFolder(Dataset[Sample]):
         if self.area is None:
             return VideoShape(frames, self.height, self.width)
         return VideoShape(frames, height, width).within(self.area).legal(self.stride, self.patch)
+
+
+def _made_up(info: video.VideoInfo, fps: float, shape: VideoShape) -> tuple[str, ...]:
+    """What a clip of this rate and shape shows that its video does not have."""
+    repeated = shape.frames > 1 and faster(fps, info.fps)
+    enlarged = shape.height > info.height or shape.width > info.width
+    return (*[REPEATED] * repeated, *[ENLARGED] * enlarged, *[INTERLACED] * info.interlaced)
 
 
 def folder_part(

@@ -4,6 +4,7 @@ and a local path to each.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
@@ -11,7 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from videodit.data.captions import LOST, MISSING, Captions, Told, is_beside, is_table, pairs
 from videodit.data.tars import members
+from videodit.data.video import RECORD, in_order
 from videodit.errors import InputError
 from videodit.untrusted import opened
 
@@ -85,8 +87,12 @@ class Root:
         tables = [path for path in stamps if is_table(path)]
         for path in tables:
             captions.read_table(path)
+        stamps, records = (stamps, {}) if self.remote else gathered(stamps, captions.tables)
+        found |= dict.fromkeys(records, ("", ""))
         videos = [path for path in stamps if not is_beside(path) and path not in tables]
         texts = pairs((path for path in stamps if is_beside(path)), videos, samples=False)
+        for folder, record in records.items():
+            texts.setdefault(folder, []).extend(record)
         listing = Listing(beside=[*tables, *(text for several in texts.values() for text in several)])
         others = set(listing.beside)
         for path, stamp in stamps.items():
@@ -169,6 +175,26 @@ class Root:
         for name in told.keys() - {text for several in texts.values() for text in several}:
             if any(one.caption for one in told[name]):
                 captions.faults.append((f"{path}{INSIDE}{name}", f"{LOST}: no video of the tar has its name"))
+
+
+def gathered(stamps: Mapping[str, str], listed: Collection[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """{path: stamp} in which the frames of a folder are one file, and what such folders have of a record inside.
+
+    Numbered pictures are a video where something says so: a table (`listed`), a caption beside the folder or a record
+    in it. Other pictures are clips of their own.
+    """
+    held: dict[str, list[str]] = {}
+    for path in stamps:
+        folder, name = posixpath.split(path)
+        held.setdefault(folder, []).append(name)
+    whole, records = dict(stamps), {}
+    for folder, names in held.items():
+        said = RECORD in names or folder in listed or not stamps.keys().isdisjoint({f"{folder}.txt", f"{folder}.json"})
+        if frames := in_order(names) if folder and said else []:
+            records[folder] = [posixpath.join(folder, RECORD)] * (RECORD in names)
+            parts = [*(whole.pop(posixpath.join(folder, name)) for name in frames), *map(stamps.get, records[folder])]
+            whole[folder] = hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]
+    return dict(sorted(whole.items())), records
 
 
 def is_url(text: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 REPEATED = "have fewer frames a second than is asked for, so frames are repeated"
 ENLARGED = "are smaller than what is asked for, so they are enlarged"
+INTERLACED = "are interlaced, so the lines that a frame lacks are filled in"
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Sample:
     """One captioned clip.
 
     `clip` is (3,T,H,W) float32 in [-1,1], `fps` its frames per second, `key` a name that stays the same between runs.
-    `made_up`: what of it its file does not have, of REPEATED and ENLARGED.
+    `made_up`: what of it its file does not have, of REPEATED, ENLARGED and INTERLACED.
     """
 
     clip: Tensor

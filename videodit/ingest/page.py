@@ -105,8 +105,8 @@ def _head(found: Outcome, facts: Facts) -> str:
         if found.balance()
         else '<p class="bad-text">The counts do not add up: this is a bug of videodit.</p>'
     )
-    repeated = f"<p>{markup(found.repeated())}</p>" if found.repeated() else ""
-    return f'<h1>{markup(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}{repeated}'
+    made_up = "".join(f"<p>{markup(line)}</p>" for line in found.made_up())
+    return f'<h1>{markup(facts.title)}{dry}</h1><dl class="tiles">{cells}</dl>{balance}{made_up}'
 
 
 def _funnel(found: Outcome) -> str:

@@ -50,6 +50,7 @@ COLUMNS = (
     Column("pixel_format", "string", "the file's, as FFmpeg calls it"),
     Column("hdr", "string", "its transfer function where it is HDR, else null"),
     Column("variable", "bool", "whether its frames are unevenly spaced in time"),
+    Column("interlaced", "bool", "whether it is; its frames are read deinterlaced"),
     Column("origin", "string", "what the file itself was cut from, where a table says so"),
     Column("sha256", "string", "of the file's bytes"),
 )

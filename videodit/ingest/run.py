@@ -19,7 +19,7 @@ import numpy as np
 from videodit.alive import doing
 from videodit.data.captions import DIFFER, LOST, MISSING, is_beside
 from videodit.data.files import Listing, Root
-from videodit.data.sample import faster
+from videodit.data.sample import INTERLACED, faster
 from videodit.data.split import held_out
 from videodit.errors import InputError
 from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
@@ -39,7 +39,7 @@ PICTURE = 192  # pixels of a thumbnail's long side
 MINUTE = 1500  # frames
 OTHER = "the same bytes as another file, which has another caption"
 BARE = "a near-duplicate of a better one, which has no caption"
-VERSION = 4  # of what the stages remember: a change of what they give makes it useless
+VERSION = 5  # of what the stages remember: a change of what they give makes it useless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +98,14 @@ class Outcome:
         seen = [*self.clips, *self.dropped]
         return dict(sorted({one["source"]: one["corrupt"] for one in seen if one.get("corrupt")}.items()))
 
-    def repeated(self) -> str:
-        """In a line how many clips show frames twice, as they are at a higher rate than their files; empty if none."""
-        count = sum(one["frames"] > 1 and faster(one["fps"], one["source_fps"]) for one in self.clips)
-        told = "clips have a rate above their file's own, so frames are repeated (shape.fps=null keeps each its own)"
-        return f"{count} of {len(self.clips)} {told}" if count else ""
+    def made_up(self) -> list[str]:
+        """In lines how many clips show what their files do not have: frames twice, lines between those of a field."""
+        repeated = sum(one["frames"] > 1 and faster(one["fps"], one["source_fps"]) for one in self.clips)
+        counts = {
+            "have a rate above their file's own, so frames are repeated (shape.fps=null keeps each its own)": repeated,
+            INTERLACED: sum(one["interlaced"] for one in self.clips),
+        }
+        return [f"{count} of {len(self.clips)} clips {told}" for told, count in counts.items() if count]
 
     def captions(self) -> tuple[str, list[str]]:
         """How many captions came whole, were changed, lost or are absent, in a line; and where, of the lost ones."""

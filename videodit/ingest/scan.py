@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 
 from videodit.data import video
 from videodit.ingest.record import Dropped, Record
 from videodit.ingest.stages import reading
+
+ABOUT = ("height", "width", "codec", "pixel_format", "hdr", "variable", "interlaced")  # kept under the same names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,9 @@ class Scan:
             raise Dropped("its name is not UTF-8", ascii(source)) from None
         with reading(self.root, record) as path:
             info = asdict(video.probe(path, exact=True))
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = video.digest(path)
         if not info["frames"]:
             raise Dropped("cannot be read", "it holds no frame")
-        about = {key: info[key] for key in ("height", "width", "codec", "pixel_format", "hdr", "variable")}
+        about = {key: info[key] for key in ABOUT}
         return [{"sha256": sha256, **about, "source_fps": info["fps"], "length": info["seconds"],
                  "stored": info["frames"]}]  # fmt: skip

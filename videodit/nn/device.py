@@ -20,8 +20,8 @@ def pick_device(device: Any, local_rank: int = 0) -> torch.device:
     if name == "auto":
         return torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # the second from a build without CUDA
+        return torch.ones(1, device=name).sum().cpu().to(name).device  # of a device without values the sum is none
+    except (RuntimeError, AssertionError, NotImplementedError):  # the second from a build without CUDA
         raise InputError(f"device={device}: this machine has no such device; auto takes what there is") from None
 
 

@@ -4,14 +4,15 @@ Times are seconds after the first frame. Frames are uint8 (T,H,W,3) RGB, 8-bit S
 seen: upright, with square pixels, HDR tone-mapped (see `data/colour`), transparent parts white,
 interlaced ones whole.
 
-`by_av`, `by_decord` and `by_pillow` are the readers, `reading` what they have in common.
+`by_av`, `by_decord`, `by_folder` and `by_pillow` are the readers, `reading` what they have in common.
 """
 
 from __future__ import annotations
 
+from videodit.data.video.by_folder import digest, in_order
 from videodit.data.video.files import named, replacing
 from videodit.data.video.frame import TIE, CorruptPackets, VideoInfo
-from videodit.data.video.outputs import KINDS, beside, check_kind, check_place, kept_as, target
+from videodit.data.video.outputs import KINDS, RECORD, beside, check_kind, check_place, kept_as, target
 from videodit.data.video.reading import Reader, numbered, probe, read, stream, timeline, times
 from videodit.data.video.writing import commented, write
 from videodit.errors import InputError
@@ -20,6 +21,7 @@ VERSION = 3  # of the pixels that reading gives: raise it when they change, so t
 
 __all__ = [
     "KINDS",
+    "RECORD",
     "TIE",
     "CorruptPackets",
     "InputError",
@@ -29,6 +31,8 @@ __all__ = [
     "check_kind",
     "check_place",
     "commented",
+    "digest",
+    "in_order",
     "kept_as",
     "named",
     "numbered",

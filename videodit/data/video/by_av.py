@@ -110,6 +110,7 @@ def inspect(path: str | Path, *, exact: bool) -> tuple[VideoInfo, Look]:
         hdr=look.transfer,
         variable=uneven(np.sort(times)),
         alpha=alpha,
+        interlaced=look.interlaced,
     )
     return info, look
 

@@ -41,7 +41,8 @@ class VideoInfo:
     `height` and `width` are those of the frames that reading gives: turned upright, with square pixels. `fps` is the
     mean over the file. `rotation`: degrees clockwise, of 0, 90, 180, 270, by which the stored frames are turned (a
     mirrored file is mirrored back too). `pixel_aspect`: width by height of a stored pixel. `bits`: per channel.
-    `hdr`: its transfer function, None for SDR. `variable`: its frames are not evenly spaced in time.
+    `hdr`: its transfer function, None for SDR. `variable`: its frames are not evenly spaced in time. `interlaced`: its
+    first frame is, or it says so: each frame that is one is read deinterlaced.
     """
 
     frames: int
@@ -58,6 +59,7 @@ class VideoInfo:
     hdr: Transfer | None
     variable: bool
     alpha: bool
+    interlaced: bool = False
 
     @property
     def comment(self) -> str:

@@ -5,6 +5,7 @@ Inside the program a path without an ending is a folder of frames; a person mark
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     ".mp4": Kind(16384),  # x264's limit
     ".webm": Kind(16384),
     ".gif": Kind(65535, rate=50.0),  # its clock ticks 100 times a second, and players take one tick for ten
-    ".webp": Kind(16383, rate=500.0),
+    ".webp": Kind(16383, rate=90.0),  # browsers show a frame of 10 ms or less for 100
     ".png": Kind(65535, moving=False),
     ".jpg": Kind(65500, moving=False),
     ".jpeg": Kind(65500, moving=False),
@@ -45,7 +46,7 @@ def target(given: str | Path, key: str = "") -> Path:
 
     InputError, of `key` if it has one, for a name that says neither, and for a folder where a file is to be.
     """
-    path, shown = Path(given), f"{key}={given}" if key else named(given)
+    path, shown = Path(given), f"{key}={given}" if key else named(given) or "path: it is empty"
     slash = isinstance(given, str) and given.endswith("/")
     folder = not path.suffix and (slash or isinstance(given, Path))
     if not slash and not folder and os.path.isdir(path):
@@ -108,6 +109,11 @@ def check_place(video: Path) -> None:
     if not video.suffix:
         check_free(video)
     path = beside(video)
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # though the video's own may not be
+            raise InputError(f"{named(path)}: cannot be written: {error.strerror}") from None
     if not os.path.exists(path):
         return
     try:

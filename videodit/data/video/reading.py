@@ -6,6 +6,7 @@ Letters: T frames, H height, W width.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count, islice
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from videodit.data.video import by_av, by_decord, by_pillow
+from videodit.data.video import by_av, by_decord, by_folder, by_pillow
 from videodit.data.video.files import named
 from videodit.data.video.frame import TIE, Frame, VideoInfo
 from videodit.errors import InputError
@@ -23,13 +24,15 @@ Reader = Literal["av", "decord"]
 
 
 def probe(path: str | Path, *, exact: bool = False) -> VideoInfo:
-    """Describe a video or a picture, by its content, whatever its name.
+    """Describe a video, a picture or a folder of frames, by its content, whatever its name.
 
     One frame is decoded. Where the container lists all its frames (mp4, AVI) they are counted off that list; otherwise,
     or if `exact`, its packets are read through, undecoded: that count holds even if the list does not, as in a file
     that was cut off. A moving picture (GIF, WebP, PNG, AVIF) is decoded.
     Raises InputError, one line that names the file, where there is no such file or it holds nothing that can be seen.
     """
+    if os.path.isdir(path):
+        return by_folder.inspect(path)
     return by_pillow.inspect(path) if by_pillow.is_picture(path) else by_av.inspect(path, exact=exact)[0]
 
 
@@ -46,6 +49,8 @@ def times(path: str | Path) -> np.ndarray:
 
 def timeline(path: str | Path) -> tuple[np.ndarray, float]:
     """`times(path)`, and when the last frame ends."""
+    if os.path.isdir(path):
+        return by_folder.table(path)
     return (by_pillow if by_pillow.is_picture(path) else by_av).table(path)
 
 
@@ -162,11 +167,12 @@ def _check(path: str | Path, start: float, frames: int | None, fps: float | None
 
 def _source(path: str | Path, start: float, reader: Reader, threads: int) -> Iterator[Frame]:
     """Frames in order of time that begin at or before `start`."""
-    if not by_pillow.is_picture(path):
+    folder = os.path.isdir(path)
+    if not folder and not by_pillow.is_picture(path):
         return (by_av if reader == "av" else by_decord).frames(path, start, threads)
     if reader == "decord":
         raise InputError(f"{named(path)}: decord reads no pictures; use reader=av")
-    return by_pillow.frames(path, start, threads)
+    return (by_folder if folder else by_pillow).frames(path, start, threads)
 
 
 def _by_time(source: Iterator[Frame], start: float, fps: float | None) -> Iterator[Frame]:
