@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videodit.config import assets_dir
-from videodit.errors import InputError, did_you_mean
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -115,13 +115,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
 
 
 def check(command: str, cfg: DictConfig, typed: Sequence[str]) -> None:
-    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for, or, as
-    hydra's `+` would add it, in none.
-    """
-    known = EFFECTS[command].keys() | {"hydra"}
-    for first in (key.partition(".")[0] for key in typed):
-        if first not in known:
-            raise InputError(f"unknown key {first!r}{did_you_mean(first, known)}")
+    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for."""
     for idle in IDLE.get(command, ()):
         found = [key for key in typed if any(key == one or key.startswith(f"{one}.") for one in idle.keys)]
         if found and idle.mode(cfg):

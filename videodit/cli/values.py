@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -87,12 +87,15 @@ def at_home(cfg: DictConfig) -> DictConfig:
 
 
 def check_kinds_of_values(conf: Path, command: str, overrides: Sequence[str]) -> None:
-    """InputError where a key of a group or section is given a word for a number, a number for a list and the like."""
+    """InputError where a key of a group or section is given a word for a number, a number for a list and the like, and
+    for one beside them all, which hydra's `+` would add and nothing would read.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     given = [override for override in overrides if re.match(r"[\w.]+=", override)]
-    if not given:
+    added = [one[1] for override in overrides if (one := re.match(r"\+{1,2}(\w+)", override)) and one[1] != "hydra"]
+    if not given and not added:
         return
     try:
         parsed = OverridesParser.create().parse_overrides(given)
@@ -100,6 +103,9 @@ def check_kinds_of_values(conf: Path, command: str, overrides: Sequence[str]) ->
     except HydraException:  # told where it is composed
         return
     defaults = dict(dotted(content, ""))
+    known = {*groups, *defaults}
+    if strange := [name for name in added if name not in known]:
+        raise InputError(f"unknown key {strange[0]!r}{did_you_mean(strange[0], known)}")
     for override in parsed:
         key = override.key_or_group
         if override.is_sweep_override() or key in groups or key not in defaults:
