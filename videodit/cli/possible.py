@@ -19,6 +19,7 @@ from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
 from videodit.models.build import ARCHITECTURES
+from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
 from videodit.request import complete
@@ -52,6 +53,16 @@ RANGES = MappingProxyType({  # of numbers that nothing else compares before work
 })  # fmt: skip
 
 
+class Small(Denoiser):
+    """One block with one matrix, for an optimizer to take."""
+
+    STACKS = {"blocks": ""}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(1, 1)])
+
+
 def check_possible(cfg: DictConfig) -> None:
     """InputError for what a training, or one of those before it, could not do. It makes nothing, and reads no clip."""
     check_settings(cfg)
@@ -79,7 +90,7 @@ def check_settings(cfg: DictConfig) -> None:
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
-    small = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1)])})  # what Muon takes, too
+    small = Small()
     try:
         make(cfg.optim.make)(small, curve=lambda _: 1.0)
     except ValueError as error:  # of torch's own optimizers
