@@ -167,8 +167,9 @@ def _check(path: str | Path, start: float, frames: int | None, fps: float | None
 
 def _source(path: str | Path, start: float, reader: Reader, threads: int) -> Iterator[Frame]:
     """Frames in order of time that begin at or before `start`."""
-    folder = os.path.isdir(path)
-    if not folder and not by_pillow.is_picture(path):
+    if folder := os.path.isdir(path):
+        by_folder.files_of(path)
+    elif not by_pillow.is_picture(path):
         return (by_av if reader == "av" else by_decord).frames(path, start, threads)
     if reader == "decord":
         raise InputError(f"{named(path)}: decord reads no pictures; use reader=av")
