@@ -227,7 +227,7 @@ def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, P
     dit = objective(folder, composed(given)).dit
     how = {
         "cache": cache, "tokens": int(given["budget"]), "most": int(given["most"]) or None,
-        "patch": dit.patch, "image": 0.0, "whole": 1.0, "work": work_of(dit.spec), "share": share, "seed": 0,
+        "patch": dit.patch, "image": 0.0, "whole": 1.0, "work": work_of(dit), "share": share, "seed": 0,
     }  # fmt: skip
     return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}
 

@@ -51,7 +51,7 @@ def changes(part: Part, *, seed: int = 0, dora: bool = False, rank: int = RANK) 
 
 
 def saved_adapter(path: Path, part: Part, **how: object) -> Path:
-    save_adapter(path, changes(part, **how), part.spec["arguments"], {"adapter": {}})
+    save_adapter(path, changes(part, **how), part.spec, {"adapter": {}})
     return path
 
 
@@ -119,7 +119,7 @@ def test_dora_is_pefts(part: Part, tmp_path: Path) -> None:
 
 def others(part: Part, layout: str, how: str) -> dict[str, Tensor]:
     """An adapter as others write it: another prefix, other names of the matrices, an alpha."""
-    names = matrices(part.spec["arguments"], layout)
+    names = matrices(part.spec, layout)
     theirs, state = {ours.removesuffix(".weight"): name for name, (ours, _) in names.items()}, {}
     for ours, change in changes(part).items():
         stem, down, up = theirs[ours], "lora_A.weight", "lora_B.weight"
@@ -251,5 +251,5 @@ def test_blocks_that_come_and_go_have_the_adapter(
 
 
 def test_our_names_are_in_every_layout(part: Part) -> None:
-    names = [{ours for ours, _ in matrices(part.spec["arguments"], layout).values()} for layout in LAYOUTS]
+    names = [{ours for ours, _ in matrices(part.spec, layout).values()} for layout in LAYOUTS]
     assert names[0] == names[1] and adapters.FILE.endswith(".safetensors")

@@ -52,7 +52,7 @@ def _make_base(base: Path) -> None:
     save_adapter(
         base / "adapter.safetensors",
         {name: {"down": torch.randn(2, 24), "up": torch.randn(24, 2)} for name in matrices},
-        DIT,
+        {"architecture": "dit", "arguments": DIT},
         {"adapter": {"dora": False}},
     )
     _make_peft(base / "peft")

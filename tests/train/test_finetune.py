@@ -186,7 +186,7 @@ def test_merged_weights_compute_what_trained(place: Path, tmp_path: Path, dora: 
     from videodit.checkpoint.adapters import attach, save_adapter
 
     changes = adapter.changes({name: tensor.detach() for name, tensor in dit.state_dict().items()})
-    save_adapter(tmp_path / "a.safetensors", changes, part.spec["arguments"], {})
+    save_adapter(tmp_path / "a.safetensors", changes, part.spec, {})
     merged = attach({"dit": part}, {str(tmp_path / "a.safetensors"): 1.0})["dit"].load()
     x, t = torch.randn(4, 2, 4, 4, generator=random), torch.tensor([0.4], dtype=torch.float64)
     text = Ragged(torch.randn(3, pipelines.TEXT_DIM, generator=random), (3,))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from videodit.checkpoint.families import lora as spelt
-from videodit.checkpoint.families import wan
-from videodit.checkpoint.keymap import SHOWN, Form, places
+from videodit.checkpoint.keymap import SAME, SHOWN, Form, places
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
@@ -115,12 +115,21 @@ def _taken_apart(name: str) -> Key | None:
     return next((Key(name, hit[1], which, end) for hit, end, which in hits if hit), None)
 
 
+def spelling(names: Iterable[str], spec: Mapping[str, Any], layout: str) -> Mapping[str, tuple[str, Form]]:
+    """A layout's name of each of a network's parameters -> ours, and how the values are arranged there.
+
+    Adapters of an architecture that nobody else has go by our own names.
+    """
+    if spec["architecture"] not in spelt.TABLES:
+        return {name: (name, SAME) for name in names}
+    return places(names, spelt.TABLES[spec["architecture"]](layout, spec["arguments"]))
+
+
 def _places(part: Part) -> Mapping[str, tuple[str, Form]]:
-    """Every name that a DiT's parameters have in files -> ours, and how the values are arranged there."""
+    """Every name that a denoiser's parameters have in files -> ours, and how the values are arranged there."""
     found = {}
     for layout in spelt.LAYOUTS:
-        table = wan.dit_table(layout, part.spec["arguments"])
-        for theirs, place in places(part.skeleton.state_dict(), table).items():
+        for theirs, place in spelling(part.skeleton.state_dict(), part.spec, layout).items():
             module, _, last = theirs.rpartition(".")
             found[theirs] = found[f"{module.replace('.', '_')}.{last}"] = place
     return found

@@ -14,21 +14,21 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from videodit.checkpoint import scales
-from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys
+from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys, spelling
 from videodit.checkpoint.changes import Difference, LowRank, Value, alpha_of, check_low_rank, check_whole
 from videodit.checkpoint.experts import FILE, adapter_files, experts_named
 from videodit.checkpoint.families import lora as spelt
-from videodit.checkpoint.families import wan
-from videodit.checkpoint.keymap import Form, places
+from videodit.checkpoint.keymap import Form
 from videodit.checkpoint.pretrained import Delta, Part
 from videodit.checkpoint.scales import Said
 from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.dit import DiT
+from videodit.models.build import rebuild
 from videodit.printable import say
 
 __all__ = ["FILE", "LAYOUTS", "attach", "matrices", "parse", "save_adapter"]
@@ -102,25 +102,25 @@ def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dic
     return found
 
 
-def matrices(arguments: Mapping[str, Any], layout: str) -> dict[str, tuple[str, Form]]:
-    """A layout's name of each matrix of a DiT of these arguments -> our name, and how its values change to ours."""
-    blocks = [f"blocks.{number}.{name}" for number in range(arguments["layers"]) for name in DiT.ADAPTABLE]
-    ends = ["embed", "text_embed.0", "text_embed.2", "time_embed.linear1", "time_embed.linear2", "time_proj", "head"]
-    found = places([f"{name}.weight" for name in blocks + ends], wan.dit_table(layout, arguments))
-    return {theirs.removesuffix(".weight"): place for theirs, place in found.items()}
+def matrices(spec: Mapping[str, Any], layout: str) -> dict[str, tuple[str, Form]]:
+    """A layout's name of each matrix of a network -> our name, and how its values change to ours."""
+    with torch.device("meta"):
+        network = rebuild(spec["architecture"], spec["arguments"])
+    linears = [f"{name}.weight" for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    return {theirs.removesuffix(".weight"): place for theirs, place in spelling(linears, spec, layout).items()}
 
 
 def save_adapter(
-    path: Path, changes: Mapping[str, Mapping[str, Tensor]], arguments: Mapping[str, Any], header: Mapping[str, Any]
+    path: Path, changes: Mapping[str, Mapping[str, Tensor]], spec: Mapping[str, Any], header: Mapping[str, Any]
 ) -> None:
-    """Write "down", "up" and perhaps "magnitude" of matrices by our names, such as blocks.0.attention.q.
+    """Write "down", "up" and perhaps "magnitude" of a network's matrices by our names, such as blocks.0.attention.q.
 
     The names are those that diffusers and ComfyUI read, without an alpha: the scale belongs into "up". DoRA's go by
     diffusers' names, which ComfyUI does not read, since diffusers takes them under no others.
     """
     dora = any("magnitude" in change for change in changes.values())
     prefix, layout = ("transformer.", "diffusers") if dora else ("diffusion_model.", "vendor")
-    theirs = {ours.removesuffix(".weight"): name for name, (ours, _) in matrices(arguments, layout).items()}
+    theirs = {ours.removesuffix(".weight"): name for name, (ours, _) in matrices(spec, layout).items()}
     ends = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
     tensors = {
         f"{prefix}{theirs[ours]}.{ends[which]}": tensor

@@ -8,7 +8,7 @@ from typing import Any
 from videodit.checkpoint.families import t5, wan
 from videodit.checkpoint.families.configs import ModelIndex, read_config
 from videodit.checkpoint.family import is_exact, nearest_family, settings, table
-from videodit.checkpoint.pretrained import KINDS, Part
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.schedulers import FILE, read_scheduler
 from videodit.checkpoint.weights import open_weights
@@ -19,6 +19,7 @@ from videodit.untrusted import read_json
 INDEX = "model_index.json"
 PARTS = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}  # their names
 ARGUMENTS = {"dit": wan.dit_arguments, "video_vae": wan.vae_arguments, "t5": t5.arguments}
+COMPONENTS = {"dit": "dit", "dit_low": "dit", "text": "t5", "vae": "video_vae"}  # what each is here
 CONSTANTS = {"mean": "latents_mean", "std": "latents_std"}
 Described = tuple[dict[str, Any], dict[str, Part], Path]
 
@@ -73,7 +74,7 @@ def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float
 
 def _part(folder: Path, part: str, name: str | None) -> Part:
     """A component of this class."""
-    file, architecture = folder / "config.json", KINDS[part]
+    file, architecture = folder / "config.json", COMPONENTS[part]
     config = read_config(file, architecture, name)
     arguments = ARGUMENTS[architecture](config, source=folder)
     constants = {ours: config[theirs] for ours, theirs in CONSTANTS.items() if theirs in config}

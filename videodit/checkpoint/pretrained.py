@@ -23,8 +23,8 @@ from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.build import checked, rebuild, with_depths
-from videodit.models.interfaces import Denoiser, Stacked
+from videodit.models.build import checked, rebuild, role_of, with_depths
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser, Stacked
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
@@ -34,13 +34,7 @@ from videodit.nn.stream import stream
 
 FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
 Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
-KINDS = {"dit": "dit", "dit_low": "dit", "text": "t5", "vae": "video_vae"}  # architecture of each part
-FITTING = (  # an argument of a DiT, the part that it belongs to, and what it is called there
-    ("channels", "vae", "latent_channels"),
-    ("out_channels", "vae", "latent_channels"),
-    ("text_dim", "text", "dim"),
-    ("patch", "dit", "patch"),
-)
+ROLES = {"dit": DENOISER, "dit_low": DENOISER, "text": TEXT_ENCODER, "vae": VAE}  # of the parts by their names
 
 
 @dataclass(frozen=True)
@@ -300,7 +294,7 @@ def check_parts(parts: Mapping[str, Part]) -> None:
     Files' headers alone are read: what is wrong with a VAE is told before a video is denoised for it.
     """
     for name, part in parts.items():
-        if part.spec.get("architecture") != KINDS[name]:
+        if role_of(part.spec) != ROLES[name]:
             raise InputError(f"{part.weights.source}: it holds another architecture than its name says")
     if told := misfits(parts):
         raise InputError(told[0])
@@ -310,14 +304,23 @@ def check_parts(parts: Mapping[str, Part]) -> None:
 
 def misfits(parts: Mapping[str, Part]) -> list[str]:
     """What does not fit of the parts that are there, in words."""
-    told = []
-    for name in ("dit", "dit_low"):
-        for key, other, its in FITTING:
-            if name in parts and other in parts:
-                mine, theirs = parts[name].spec["arguments"][key], parts[other].spec["arguments"][its]
-                if mine != theirs:
-                    two = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
-                    told.append(f"{parts[name].weights.source}: {two}; they should be the same")
+    told, found = [], {name: part.outline for name, part in parts.items()}
+    denoisers = [name for name in parts if ROLES[name] == DENOISER]
+
+    def compare(name: str, key: str, mine: Any, other: str, its: str, theirs: Any) -> None:
+        if mine != theirs:
+            two = f"its {key} is {mine}, but {its} of {parts[other].weights.source} is {theirs}"
+            told.append(f"{parts[name].weights.source}: {two}; they should be the same")
+
+    for name in denoisers:
+        network = found[name]
+        for other, part in found.items():
+            if ROLES[other] == VAE:
+                compare(name, "channels", network.channels, other, "latent_channels", part.latent_channels)
+                compare(name, "out_channels", network.out_channels, other, "latent_channels", part.latent_channels)
+            elif ROLES[other] == TEXT_ENCODER:
+                compare(name, "text_dim", network.streams.get("text"), other, "dim", part.dim)
+        compare(name, "patch", list(network.patch), denoisers[0], "patch", list(found[denoisers[0]].patch))
     return told
 
 

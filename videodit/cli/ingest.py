@@ -152,7 +152,7 @@ def texts(cfg: DictConfig, base: Base, found: Outcome, out: Path) -> None:
     """Have the set keep the states of its captions, as a training from this model would make them."""
     device = pick_device(cfg.device)
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
-    length = base.parts["dit"].spec["arguments"]["text_length"]
+    length = base.parts["dit"].outline.text_length
     tokenizer = Tokenizer(path=base.tokenizer, length=length, mends=base.mends)
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
     tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -18,7 +18,6 @@ from videodit.cli.compose import make, plain
 from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
-from videodit.models.build import ARCHITECTURES
 from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
@@ -123,13 +122,14 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         return
     base = base_of(cfg, Path(cfg.run_dir))
     specs = {part: described(cfg, base, part) for part in ("dit", "text")}
+    network = hollow(specs["dit"])
     if cfg.kernel != AUTO:
         device = pick_device(None if cfg.device == "auto" else cfg.device)
         precision = PRECISIONS[pick_precision(cfg.precision, device)]
-        hollow(specs["dit"]).attention(device, precision, grad=True).check(cfg.kernel)
+        network.attention(device, precision, grad=True).check(cfg.kernel)
     if adapter is not None:
-        adapter.check(ARCHITECTURES[specs["dit"]["architecture"]])
-    check_channels(cfg, vae, specs["dit"]["arguments"])
+        adapter.check(network)
+    check_channels(cfg, vae, network)
     if base is None:
         networks = nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()})
         freeze(networks, cfg.freeze)
@@ -144,9 +144,9 @@ def check_disk(cfg: DictConfig, networks: nn.Module) -> None:
     check_room(Path(cfg.run_dir), LEAST * torch.float32.itemsize * trained, "a checkpoint")
 
 
-def check_channels(cfg: DictConfig, vae: Spec, dit: Mapping[str, Any]) -> None:
+def check_channels(cfg: DictConfig, vae: Spec, network: Denoiser) -> None:
     """InputError where the DiT takes other latents than the VAE gives."""
-    if (found := vae["arguments"]["latent_channels"]) != (channels := dit["channels"]):
+    if (found := vae["arguments"]["latent_channels"]) != (channels := network.channels):
         name = cfg.vae_from or cfg.init or "toy"
         raise InputError(f"vae_from={name}: its latents have {found} channels, not {channels}")
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
-from videodit.cli.clips import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
+from videodit.cli.clips import crops_of, datasets_of, dit_sizes, hollow, runs_before, vae_sizes
 from videodit.cli.compose import make, plain
 from videodit.cli.possible import check_channels, check_teacher, freeze
 from videodit.cli.start import (
@@ -41,7 +41,7 @@ from videodit.data.batches import CropBatches, PackBatches, fetch
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
-from videodit.models.build import rebuild
+from videodit.models.interfaces import Denoiser
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
@@ -146,13 +146,13 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
     vae = open_vae(vae_part).to(device)
     specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
-    arguments = specs["dit"]["arguments"]
-    check_channels(cfg, vae.spec, arguments)
-    cache, heldout = cached(cfg, dit_sizes(cfg, vae.spec, arguments["patch"]), vae, mesh)
+    outline = hollow(specs["dit"])
+    check_channels(cfg, vae.spec, outline)
+    cache, heldout = cached(cfg, dit_sizes(cfg, vae.spec, outline.patch), vae, mesh)
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    tokenizer = words(cfg, base, cache, folder, mesh, arguments["text_length"])
-    packs = {"patch": tuple(arguments["patch"]), "work": work_of(specs["dit"]), "share": share(mesh)}
+    tokenizer = words(cfg, base, cache, folder, mesh, outline.text_length)
+    packs = {"patch": outline.patch, "work": work_of(outline), "share": share(mesh)}
     batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
     fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
     check_words(tokenizer, specs["text"]["arguments"])
@@ -269,11 +269,9 @@ def share(mesh: Mesh) -> Share:
     return Share(mesh.data_rank, mesh.data_ranks)
 
 
-def work_of(spec: dict[str, Any]) -> Work:
-    """What a clip costs a DiT, by its tokens."""
-    with torch.device("meta"):
-        dit = rebuild(spec["architecture"], spec["arguments"])
-    one, two, none = (dit.flops(tokens, STATES) for tokens in (1, 2, 0))
+def work_of(network: Denoiser) -> Work:
+    """What a clip costs a denoiser, by its tokens."""
+    one, two, none = (network.flops(tokens, STATES) for tokens in (1, 2, 0))
     square = (two - 2 * one + none) / 2
     return Work(one - none - square, square)
 

@@ -93,7 +93,7 @@ def sketched(cfg: DictConfig, mesh: Mesh) -> Sketch:
     sizes = Sizes(parts["vae"].outline.stride, parts["dit"].outline.patch)
     with doing("look at the clips"):
         seen = Entries([one for clips in datasets_of(cfg, "train", sizes) for one in entries(clips, parts["vae"])])
-    packs = {"patch": tuple(spec["arguments"]["patch"]), "work": work_of(spec), "share": share(mesh)}
+    packs = {"patch": parts["dit"].outline.patch, "work": work_of(parts["dit"].skeleton), "share": share(mesh)}
     batches = PackBatches(cache=seen, **packs, **cfg.packs, seed=cfg.seed)
     first = batches.packs(0)[mesh.data_rank]
     with doing("plan a step"):

@@ -40,6 +40,11 @@ def rebuild(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     return build(architecture, **ADDED.get(architecture, {}) | dict(arguments))
 
 
+def role_of(spec: Mapping[str, Any]) -> str:
+    """What the network of a checkpoint is for: DENOISER, TEXT_ENCODER or VAE."""
+    return getattr(ARCHITECTURES.get(spec["architecture"]), "ROLE", "")
+
+
 def with_depths(spec: Mapping[str, Any], depths: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What `rebuild` takes, for the same network with so many blocks in each stack; one in those not named."""
     stacks = getattr(ARCHITECTURES[spec["architecture"]], "STACKS", {})

@@ -203,6 +203,7 @@ class DiT(Denoiser):
         self.patch = (patch[0], patch[1], patch[2])
         self.time_mode, self.width, self.heads, self.ffn = time, dim, heads, ffn
         self.text_length, self.fractions = text_length, fractions
+        self.channels, self.out_channels, self.streams = channels, out_channels, {"text": text_dim}
         volume = patch[0] * patch[1] * patch[2]
         self.embed = Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))

@@ -27,6 +27,9 @@ def run_blocks(name: str, blocks: Sequence[nn.Module], state: State, step: Step)
     return state
 
 
+DENOISER, TEXT_ENCODER, VAE = "denoiser", "text encoder", "VAE"  # what a network is for
+
+
 class Stacked(nn.Module):
     """A network with stacks of blocks that are alike: what is compiled, offloaded and planned block by block.
 
@@ -50,7 +53,10 @@ class Denoiser(Stacked):
     """A network that denoises packs.
 
     ADAPTABLE: names, inside a block, of the linears that an adapter may change.
+    channels, out_channels: of latents, in and out.
     patch: latent frames, rows and columns of one token.
+    streams: width of the states of each stream of the context that it attends to.
+    text_length: states of a text that it attends to, whatever the prompt's own; 0: those alone.
     width: values of a token between the blocks.
     heads: of every attention.
     kernel: of attention, a name of `nn.kernels.KERNELS` or "auto".
@@ -58,8 +64,13 @@ class Denoiser(Stacked):
     steady: whether all weights are there at any time, or come only as blocks run.
     """
 
+    ROLE = DENOISER
     ADAPTABLE: ClassVar[Sequence[str]] = ()
+    channels: int
+    out_channels: int
     patch: Triple
+    streams: Mapping[str, int]
+    text_length: int = 0
     width: int
     heads: int
     kernel: str = AUTO

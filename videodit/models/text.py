@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.interfaces import Stacked
+from videodit.models.interfaces import TEXT_ENCODER, Stacked
 from videodit.models.pack import Ragged
 from videodit.nn.int8 import quiet_torchao
 from videodit.untrusted import MOST, read_text
@@ -52,6 +52,7 @@ class SmallT5(Stacked):
         bias_per_layer: umT5's position biases instead of T5's shared one.
     """
 
+    ROLE = TEXT_ENCODER
     STACKS = {"encoder.block": "layers"}
 
     def __init__(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from videodit.models.interfaces import VAE
 from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
 from videodit.shapes import Triple
 
@@ -247,6 +248,8 @@ class VideoVAE(nn.Module):
             (`start_linear`).
         patch: pixels along height and width that are folded into channels before the encoder.
     """
+
+    ROLE = VAE
 
     def __init__(
         self,

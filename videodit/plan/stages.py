@@ -18,8 +18,8 @@ from torch import nn
 from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
 from videodit.models.build import depths_of, rebuild, with_depths
-from videodit.models.interfaces import Stacked
-from videodit.models.pack import Context, Times, patchify
+from videodit.models.interfaces import Denoiser, Stacked
+from videodit.models.pack import Context, Pack, Ragged, Times, patchify
 from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
@@ -79,18 +79,26 @@ def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
 
 def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], storage: Storage) -> Cost:
     """One call of the DiT for clips of these latent shapes under prompts of these lengths, a clip for each."""
-    arguments, dtype = part.outline.spec["arguments"], storage.dtype
     times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
     def run(model: Any, trace: Trace, at: torch.device) -> None:
-        sizes = [(arguments["channels"], one.frames, one.height, one.width) for one in shapes]
-        states = torch.zeros(sum(lengths), arguments["text_dim"], dtype=dtype, device=at)
-        latents = [torch.zeros(size, device=at) for size in sizes]
-        pack = patchify([x.to(dtype) for x in latents], model.patch)
-        session = model.prepare(Context.text(states, lengths), pack)
-        model(pack, times, session)
+        pack, context = zeros(model, shapes, lengths, storage.dtype, at)
+        model(pack, times, model.prepare(context, pack))
 
     return by_blocks(part.spec, lambda spec: trace_network(spec, run, storage))
+
+
+def zeros(
+    network: Denoiser, shapes: Sequence[LatentShape], lengths: Sequence[int], dtype: torch.dtype, at: torch.device
+) -> tuple[Pack, Context]:
+    """A pack of clips of these latent shapes, and a context with so many states in each stream."""
+    latents = [torch.zeros(network.channels, s.frames, s.height, s.width, device=at) for s in shapes]
+    pack = patchify([x.to(dtype) for x in latents], network.patch)
+    streams = {
+        name: Ragged(torch.zeros(sum(lengths), width, dtype=dtype, device=at), tuple(lengths))
+        for name, width in network.streams.items()
+    }
+    return pack, Context(streams)
 
 
 def decode_cost(part: Part, shape: LatentShape, way: Way, storage: Storage) -> Cost:

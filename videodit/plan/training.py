@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from videodit.errors import InputError
-from videodit.models.build import rebuild
-from videodit.models.interfaces import Denoiser
-from videodit.models.pack import Context, Ragged, Times, patchify
+from videodit.models.build import rebuild, role_of
+from videodit.models.interfaces import DENOISER, Denoiser
+from videodit.models.pack import Context, Times
 from videodit.plan.machine import GIB, Limit, Rates
-from videodit.plan.stages import MARGIN, Cost, Storage, by_blocks, measured
+from videodit.plan.stages import MARGIN, Cost, Storage, by_blocks, measured, zeros
 from videodit.plan.trace import Trace
 from videodit.shapes import LatentShape, VideoShape
 
@@ -84,22 +84,20 @@ def dit_step(
 
     Without a text encoder in `specs` the captions' states are at hand.
     """
-    arguments = specs["dit"]["arguments"]
+    name = next(name for name, spec in specs.items() if role_of(spec) == DENOISER)
     times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
     def run(networks: nn.ModuleDict) -> None:
-        dit = networks["dit"]
-        at = next(dit.parameters()).device
-        latents = [torch.zeros(arguments["channels"], s.frames, s.height, s.width, device=at) for s in shapes]
-        pack = patchify(latents, dit.patch)
-        if "text" in networks:
-            text = networks["text"](torch.zeros(sum(words), dtype=torch.long, device=at), words)
-        else:
-            text = Ragged(torch.zeros(sum(words), arguments["text_dim"], device=at), words)
-        out = dit(pack, times, dit.prepare(Context({"text": text}), pack))
+        network = networks[name]
+        at = next(network.parameters()).device
+        pack, context = zeros(network, shapes, words, torch.float32, at)
+        for encoder in (part for other, part in networks.items() if other != name):
+            ids = torch.zeros(sum(words), dtype=torch.long, device=at)
+            context = Context({**context.streams, "text": encoder(ids, words)})
+        out = network(pack, times, network.prepare(context, pack))
         (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
 
-    return _plan(by_blocks(specs["dit"], lambda spec: _traced({**specs, "dit": spec}, run, how)), specs, how)
+    return _plan(by_blocks(specs[name], lambda spec: _traced({**specs, name: spec}, run, how)), specs, how)
 
 
 def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], how: Training) -> StepPlan:
@@ -148,20 +146,20 @@ def _state(specs: Mapping[str, Any], how: Training) -> tuple[int, int, int]:
     """Bytes, in one process, of the weights, of those that are trained, and of the optimizer's state."""
     networks = _module(specs, how)
     named = dict(networks.named_parameters())
-    here = {name: _part(name, p, how.shards) for name, p in named.items()}
+    denoisers = [part for part in networks.values() if isinstance(part, Denoiser)]
+    cut = {id(parameter) for part in denoisers for parameter in part.parameters()}
+    here = {name: _share(p, how.shards) if id(p) in cut else p.numel() for name, p in named.items()}
     trained = {name: p for name, p in named.items() if p.requires_grad}
     # Muon keeps one value, and takes the matrices of the denoiser's blocks.
-    blocks = [block for part in networks.values() if isinstance(part, Denoiser) for block in part.blocks_of_all()]
+    blocks = [block for part in denoisers for block in part.blocks_of_all()]
     single = {id(p) for block in blocks for p in block.parameters() if how.muon and p.dim() == 2}
     momenta = sum((1 if id(p) in single else 2) * here[name] for name, p in trained.items())
     weights = sum(here[name] * p.element_size() for name, p in named.items())
     return weights, 4 * sum(here[name] for name in trained), 4 * momenta
 
 
-def _part(name: str, parameter: nn.Parameter, shards: int) -> int:
-    """Numbers of a parameter in the first process: of a DiT's its rows, cut into equal parts as far as they go."""
-    if not name.startswith("dit."):
-        return parameter.numel()
+def _share(parameter: nn.Parameter, shards: int) -> int:
+    """Numbers of a sharded parameter in the first process: its rows are cut into equal parts as far as they go."""
     rows = parameter.shape[0]
     return -(-rows // shards) * (parameter.numel() // rows)
 

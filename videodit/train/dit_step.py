@@ -170,7 +170,7 @@ class FlowObjective:
             if name == "dit" and self.adapter is not None:
                 header = {"adapter": {**asdict(self.adapter), "base": self.pipeline["base"]}, "step": step}
                 changes = self.adapter.changes(state)
-                adapters.save_adapter(folder / adapters.FILE, changes, part.spec["arguments"], header)
+                adapters.save_adapter(folder / adapters.FILE, changes, part.spec, header)
             else:
                 save_model(folder / FILES[name], part, state=state, step=step)
         for name, part in self.frozen.items():
