@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videodit.nn.kernels import KERNELS, attend, refusal
+from videodit.nn.kernels import KERNELS, Use, attend
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -27,7 +27,7 @@ def test_pack_equals_reference(kernel: str, dtype: torch.dtype, lengths: tuple) 
     device = torch.device("cuda")
     sizes = (sum(lengths[0]), sum(lengths[1]), sum(lengths[1]))
     inputs = tuple(torch.randn(n, 4, 64, device=device).to(dtype).requires_grad_() for n in sizes)
-    reason = refusal(kernel, *inputs)
+    reason = Use(device, dtype, 64, grad=True).refusal(kernel)
     if reason is not None:
         pytest.skip(f"{kernel} {reason}")
     weight = torch.randn(sizes[0], 4, 64, device=device).to(dtype)
