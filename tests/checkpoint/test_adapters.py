@@ -152,7 +152,7 @@ def test_matrices_outside_the_blocks(part: Part, tmp_path: Path) -> None:
     state |= {f"diffusion_model.patch_embedding.lora_{n}.weight": x for n, x in (("A", first), ("B", last))}
     save_file(state, tmp_path / "a.safetensors")
     before, after = part.load().state_dict(), merged(part, (tmp_path / "a.safetensors", 1.0))
-    _, form = matrices(arguments, "vendor")["head.head"]
+    _, form = matrices(part.spec, "vendor")["head.head"]
     assert_equal(after["head.weight"], before["head.weight"] + form.ours(up @ down))
     expected = torch.einsum("rcijk,nrxyz->ncijk", first, last).flatten(1)
     assert_equal(after["embed.weight"] - before["embed.weight"], expected)
