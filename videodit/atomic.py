@@ -109,10 +109,20 @@ def tidy(folder: Path) -> None:
         except (ValueError, OverflowError, PermissionError):  # not one of ours, or somebody else's and alive
             continue
         except ProcessLookupError:
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            _remove(left)
+
+
+def clear(folder: Path) -> None:
+    """Remove all temporary files in a folder that is this process's alone, whoever has left them."""
+    for left in folder.glob(".*.part"):
+        _remove(left)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 @cache

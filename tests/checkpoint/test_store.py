@@ -9,7 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from tests.compare import noise, shaken
 from tests.tiny import DIT, TEXT, VAE
-from videodit.atomic import atomic, tidy
+from videodit.atomic import atomic, clear, tidy
 from videodit.checkpoint import store
 from videodit.checkpoint.pretrained import load_model
 from videodit.checkpoint.store import (
@@ -199,7 +199,8 @@ def test_what_killed_processes_left_is_tidied_up(dit: nn.Module, tmp_path: Path)
     assert not dead.exists()
 
 
-def test_what_a_library_wrote_beside_its_target_is_tidied_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tidy_up", [tidy, clear])
+def test_what_a_library_wrote_beside_its_target_is_tidied_up(tidy_up: Callable[[Path], None], tmp_path: Path) -> None:
     """As safetensors 0.8 does, whose temporary file has a name of its own."""
     code = """import os, sys
 from pathlib import Path
@@ -211,7 +212,7 @@ store.save_file = save_file
 store.save_tensors(Path(sys.argv[1]), {}, {})"""
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.safetensors")], check=False)
     assert list(tmp_path.rglob(".tmpgmaysv"))
-    tidy(tmp_path)
+    tidy_up(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

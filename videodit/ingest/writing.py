@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from videodit.atomic import clear
 from videodit.checkpoint.store import sole
 from videodit.data.set import ABOUT, MANIFEST
 from videodit.data.video import replacing
@@ -37,8 +38,7 @@ def alone(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"out={out}: cannot be made: {error.strerror or error}") from None
     with sole(folder / "lock", f"out={out}"):
-        for left in out.glob(".*.part"):  # of a run that was killed
-            left.unlink()
+        clear(out)  # what a run has left that was killed
         yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from videodit.atomic import atomic
+from videodit.atomic import atomic, clear
 from videodit.checkpoint.store import write_json
 from videodit.errors import InputError
 from videodit.untrusted import json_lines, read_json
@@ -96,8 +96,7 @@ class Made:
 def tidy_run(folder: Path) -> None:
     """Delete what a killed start left under temporary names in a run's folder, which is this process's alone."""
     for name in FOLDERS:
-        for left in (folder / name).glob(".*.part"):
-            left.unlink(missing_ok=True)
+        clear(folder / name)
 
 
 def told_before(path: Path, step: int) -> set[str]:
