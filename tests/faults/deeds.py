@@ -158,7 +158,8 @@ def tried(
     if killed.codes[rank] not in (ends_with(deed, by), 0):  # 0: threads made fewer operations, or it was at its end
         faults.append(f"ended with {killed.codes}: {last(killed)}")
     if by != signal.SIGKILL:
-        faults += [f"left {left.relative_to(place)}" for left in place.rglob("*.part")]
+        if deed.ranks == 1:  # the other processes are killed, and may leave what they were at
+            faults += [f"left {left.relative_to(place)}" for left in place.rglob("*.part")]
         if killed.codes[rank] and "the same command" not in killed.told or "Traceback" in killed.told:
             faults.append(f"said {killed.told}")
     faults += [f"after the kill: {fault}" for fault in unreadable(place)]
