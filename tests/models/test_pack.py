@@ -7,7 +7,7 @@ import torch
 
 from tests.compare import noise
 from videodit.errors import InputError
-from videodit.models.pack import patchify, unpatchify
+from videodit.models.pack import DENOISED, KNOWN, REFERENCE, Context, Ragged, Times, patchify, unpatchify
 from videodit.shapes import LatentShape
 
 CHANNELS = 3
@@ -54,3 +54,36 @@ def test_latents_that_the_patch_does_not_divide() -> None:
 def test_tokens_of_other_shapes() -> None:
     with pytest.raises(RuntimeError):
         unpatchify(noise(5, CHANNELS), [LatentShape(1, 2, 2)], (1, 1, 1))
+
+
+def test_reference_tokens_are_no_part_of_the_latents() -> None:
+    """They stand in their clip's run, before, between or behind its own tokens."""
+    latents = [noise(CHANNELS, *size, seed=i) for i, size in enumerate(SIZES[:2])]
+    pack = patchify(latents, (1, 1, 1))
+    first, second = pack.tokens.split(pack.lengths)
+    more = noise(3, CHANNELS, seed=9)
+    tokens = torch.cat([more[:1], first[:5], more[1:2], first[5:], second, more[2:]])
+    own = [DENOISED] * len(first)
+    role = [REFERENCE, *own[:5], REFERENCE, *own[5:], *[KNOWN] * len(second), REFERENCE]
+    restored = unpatchify(tokens, [LatentShape(*size) for size in SIZES[:2]], (1, 1, 1), torch.tensor(role))
+    assert all(torch.equal(a, b) for a, b in zip(restored, latents, strict=True))
+
+
+def test_a_context_of_some_clips() -> None:
+    """Each clip's own states, vectors and numbers, in the order asked for."""
+    states = noise(6, 2)
+    whole = Context({"text": Ragged(states, (1, 3, 2))}, {"style": noise(3, 4)}, {"fps": torch.tensor([1.0, 2.0, 3.0])})
+    some = whole.of([2, 0])
+    assert some.streams["text"].lengths == (2, 1)
+    assert torch.equal(some.streams["text"].states, states[[4, 5, 0]])
+    assert torch.equal(some.pooled["style"], whole.pooled["style"][[2, 0]])
+    assert some.scalars["fps"].tolist() == [3.0, 1.0]
+    assert torch.equal(whole.of([0, 1, 2]).streams["text"].states, states)
+
+
+def test_times_are_told_once() -> None:
+    times = Times.per_clip(torch.tensor([0.5, 0.25, 0.5])).distinct()
+    assert (times.values.tolist(), times.clip) == ([0.5, 0.25], (0, 1, 0))
+    times = Times.per_token(torch.tensor([0.0, 0.5, 0.5, 0.25, 0.25]), (3, 2))
+    assert times.values.tolist() == [0.0, 0.5, 0.25] and times.clip == (1, 2)
+    assert times.row.tolist() == [0, 1, 1, 2, 2]

@@ -86,6 +86,7 @@ CASES = {
     "context": Case((1, 1, -1)),
     "context, recompute": Case((1, 1, -1), recompute="blocks", most=40),
     "context, time as a state": Case((1, 1, -1), time="cross"),
+    "context, time as a token": Case((1, 1, -1), time="in_context"),
     "a wrong split": Case((1, 1, -1), wrong=True),
     "hsdp of two": Case((2, 2, 1)),
     "fsdp and context": Case((1, 2, 2)),

@@ -10,7 +10,8 @@ import torch
 from tests.parallel.cases import CASES, together
 
 FOUR = [name for name, case in CASES.items() if 2 in case.sizes]
-MORE = ["fsdp, recompute cheap", "context, recompute", "context, time as a state"]  # of two, in `make test-all` only
+ODD = ["context, time as a state", "context, time as a token"]
+MORE = ["fsdp, recompute cheap", "context, recompute", *ODD]  # of two, in `make test-all` only
 TWO = [name for name in CASES if name not in (*FOUR, *MORE)]
 LOSS = 1e-5
 Outcome = tuple[dict[str, list[float]], dict[str, torch.Tensor]]
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(folder: Path) -> dict[str, Outcome]:
-    return _outcomes(folder, 1, ["fsdp", "context, time as a state", "fsdp, an adapter", "muon"])
+    return _outcomes(folder, 1, ["fsdp", *ODD, "fsdp, an adapter", "muon"])
 
 
 @pytest.fixture(scope="module")
