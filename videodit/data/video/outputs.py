@@ -29,7 +29,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     ".mp4": Kind(16384),  # x264's limit
     ".webm": Kind(16384),
     ".gif": Kind(65535, rate=50.0),  # its clock ticks 100 times a second, and players take one tick for ten
-    ".webp": Kind(16383, rate=90.0),  # browsers show a frame of 10 ms or less for 100
+    ".webp": Kind(16383, rate=90.0),  # browsers show a frame of 10 ms or less for 100 (webkit.org/b/36082)
     ".png": Kind(65535, moving=False),
     ".jpg": Kind(65500, moving=False),
     ".jpeg": Kind(65500, moving=False),
