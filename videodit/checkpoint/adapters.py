@@ -14,7 +14,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from videodit.checkpoint import scales
@@ -28,7 +27,7 @@ from videodit.checkpoint.scales import Said
 from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.build import rebuild
+from videodit.models.build import without_weights
 from videodit.printable import say
 
 __all__ = ["FILE", "LAYOUTS", "attach", "matrices", "parse", "save_adapter"]
@@ -104,9 +103,8 @@ def parse(given: str | Path | Mapping[Any, float] | Iterable[Any] | None) -> dic
 
 def matrices(spec: Mapping[str, Any], layout: str) -> dict[str, tuple[str, Form]]:
     """A layout's name of each matrix of a network -> our name, and how its values change to ours."""
-    with torch.device("meta"):
-        network = rebuild(spec["architecture"], spec["arguments"])
-    linears = [f"{name}.weight" for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    modules = without_weights(spec).named_modules()
+    linears = [f"{name}.weight" for name, part in modules if isinstance(part, nn.Linear)]
     return {theirs.removesuffix(".weight"): place for theirs, place in spelling(linears, spec, layout).items()}
 
 

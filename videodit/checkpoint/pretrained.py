@@ -23,8 +23,8 @@ from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
-from videodit.models.build import checked, rebuild, role_of, with_depths
-from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser, Stacked
+from videodit.models.build import checked, role_of, with_depths, without_weights
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
 from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
@@ -74,8 +74,7 @@ class Part:
     @cached_property
     def skeleton(self) -> nn.Module:
         """The network without weights, on the meta device, for its sizes."""
-        with torch.device("meta"):
-            return rebuild(self.spec["architecture"], self.spec["arguments"]).eval().requires_grad_(False)
+        return without_weights(self.spec).eval().requires_grad_(False)
 
     @cached_property
     def outline(self) -> nn.Module:
@@ -141,10 +140,8 @@ class Part:
 
     def _load(self, device: str | torch.device, dtype: torch.dtype | None, streamed: bool, int8: bool) -> nn.Module:
         self.sources  # noqa: B018 - the check comes before anything is read
-        with torch.device("meta"):
-            module = rebuild(self.spec["architecture"], self.spec["arguments"])
-        stacks: Mapping[str, nn.ModuleList] = module.stacks() if isinstance(module, Stacked) else {}
-        exact = module.KEEP_FP32 if stacks else ()
+        module = without_weights(self.spec)
+        stacks, exact = module.stacks(), module.KEEP_FP32
         streamed = streamed and bool(stacks)
         state = {}
         for ours in self.sources:

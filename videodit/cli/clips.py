@@ -8,9 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from videodit.cli import compose
 from videodit.cli.compose import make, plain
 from videodit.cli.objects import NETWORKS, taken
@@ -18,7 +15,7 @@ from videodit.cli.start import base_named, described, find_vae
 from videodit.config import conf_dir
 from videodit.data.batches import Clips, few
 from videodit.errors import InputError
-from videodit.models.build import rebuild
+from videodit.models.build import without_weights
 from videodit.shapes import Sizes, VideoShape
 
 if TYPE_CHECKING:
@@ -45,7 +42,7 @@ def datasets_of(cfg: DictConfig, split: str, sizes: Sizes) -> list[Clips]:
 
 def crops_of(cfg: DictConfig, vae: Spec) -> dict[str, Any]:
     """What a VAE's batches are made of. InputError for a crop that it does not take."""
-    crops, sizes = make(cfg.crops), Sizes(hollow(vae).stride, (1, 1, 1))
+    crops, sizes = make(cfg.crops), Sizes(without_weights(vae).stride, (1, 1, 1))
     for number, crop in enumerate(crops["crops"]):
         sizes.check(VideoShape(crop.frames, crop.height, crop.width), f"crops.crops.{number}")
     return crops
@@ -61,14 +58,14 @@ def sizes_of(cfg: DictConfig) -> Sizes:
 
 def vae_sizes(cfg: DictConfig, vae: Spec) -> Sizes:
     """Of a VAE's own training: as a DiT of `model` would take the clips."""
-    return Sizes(hollow(vae).stride, tuple(cfg.model.patch))
+    return Sizes(without_weights(vae).stride, tuple(cfg.model.patch))
 
 
 def dit_sizes(
     cfg: DictConfig, vae: Spec, patch: Sequence[int], coming: Mapping[Path, DictConfig] = MappingProxyType({})
 ) -> Sizes:
     """Of a DiT's training: what its teacher does not take, if one is named, is no size either."""
-    stride, own = hollow(vae).stride, tuple(patch)
+    stride, own = without_weights(vae).stride, tuple(patch)
     if not cfg.teacher:
         return Sizes(stride, own)
     taught = patch_of("teacher.model", cfg.teacher.model, coming)
@@ -116,9 +113,3 @@ def patch_of(key: str, name: str, coming: Mapping[Path, DictConfig]) -> Sequence
     if before is None:
         return base_named(key, name).parts["dit"].outline.patch
     return dit_patch(before, coming_before(before))
-
-
-def hollow(spec: Spec) -> nn.Module:
-    """A network without values."""
-    with torch.device("meta"):
-        return rebuild(spec["architecture"], spec["arguments"])

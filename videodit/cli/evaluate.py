@@ -44,17 +44,13 @@ BINS = 10  # of time, for the held-out loss
 CLIPS_SEED = 3_000_000  # of the scenes that go through the VAE; training uses small seeds
 
 
-def opened(cfg: DictConfig) -> Pipe:
-    """The model."""
-    return load(cfg.model, device=cfg.device or None, base=cfg.base, kernel=cfg.kernel)
-
-
 def run(cfg: DictConfig) -> None:
     """Evaluate `cfg.model`, write the report into the folder `cfg.out`, print its numbers."""
     check(cfg)
     check_output(Path(cfg.out) / "report.json")
     path = Path(cfg.judge) if cfg.judge else assets_dir() / "judge.safetensors"
-    judge, pipe, out = load_judge(path), opened(cfg), Path(cfg.out)
+    judge, out = load_judge(path), Path(cfg.out)
+    pipe = load(cfg.model, device=cfg.device or None, base=cfg.base, kernel=cfg.kernel)
     report: dict[str, Any] = {
         "model": pipe.parts.name,
         "weights": pipe.parts.fingerprints,

@@ -116,8 +116,9 @@ def opened(cfg: DictConfig) -> tuple[Pipe, dict[str, Any]]:
     how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
     where = {"device": cfg.device or None, "dtype": pick_dtype(cfg.dtype)}
     pipe = load(cfg.model, lora=cfg.lora, base=cfg.base, kernel=cfg.kernel, **where, **how)
-    if cfg.kernel == AUTO and pipe.attention.refusal(kernel := before.get("kernel", AUTO)) is None:
-        pipe.parts.kernel = kernel  # as it was made, where this machine can
+    made_by = before.get("kernel", AUTO)
+    if cfg.kernel == AUTO != made_by and pipe.attention.refusal(made_by) is None:
+        pipe.parts.kernel = made_by  # where this machine can
     return pipe, before
 
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
-from videodit.cli.clips import Spec, coming_before, crops_of, datasets_of, dit_vae, hollow, sizes_of, vae_of
+from videodit.cli.clips import Spec, coming_before, crops_of, datasets_of, dit_vae, sizes_of, vae_of
 from videodit.cli.compose import make, plain
 from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
+from videodit.models.build import without_weights
 from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
@@ -89,9 +90,8 @@ def check_settings(cfg: DictConfig) -> None:
     Settings(**cfg.loop, matmul_rate=0.0)
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
-    small = Small()
     try:
-        make(cfg.optim.make)(small, curve=lambda _: 1.0)
+        make(cfg.optim.make)(Small(), curve=lambda _: 1.0)
     except ValueError as error:  # of torch's own optimizers
         raise error if isinstance(error, InputError) else InputError(f"optim.make: {error}") from None
 
@@ -101,7 +101,7 @@ def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
     vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae")
     for number, crop in enumerate(crops_of(cfg, vae)["crops"]):
         check(crop.weight, Annotated[float, Gt(0)], f"crops.crops.{number}.weight={crop.weight}")
-    networks = nn.ModuleDict({"vae": hollow(vae)})
+    networks = nn.ModuleDict({"vae": without_weights(vae)})
     for key, value in plain(cfg.vae_loss).items():
         if not isinstance(value, bool):
             check(value, Annotated[float, Ge(0)], f"vae_loss.{key}={value}")
@@ -122,7 +122,7 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         return
     base = base_of(cfg, Path(cfg.run_dir))
     specs = {part: described(cfg, base, part) for part in ("dit", "text")}
-    network = hollow(specs["dit"])
+    network = without_weights(specs["dit"])
     if cfg.kernel != AUTO:
         device = pick_device(None if cfg.device == "auto" else cfg.device)
         precision = PRECISIONS[pick_precision(cfg.precision, device)]
@@ -131,7 +131,7 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         adapter.check(network)
     check_channels(cfg, vae, network)
     if base is None:
-        networks = nn.ModuleDict({part: hollow(spec) for part, spec in specs.items()})
+        networks = nn.ModuleDict({part: without_weights(spec) for part, spec in specs.items()})
         freeze(networks, cfg.freeze)
         check_disk(cfg, networks)
         for prompt in cfg.samples.prompts or ["any"]:

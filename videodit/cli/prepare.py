@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
-from videodit.cli.clips import crops_of, datasets_of, dit_sizes, hollow, runs_before, vae_sizes
+from videodit.cli.clips import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
 from videodit.cli.compose import make, plain
 from videodit.cli.possible import check_channels, check_teacher, freeze
 from videodit.cli.start import (
@@ -41,6 +41,7 @@ from videodit.data.batches import CropBatches, PackBatches, fetch
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
+from videodit.models.build import without_weights
 from videodit.models.interfaces import Denoiser
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
@@ -146,7 +147,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
     vae = open_vae(vae_part).to(device)
     specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
-    outline = hollow(specs["dit"])
+    outline = without_weights(specs["dit"])
     check_channels(cfg, vae.spec, outline)
     cache, heldout = cached(cfg, dit_sizes(cfg, vae.spec, outline.patch), vae, mesh)
     if not len(cache):

@@ -155,12 +155,13 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
     precision = PRECISIONS[config["precision"]]
     sizes = [(p.numel(), p.requires_grad) for p in objective.module.parameters()]
     count, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
-    kernel = use_kernel(objective.module, cfg.kernel, mesh.device, precision)
+    attention = use_kernel(objective.module, cfg.kernel, mesh.device, precision)
     parallelize(objective.module, mesh, **{key: cfg.parallel[key] for key in ("recompute", "compile", "offload")},
                 precision=precision)  # fmt: skip
     rate = matmul_rate(mesh.device, precision)
     if mesh.main:
-        say(*filter(None, [kernel]))
+        if attention:
+            say(attention)
         say(
             f"{folder}: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} trained, {config['precision']}, "
             f"{rate / 1e9:.0f} GFLOP/s matmul{f', {mesh.ranks} processes' * (mesh.ranks > 1)}"

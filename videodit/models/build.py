@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
 
 from videodit.errors import InputError
 from videodit.models.arguments import ARGUMENTS
 from videodit.models.dit import DiT
+from videodit.models.interfaces import Stacked
 from videodit.models.text import SmallT5
 from videodit.models.vae import VideoVAE
 from videodit.untrusted import check
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"dit": DiT, "t5": SmallT5, "video_vae": VideoVAE}
+ARCHITECTURES: dict[str, type[Stacked]] = {"dit": DiT, "t5": SmallT5, "video_vae": VideoVAE}
 
 # Arguments that came after the first checkpoints, with what files that lack them mean.
 ADDED: dict[str, dict[str, Any]] = {
@@ -35,30 +36,36 @@ def checked(spec: Mapping[str, Any], where: object) -> dict[str, Any]:
     return {**spec, "arguments": check(complete, ARGUMENTS[architecture], told)}
 
 
-def rebuild(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+def rebuild(architecture: str, arguments: Mapping[str, Any]) -> Stacked:
     """`build` from what a checkpoint says, however old it is."""
     return build(architecture, **ADDED.get(architecture, {}) | dict(arguments))
 
 
+def without_weights(spec: Mapping[str, Any]) -> Stacked:
+    """Build the network of a checkpoint on the meta device, for its sizes and the names of its tensors."""
+    with torch.device("meta"):
+        return rebuild(spec["architecture"], spec["arguments"])
+
+
 def role_of(spec: Mapping[str, Any]) -> str:
     """What the network of a checkpoint is for: DENOISER, TEXT_ENCODER or VAE."""
-    return getattr(ARCHITECTURES.get(spec["architecture"]), "ROLE", "")
+    return ARCHITECTURES[spec["architecture"]].ROLE
 
 
 def with_depths(spec: Mapping[str, Any], depths: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What `rebuild` takes, for the same network with so many blocks in each stack; one in those not named."""
-    stacks = getattr(ARCHITECTURES[spec["architecture"]], "STACKS", {})
+    stacks = ARCHITECTURES[spec["architecture"]].STACKS
     counts = {argument: (depths or {}).get(stack, 1) for stack, argument in stacks.items()}
     return {**spec, "arguments": {**spec["arguments"], **counts}}
 
 
 def depths_of(spec: Mapping[str, Any]) -> dict[str, int]:
     """How many blocks each stack of a network has."""
-    stacks = getattr(ARCHITECTURES[spec["architecture"]], "STACKS", {})
+    stacks = ARCHITECTURES[spec["architecture"]].STACKS
     return {stack: spec["arguments"][argument] for stack, argument in stacks.items()}
 
 
-def build(architecture: str, **arguments: Any) -> nn.Module:
+def build(architecture: str, **arguments: Any) -> Stacked:
     """Build an architecture by name. The module remembers both in `.spec`, which its checkpoints carry."""
     if architecture not in ARCHITECTURES:
         raise InputError(f"unknown architecture '{architecture}'; there are {', '.join(sorted(ARCHITECTURES))}")

@@ -38,17 +38,31 @@ Keys = tuple[Tensor, Tensor]  # keys and values, each (M,H,K)
 
 
 @dataclass(eq=False)  # a compiler looks into what is frozen, and every pack would have a graph of its own
-class Pairs:
-    """Which queries see which keys: how many of both each clip has, or all tokens of a pack each other (`span`).
+class Own:
+    """Self-attention: the tokens of each clip see each other."""
 
-    copies: how many equal keys each key (M,) stands for; None: one each.
+    span: Span
+    kernel: str
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v each (l,H,K) -> (l,H,K)."""
+        return self.span.attend(q, k, v, self.kernel)
+
+
+@dataclass(eq=False)
+class Cross:
+    """Cross-attention: how many queries and keys each clip has, and how many equal keys each key (M,) stands for; None:
+    one each.
     """
 
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    copies: Tensor | None
     kernel: str
-    q: tuple[int, ...] = ()
-    k: tuple[int, ...] = ()
-    copies: Tensor | None = None
-    span: Span | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (l,H,K), k and v (M,H,K) -> (l,H,K)."""
+        return attend(q, k, v, self.q, self.k, copies=self.copies, kernel=self.kernel)
 
 
 @dataclass(eq=False)
@@ -68,8 +82,8 @@ class Session:
     """
 
     span: Span
-    own: Pairs
-    cross: Pairs
+    own: Own
+    cross: Cross
     text: Ragged
     rope: Tensor
     times: list[float] | None
@@ -79,11 +93,9 @@ class Session:
     table: tuple[Tensor, Tensor] | None = None
 
 
-def attend_to(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
-    """`nn.kernels.attend`, for what a compiled block hands on unopened."""
-    if pairs.span is not None:
-        return pairs.span.attend(q, k, v, pairs.kernel)
-    return attend(q, k, v, pairs.q, pairs.k, copies=pairs.copies, kernel=pairs.kernel)
+def attend_to(q: Tensor, k: Tensor, v: Tensor, pairs: Own | Cross) -> Tensor:
+    """Attend, for what a compiled block hands on unopened."""
+    return pairs.attend(q, k, v)
 
 
 class Attention(nn.Module):
@@ -108,7 +120,7 @@ class Attention(nn.Module):
         """What the queries will look at, from source (M,N)."""
         return self._normed(self.norm_k, self.k(source)), self.v(source).unflatten(-1, (self.heads, -1))
 
-    def forward(self, x: Tensor, source: Tensor | Keys, pairs: Pairs, *, rope: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | Keys, pairs: Own | Cross, *, rope: Tensor | None) -> Tensor:
         q = self._normed(self.norm_q, self.q(x))
         k, v = self.keys(source) if isinstance(source, Tensor) else source
         if rope is not None:
@@ -143,7 +155,7 @@ class Block(nn.Module):
         time: TokenTimes,
         text: Tensor | Keys,
         *,
-        pairs: tuple[Pairs, Pairs],
+        pairs: tuple[Own, Cross],
         rope: Tensor,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)
@@ -230,8 +242,8 @@ class DiT(Denoiser):
         text, copies = self._padded(context.streams["text"].of(span.clips))
         return Session(
             span=span,
-            own=Pairs(self.kernel, span=span),
-            cross=Pairs(self.kernel, span.lengths, text.lengths, copies),
+            own=Own(span, self.kernel),
+            cross=Cross(span.lengths, text.lengths, copies, self.kernel),
             text=text,
             rope=span.split(rope),
             times=None if times is None or not keep else sorted(set(times.flatten().tolist())),
@@ -360,13 +372,13 @@ class DiT(Denoiser):
         return rows_of_runs([times.clip[clip] for clip in span.clips], span.lengths, device)
 
 
-def _with_time(states: Tensor, embedded: Tensor, cross: Pairs) -> tuple[Tensor, Pairs]:
+def _with_time(states: Tensor, embedded: Tensor, cross: Cross) -> tuple[Tensor, Cross]:
     """Put each clip's time (B,N) behind its text states (S,N)."""
     copies = cross.copies
     if copies is not None:
         copies = _append(copies, torch.ones_like(copies[: len(cross.k)]), cross.k)
     states = _append(states, embedded.to(states.dtype), cross.k)
-    return states, Pairs(cross.kernel, cross.q, tuple(n + 1 for n in cross.k), copies)
+    return states, Cross(cross.q, tuple(n + 1 for n in cross.k), copies, cross.kernel)
 
 
 def _append(parts: Tensor, one: Tensor, lengths: tuple[int, ...]) -> Tensor:

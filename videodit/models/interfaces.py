@@ -31,12 +31,13 @@ DENOISER, TEXT_ENCODER, VAE = "denoiser", "text encoder", "VAE"  # what a networ
 
 
 class Stacked(nn.Module):
-    """A network with stacks of blocks that are alike: what is compiled, offloaded and planned block by block.
+    """A network that says which stacks of alike blocks it has: they are compiled, offloaded and planned block by block.
 
-    STACKS: where the stacks are, each with the argument that says how many blocks it has.
+    ROLE: what it is for. STACKS: where the stacks are, each with the argument that says how many blocks it has.
     KEEP_FP32: what stays in float32 where the rest is in half precision: how the names begin or end.
     """
 
+    ROLE: ClassVar[str]
     STACKS: ClassVar[Mapping[str, str]] = {}
     KEEP_FP32: ClassVar[Sequence[str]] = ()
 

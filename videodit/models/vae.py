@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from videodit.models.interfaces import VAE
+from videodit.models.interfaces import VAE, Stacked
 from videodit.nn.causal import CausalConv3d, CausalDown, CausalUp, ChannelNorm, Stream, per_frame
 from videodit.shapes import Triple
 
@@ -234,7 +234,7 @@ class Decoder(nn.Module):
             yield from self._finer(levels[0](part, stream), stream, levels[1:])
 
 
-class VideoVAE(nn.Module):
+class VideoVAE(Stacked):
     """Clips (B,3,T,H,W) in [-1,1] <-> normalised latents (B,C,t,h,w).
 
     Args:

@@ -17,8 +17,8 @@ from torch import nn
 
 from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
-from videodit.models.build import depths_of, rebuild, with_depths
-from videodit.models.interfaces import Denoiser, Stacked
+from videodit.models.build import depths_of, with_depths, without_weights
+from videodit.models.interfaces import Denoiser
 from videodit.models.pack import Context, Pack, Ragged, Times, patchify
 from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
@@ -142,9 +142,8 @@ def by_blocks(spec: Mapping[str, Any], trace: Callable[[Mapping[str, Any]], Cost
 
 def trace_network(spec: Mapping[str, Any], run: Run, storage: Storage) -> Cost:
     """A run of the network that a checkpoint describes, kept as `storage` says."""
-    with torch.device("meta"):
-        model: nn.Module = rebuild(spec["architecture"], spec["arguments"]).eval().requires_grad_(False)
-    stacks = tuple(f"{stack}." for stack in (model.STACKS if isinstance(model, Stacked) else ()))
+    model = without_weights(spec).eval().requires_grad_(False)
+    stacks = tuple(f"{stack}." for stack in model.STACKS)
     inside = [(name, tuple(x.shape)) for name, x in model.named_parameters() if name.startswith(stacks)]
     cost, (saved, widest) = measured(model, run, storage), _by_int8(inside, storage)
     weights = cost.weights - saved
