@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def test_two_processes_are_one(axes: str, run: Path, conf: Path, command: list[s
         subprocess.Popen(
             [sys.executable, "-m", "tests.second.house", str(conf), *words],
             env={
-                **__import__("os").environ,
+                **os.environ,
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
                 "LOCAL_RANK": str(rank),
