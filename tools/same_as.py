@@ -1,6 +1,6 @@
 """Does this checkout do the same as another commit? Both run beside each other on this machine's CPU.
 
-    python tools/same_as.py REF                     everything: 573 s on two busy cores
+    python tools/same_as.py REF                     everything: two minutes on two cores, 573 s when they were busy
     python tools/same_as.py REF toy train           these parts of: toy wan train evaluate ingest
 
 REF is checked out into a folder of its own; this checkout is taken as it is, with what is not committed. What each does
