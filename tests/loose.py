@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity import pipelines
-from videodit.checkpoint import loose, resolve
+from videodit.checkpoint import resolve
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.store import write_json
 from videodit.config import conf_dir, read_yaml
@@ -23,8 +23,7 @@ def know_vae(folder: Path, conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(conf_dir() / "pretrained", conf / "pretrained")
     file = conf / "pretrained" / "parts" / "wan-vae-2.1.yaml"
     write_json(file, read_yaml(file) | {"arguments": vae.spec["arguments"], **vae.constants})  # JSON is YAML
-    for module in (resolve, loose):
-        monkeypatch.setattr(module, "conf_dir", lambda: conf)
+    monkeypatch.setattr(resolve, "conf_dir", lambda: conf)
 
 
 def single_files(out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

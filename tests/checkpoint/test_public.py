@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import videodit
 from tests import tiny
 from tests.parity import pipelines
-from videodit.checkpoint import loose, resolve
+from videodit.checkpoint import resolve
 from videodit.checkpoint.family import table
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.keymap import names_of, reverse, translate
@@ -69,8 +69,7 @@ def layout(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     file = conf / "pretrained" / "parts" / "wan-vae-2.1.yaml"
     numbers = read_yaml(file) | {"arguments": parts["vae"].spec["arguments"], **parts["vae"].constants}
     write_json(file, numbers)  # JSON is YAML
-    for module in (resolve, loose):
-        monkeypatch.setattr(module, "conf_dir", lambda: conf)
+    monkeypatch.setattr(resolve, "conf_dir", lambda: conf)
     return out
 
 

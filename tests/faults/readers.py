@@ -24,7 +24,7 @@ from tests.faults.changes import changed_bytes, changed_json, changed_line, chan
 from tests.faults.sound import base
 from tests.tiny import CAPTIONS
 from tests.train import tiny
-from videodit.checkpoint import loose, resolve
+from videodit.checkpoint import resolve
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.schedulers import FILE
 from videodit.checkpoint.store import write_json
@@ -159,8 +159,7 @@ def _loose(folder: Path) -> None:
 
 def _read_loose(file: str = "dit.safetensors") -> Any:
     """With a conf/pretrained that knows a VAE so small. For a child process: it stays patched."""
-    for module in (resolve, loose):
-        module.conf_dir = lambda: base() / "conf"
+    resolve.conf_dir = lambda: base() / "conf"
     return _generate(f"model=m/{file}")()
 
 

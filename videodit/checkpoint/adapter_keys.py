@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from videodit.checkpoint.families import by_architecture
 from videodit.checkpoint.families import lora as spelt
 from videodit.checkpoint.keymap import SAME, SHOWN, Form, places
 from videodit.checkpoint.pretrained import Part
@@ -120,9 +121,10 @@ def spelling(names: Iterable[str], spec: Mapping[str, Any], layout: str) -> Mapp
 
     Adapters of an architecture that nobody else has go by our own names.
     """
-    if spec["architecture"] not in spelt.TABLES:
+    network = by_architecture(spec["architecture"])
+    if network is None:
         return {name: (name, SAME) for name in names}
-    return places(names, spelt.TABLES[spec["architecture"]](layout, spec["arguments"]))
+    return places(names, network.table(layout, spec["arguments"]))
 
 
 def _places(part: Part) -> Mapping[str, tuple[str, Form]]:

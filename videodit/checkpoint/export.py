@@ -1,4 +1,4 @@
-"""A model as a folder: in our layout, or in the one that diffusers' WanPipeline opens."""
+"""A model as a folder: in our layout, or in one that a pipeline of diffusers opens."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from videodit.alive import doing
 from videodit.atomic import atomic
-from videodit.checkpoint.families import t5, wan
-from videodit.checkpoint.keymap import Form, Table, names_of, reverse, single
+from videodit.checkpoint.families import of_parts
+from videodit.checkpoint.families.record import Family, Network
+from videodit.checkpoint.keymap import Form, names_of, reverse, single
 from videodit.checkpoint.pretrained import FILES, Part
 from videodit.checkpoint.store import save_tensors, save_untagged, write_json
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
+from videodit.models.build import role_of
+from videodit.models.interfaces import DENOISER
 
 SHARD = 5 * 10**9  # bytes of a file, at most, as the hub likes them
-STATISTICS = ("mean", "std")  # of a VAE; diffusers keeps them in the config
-FOLDERS = {"dit": "transformer", "dit_low": "transformer_2", "text": "text_encoder", "vae": "vae"}
-STEMS = {"text": "model", "dit": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 SCHEDULERS = {"unipc": "UniPCMultistepScheduler", "dpmpp": "DPMSolverMultistepScheduler"}
 Tell = Callable[[str], None]
 
@@ -46,39 +46,32 @@ def export_diffusers(
     pipeline: Mapping[str, Any], parts: Mapping[str, Part], tokenizer: Path, out: Path, dtype: torch.dtype, tell: Tell
 ) -> None:
     """Write diffusers' layout. What its classes cannot express is told and left out, and then model_index.json too."""
-    left_out = []
+    family = of_parts({name: part.spec["architecture"] for name, part in parts.items()})
+    if family is None:
+        kinds = ", ".join(part.spec["architecture"] for part in parts.values())
+        raise InputError(f"format=diffusers: no pipeline of diffusers has such parts ({kinds})")
+    contents = {}
     for name, part in parts.items():
-        folder = out / FOLDERS[name]
+        folder, network = out / family.folders[name], family.networks[name]
+        arguments = part.skeleton.spec["arguments"]
         try:
-            content, table = described(name, part)
+            contents[name] = network.config(arguments, {which: _statistic(part, which) for which in network.buffers})
         except InputError as error:
-            left_out.append(name)
             tell(f"{name}: left out: {error}")
             continue
-        kind = name.removesuffix("_low")
-        write_shards(folder, STEMS[kind], part, table, dtype)
-        write_json(folder / "config.json", content)
+        write_shards(folder, part, network, dtype)
+        write_json(folder / "config.json", contents[name])
         tell(str(folder))
     copy_tokenizer(tokenizer, out / "tokenizer")
-    write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline))
-    if parts["dit"].skeleton.text_length != wan.TEXT_LENGTH:
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline, family))
+    lengths = {part.skeleton.text_length for part in parts.values() if role_of(part.spec) == DENOISER}
+    if lengths != {family.text_length}:
         tell(
-            f"note: WanPipeline fills texts up to {wan.TEXT_LENGTH} states, which this model does not know: give it "
-            "prompt_embeds of the prompt's own length"
+            f"note: {family.pipeline} fills texts up to {family.text_length} states, which this model does not know: "
+            "give it prompt_embeds of the prompt's own length"
         )
-    if not left_out:
-        write_json(out / "model_index.json", index(pipeline, parts))
-
-
-def described(name: str, part: Part) -> tuple[dict[str, Any], Table]:
-    """The config.json of a part for diffusers, and its names."""
-    arguments = part.skeleton.spec["arguments"]
-    if name == "text":
-        return t5.to_config(arguments), t5.table("diffusers", arguments)
-    if name == "vae":
-        mean, std = (_statistic(part, which) for which in STATISTICS)
-        return wan.to_vae_config(arguments, mean, std), wan.vae_table("diffusers", arguments)
-    return wan.to_dit_config(arguments), wan.dit_table("diffusers", arguments)
+    if contents.keys() == parts.keys():
+        write_json(out / "model_index.json", index(pipeline, family, contents))
 
 
 def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -89,9 +82,10 @@ def tensors(part: Part, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.tensor(values, dtype=torch.float32)
 
 
-def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch.dtype) -> None:
-    """A part's weights under the table's names: one file, or shards with their index when they are large."""
-    ours = [name for name in part.skeleton.state_dict() if name not in STATISTICS]
+def write_shards(folder: Path, part: Part, network: Network, dtype: torch.dtype) -> None:
+    """A part's weights under diffusers' names: one file, or shards with their index when they are large."""
+    stem, table = network.stem, network.table("diffusers", part.skeleton.spec["arguments"])
+    ours = [name for name in part.skeleton.state_dict() if name not in network.buffers]
     back = reverse(table)
     forms = {name: (theirs, single(back, name)) for theirs, name in names_of(ours, table).items()}
     meta = part.skeleton.state_dict()
@@ -119,10 +113,10 @@ def write_shards(folder: Path, stem: str, part: Part, table: Table, dtype: torch
         write_json(folder / f"{stem}.safetensors.index.json", content)
 
 
-def scheduler(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler(pipeline: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """diffusers' scheduler for this flow."""
     if pipeline["flow"] != {"path": "rectified", "prediction": "velocity"}:
-        raise InputError(f"diffusers' WanPipeline takes a rectified flow's velocity, not {pipeline['flow']}")
+        raise InputError(f"diffusers' {family.pipeline} takes a rectified flow's velocity, not {pipeline['flow']}")
     shift, name = pipeline["shift"], pipeline["defaults"]["sampler"]
     if name not in SCHEDULERS:
         name = "FlowMatchEulerDiscreteScheduler"
@@ -134,19 +128,18 @@ def scheduler(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def index(pipeline: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The model_index.json."""
-    kind = "UMT5" if parts["text"].spec["arguments"]["bias_per_layer"] else "T5"
-    low = ["diffusers", "WanTransformer3DModel"] if "dit_low" in parts else [None, None]
+def index(pipeline: Mapping[str, Any], family: Family, contents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The model_index.json, from the parts' config.json."""
+    classes: dict[str, list[str | None]] = {folder: [None, None] for folder in family.folders.values()}
+    for name, content in contents.items():
+        kind = content.get("_class_name") or content["architectures"][0]
+        classes[family.folders[name]] = [family.networks[name].library, kind]
     return {
-        **{"_class_name": "WanPipeline", "_diffusers_version": "0.35.0"},
+        **{"_class_name": family.pipeline, "_diffusers_version": "0.35.0"},
         **{"boundary_ratio": pipeline.get("boundary"), "expand_timesteps": False},
-        "scheduler": ["diffusers", scheduler(pipeline)["_class_name"]],
-        "text_encoder": ["transformers", f"{kind}EncoderModel"],
+        "scheduler": ["diffusers", scheduler(pipeline, family)["_class_name"]],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "WanTransformer3DModel"],
-        "transformer_2": low,
-        "vae": ["diffusers", "AutoencoderKLWan"],
+        **classes,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from videodit.checkpoint.families import ltx, t5, wan
+from videodit.checkpoint.families import FAMILIES
 from videodit.checkpoint.keymap import Table
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
@@ -15,11 +15,7 @@ EVERYWHERE = [1, 2**31]  # an `area` without limits
 
 def table(family: str, part: str, layout: str, arguments: Mapping[str, Any]) -> Table:
     """The names of a family's part in a layout, "diffusers" or "vendor"."""
-    if part == "text":
-        return t5.table(layout, arguments)
-    if part == "vae":
-        return wan.vae_table(layout, arguments)
-    return {"wan": wan, "ltx": ltx}[family].dit_table(layout, arguments)
+    return FAMILIES[family].networks[part].table(layout, arguments)
 
 
 def settings(family: str, *, exact: bool) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videodit.checkpoint.families import t5, wan
+from videodit.checkpoint.families import FAMILIES, by_pipeline
 from videodit.checkpoint.families.configs import ModelIndex, read_config
-from videodit.checkpoint.family import is_exact, nearest_family, settings, table
+from videodit.checkpoint.families.lora import LOW
+from videodit.checkpoint.families.record import Network
+from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.schedulers import FILE, read_scheduler
@@ -17,10 +19,6 @@ from videodit.printable import say
 from videodit.untrusted import read_json
 
 INDEX = "model_index.json"
-PARTS = {"transformer": "dit", "transformer_2": "dit_low", "text_encoder": "text", "vae": "vae"}  # their names
-ARGUMENTS = {"dit": wan.dit_arguments, "video_vae": wan.vae_arguments, "t5": t5.arguments}
-COMPONENTS = {"dit": "dit", "dit_low": "dit", "text": "t5", "vae": "video_vae"}  # what each is here
-CONSTANTS = {"mean": "latents_mean", "std": "latents_std"}
 Described = tuple[dict[str, Any], dict[str, Part], Path]
 
 
@@ -36,16 +34,20 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
     """
     file = folder / INDEX
     index = read_json(file, ModelIndex)
-    if (kind := index.get("_class_name")) != "WanPipeline":
-        raise InputError(f"{folder}: it holds a {kind}; only WanPipeline, text to video, can be used yet")
-    held = {theirs: part for theirs, part in PARTS.items() if index.get(theirs, [None])[0]}
-    if lacking := [name for name in held if not (folder / name).is_dir()]:
+    record = by_pipeline(index.get("_class_name"))
+    if record is None:
+        known = " or ".join(family.pipeline for family in FAMILIES.values() if family.pipeline)
+        kind = index.get("_class_name")
+        raise InputError(f"{folder}: it holds a {kind}; only {known}, text to video, can be used yet")
+    held = {part: theirs for part, theirs in record.folders.items() if index.get(theirs, [None])[0]}
+    if lacking := [theirs for theirs in held.values() if not (folder / theirs).is_dir()]:
         raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
-    if lacking := [name for name, part in PARTS.items() if name not in held and part != "dit_low"]:
+    if lacking := [theirs for part, theirs in record.folders.items() if part not in held and part != LOW]:
         raise InputError(f"{file} names no {', '.join(lacking)}")
-    if index.get("boundary_ratio") is not None and "transformer_2" not in held:
-        raise InputError(f"{file}: it has a boundary_ratio, but no transformer_2: one expert of two is no model")
-    parts = {part: _part(folder / theirs, part, index[theirs][1]) for theirs, part in held.items()}
+    if index.get("boundary_ratio") is not None and LOW not in held:
+        lacking = record.folders[LOW]
+        raise InputError(f"{file}: it has a boundary_ratio, but no {lacking}: one expert of two is no model")
+    parts = {part: _part(folder / theirs, record.networks[part], index[theirs][1]) for part, theirs in held.items()}
     nearest = nearest_family(parts)
     exact = is_exact(nearest, parts["dit"].spec["arguments"])
     pipeline = settings(nearest, exact=exact)
@@ -55,7 +57,7 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
     pipeline |= scheduler
     if family is not None or exact:
         pipeline["shift"] = _agreed_shift(folder, family, nearest, vendors, pipeline["shift"])
-    if "dit_low" in parts:
+    if LOW in parts:
         if index.get("boundary_ratio") is None:
             raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
         pipeline["boundary"] = float(index["boundary_ratio"])
@@ -72,16 +74,16 @@ def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float
     return vendors if family else folders
 
 
-def _part(folder: Path, part: str, name: str | None) -> Part:
+def _part(folder: Path, network: Network, name: str | None) -> Part:
     """A component of this class."""
-    file, architecture = folder / "config.json", COMPONENTS[part]
-    config = read_config(file, architecture, name)
-    arguments = ARGUMENTS[architecture](config, source=folder)
-    constants = {ours: config[theirs] for ours, theirs in CONSTANTS.items() if theirs in config}
+    file = folder / "config.json"
+    config = read_config(file, network, name)
+    arguments = network.arguments(config, source=folder)
+    constants = {ours: config[theirs] for ours, theirs in network.buffers.items() if theirs in config}
     if constants and {len(values) for values in constants.values()} != {arguments["latent_channels"]}:
         raise InputError(f"{file}: latents_mean and latents_std should have {arguments['latent_channels']} values")
-    spec = {"architecture": architecture, "arguments": arguments}
-    return Part(spec, open_weights(folder), table("wan", part, "diffusers", arguments), constants)
+    spec = {"architecture": network.architecture, "arguments": arguments}
+    return Part(spec, open_weights(folder), network.table("diffusers", arguments), constants)
 
 
 def _tokenizer(folder: Path) -> Path:

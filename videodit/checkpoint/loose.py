@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from videodit.checkpoint.experts import are_partners, expert_of
-from videodit.checkpoint.families import ltx, wan
+from videodit.checkpoint.families import by_sign
+from videodit.checkpoint.families.configs import Beside
 from videodit.checkpoint.families.lora import HIGH, LOW
-from videodit.checkpoint.families.t5 import LAYOUTS as T5
-from videodit.checkpoint.families.t5 import table as t5_table
-from videodit.checkpoint.keymap import Table, prefixed
+from videodit.checkpoint.keymap import prefixed
 from videodit.checkpoint.pretrained import Part, misfits
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.trees import folders_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
-from videodit.config import conf_dir, read_yaml
 from videodit.errors import InputError
 from videodit.printable import say
 from videodit.untrusted import read_json
@@ -27,7 +24,6 @@ PREFIXES = (  # before the names of a part, in files of one part or of all
     *("cond_stage_model.umt5xxl.transformer.", "umt5xxl.transformer."),
 )
 NAMES = {"t5": "text", "video_vae": "vae", "dit": "dit"}  # architecture -> what we call such a part
-HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
 
 
 def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
@@ -115,7 +111,7 @@ def identify_all(weights: Weights) -> list[Part]:
     """The parts that these tensors are, by their names: several in a file of a whole model, perhaps none."""
     names = weights.names
     held = set(names)
-    hits = [(prefix, sign) for prefix in PREFIXES for sign in SIGNATURES if prefix + sign in held]
+    hits = [(prefix, sign) for prefix in PREFIXES for sign in by_sign() if prefix + sign in held]
     if len(hits) < 2:
         return [_part(weights, *hit) for hit in hits]
     owner = {name: max((p for p, _ in hits if name.startswith(p)), key=len, default=None) for name in names}
@@ -128,114 +124,25 @@ def _part(weights: Weights, prefix: str, sign: str) -> Part:
     """The part of which this is one of the names."""
     shapes = {name[len(prefix) :]: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
     try:
-        spec, table, constants = SIGNATURES[sign](shapes, _head_dim(weights.files[0].parent))
+        network = by_sign()[sign]
+        found = network.detect(shapes, _head_dim(weights.files[0].parent))
+        table = network.table(found.layout, found.arguments)
     except (LookupError, ValueError, ZeroDivisionError, StopIteration) as error:
         if isinstance(error, InputError):
             raise InputError(f"{weights.source}: {error}") from None
         told = f"a tensor beside {prefix}{sign} is missing, or has another shape or name ({error})"
         raise InputError(f"{weights.source}: {told}; the file is damaged or of an unknown kind") from None
-    return Part(spec, weights, prefixed(table, prefix), constants)
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-Description = tuple[dict[str, Any], Table, dict[str, Any]]
+    spec = {"architecture": network.architecture, "arguments": found.arguments}
+    return Part(spec, weights, prefixed(table, prefix), found.constants)
 
 
 def _head_dim(folder: Path) -> int | None:
     """What a transformer's config.json in this folder says, if there is one."""
     path = folder / "config.json"
-    content = read_json(path, wan.VendorConfig) if path.is_file() else {}
+    content = read_json(path, Beside) if path.is_file() else {}
     if "attention_head_dim" in content:
         return content["attention_head_dim"]
     return max(1, content["dim"] // content["num_heads"]) if {"dim", "num_heads"} <= content.keys() else None
-
-
-def _wan_dit(shapes: Shapes, head_dim: int | None) -> Description:
-    vendor = "patch_embedding.weight" in shapes and "text_embedding.0.weight" in shapes
-    ffn, text, time = ("ffn.0", "text_embedding.0", "time_embedding.0") if vendor else (
-        "ffn.net.0.proj", "condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"
-    )  # fmt: skip
-    dim, channels, *patch = shapes["patch_embedding.weight"]
-    if dim % (head_dim or HEAD_DIM):
-        told = "as a config.json beside it says" if head_dim else "which all have that are published"
-        raise InputError(f"a transformer {dim} wide has no heads of {head_dim or HEAD_DIM}, {told}")
-    head = shapes["head.head.weight" if vendor else "proj_out.weight"][0]
-    norm = "norm3" if vendor else "norm2"
-    arguments = wan.dit_arguments(
-        {
-            **{"num_heads": dim // (head_dim or HEAD_DIM), "ffn_dim": shapes[f"blocks.0.{ffn}.weight"][0], "dim": dim},
-            **{"num_layers": _layers(shapes, "blocks."), "in_dim": channels, "patch_size": patch},
-            **{"out_dim": head // (patch[0] * patch[1] * patch[2]), "text_dim": shapes[f"{text}.weight"][1]},
-            **{"freq_dim": shapes[f"{time}.weight"][1], "cross_attn_norm": f"blocks.0.{norm}.weight" in shapes},
-            "model_type": "i2v" if any("k_img" in name or "add_k_proj" in name for name in shapes) else "t2v",
-        },
-        source="this transformer",
-    )
-    table = wan.dit_table("vendor" if vendor else "diffusers", arguments)
-    return {"architecture": "dit", "arguments": arguments}, table, {}
-
-
-def _ltx_dit(shapes: Shapes, head_dim: int | None) -> Description:
-    vendor = "patchify_proj.weight" in shapes
-    dim, channels = shapes["patchify_proj.weight" if vendor else "proj_in.weight"]
-    arguments = ltx.dit_arguments(
-        {
-            **{"in_channels": channels, "out_channels": channels, "patch_size": 1, "patch_size_t": 1},
-            **{"num_attention_heads": dim // ltx.HEAD_DIM, "attention_head_dim": ltx.HEAD_DIM},
-            **{"num_layers": _layers(shapes, "transformer_blocks."), "caption_channels": _caption(shapes)},
-        },
-        source="this transformer",
-    )
-    table = ltx.dit_table("vendor" if vendor else "diffusers", arguments)
-    return {"architecture": "dit", "arguments": arguments}, table, {}
-
-
-def _wan_vae(shapes: Shapes, head_dim: int | None) -> Description:
-    vendor = "conv2.weight" in shapes
-    channels = shapes["conv2.weight" if vendor else "post_quant_conv.weight"][0]
-    known = [read_yaml(path) for path in sorted((conf_dir() / "pretrained" / "parts").glob("*vae*.yaml"))]
-    numbers = next((one for one in known if one["arguments"]["latent_channels"] == channels), None)
-    if numbers is None:
-        raise InputError(f"a VAE of {channels} latent channels is none of those that conf/pretrained/parts knows")
-    spec = {"architecture": numbers["architecture"], "arguments": numbers["arguments"]}
-    table = wan.vae_table("vendor" if vendor else "diffusers", numbers["arguments"])
-    return spec, table, {"mean": numbers["mean"], "std": numbers["std"]}
-
-
-def _t5(shapes: Shapes, head_dim: int | None) -> Description:
-    layout = next(layout for layout, names in T5.items() if names.first in shapes)
-    names = T5[layout]
-    block, bias = names.block, names.parts["pos_embedding.embedding"]
-    q, ffn = names.parts["attn.q"], names.parts["ffn.fc1"]
-    words = next(shapes[name] for name in (names.words, *names.also) if name in shapes)
-    inner, heads = shapes[f"{block}0.{q}.weight"][0], shapes[f"{block}0.{bias}.weight"][1]
-    arguments = {
-        **{"vocabulary": words[0], "dim": words[1], "layers": _layers(shapes, block), "heads": heads},
-        **{"head_dim": inner // heads, "ffn": shapes[f"{block}0.{ffn}.weight"][0]},
-        "bias_per_layer": f"{block}1.{bias}.weight" in shapes,
-    }
-    table = t5_table(layout, arguments)
-    return {"architecture": "t5", "arguments": arguments}, table, {}
-
-
-SIGNATURES = {
-    "blocks.0.self_attn.q.weight": _wan_dit,
-    "blocks.0.attn1.to_q.weight": _wan_dit,
-    "transformer_blocks.0.attn1.to_q.weight": _ltx_dit,
-    "decoder.middle.0.residual.0.gamma": _wan_vae,
-    "decoder.mid_block.resnets.0.norm1.gamma": _wan_vae,
-    "blocks.0.attn.q.weight": _t5,
-    "encoder.block.0.layer.0.SelfAttention.q.weight": _t5,
-    "enc.blk.0.attn_q.weight": _t5,
-}
-
-
-def _layers(shapes: Shapes, prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in shapes if name.startswith(prefix))
-
-
-def _caption(shapes: Shapes) -> int:
-    return shapes["caption_projection.linear_1.weight"][1]
 
 
 def _sets(folders: Sequence[Path], given: Path) -> Iterator[list[Part] | InputError]:

@@ -109,6 +109,11 @@ def family_of(name: str) -> str | None:
     return next((one for one in known if read_family(one)["hub"] == name), None)
 
 
+def shared_parts(kind: str) -> list[dict[str, Any]]:
+    """The numbers of the parts that several families share and whose names hold this word."""
+    return [read_yaml(path) for path in sorted((conf_dir() / "pretrained" / "parts").glob(f"*{kind}*.yaml"))]
+
+
 def read_family(name: str) -> dict[str, Any]:
     """The numbers of a name in conf/pretrained, its shared parts filled in."""
     family = read_yaml(conf_dir() / "pretrained" / f"{name}.yaml")

@@ -15,7 +15,7 @@ from videodit.ingest.record import Dropped, Record, digest
 from videodit.shapes import Sizes, VideoShape, longest
 
 TIE = 1e-3  # seconds: times of frames are rounded
-USUAL = Sizes(stride=(4, 8, 8), patch=(1, 2, 2))  # of the toy and of Wan 2.1: what serves where no network is named
+USUAL = Sizes(stride=(4, 8, 8), patch=(1, 2, 2))  # of the toy: what serves where no network is named
 
 
 @dataclass(frozen=True, kw_only=True)

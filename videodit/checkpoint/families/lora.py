@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-from videodit.checkpoint.families import wan
-
-TABLES = {"dit": wan.dit_table}  # of an architecture's names
 LAYOUTS = ("vendor", "diffusers")  # of the names between a prefix and an end
 HIGH, LOW = "dit", "dit_low"  # the experts
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from videodit.checkpoint.families import t5
+from videodit.checkpoint.families.record import Detected, Family, Network, Shapes, count_blocks
 from videodit.checkpoint.keymap import Row, Table
 
 HEAD_DIM = 64  # of all its transformers; single files do not say it
@@ -50,3 +52,33 @@ def dit_arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any
         **{"frequency_dim": 256, "time": "adaln_single", "norm": "rms", "qk_norm": "full", "qk_eps": 1e-5},
         **{"cross_norm": False, "fractions": FRACTIONS},
     }
+
+
+def detect_dit(shapes: Shapes, head_dim: int | None) -> Detected:
+    """A transformer's file."""
+    vendor = "patchify_proj.weight" in shapes
+    dim, channels = shapes["patchify_proj.weight" if vendor else "proj_in.weight"]
+    arguments = dit_arguments(
+        {
+            **{"in_channels": channels, "out_channels": channels, "patch_size": 1, "patch_size_t": 1},
+            **{"num_attention_heads": dim // HEAD_DIM, "attention_head_dim": HEAD_DIM},
+            **{"num_layers": count_blocks(shapes, "transformer_blocks.")},
+            **{"caption_channels": shapes["caption_projection.linear_1.weight"][1]},
+        },
+        source="this transformer",
+    )
+    return Detected("vendor" if vendor else "diffusers", arguments)
+
+
+FAMILY = Family(
+    name="ltx",
+    networks={
+        "dit": Network(
+            architecture="dit",
+            table=dit_table,
+            signs=("transformer_blocks.0.attn1.to_q.weight",),
+            detect=detect_dit,
+        ),
+        "text": t5.ENCODER,
+    },
+)

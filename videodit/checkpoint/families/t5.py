@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from videodit.checkpoint.families.configs import T5_CLASSES
+from videodit.checkpoint.families.record import Detected, Network, Shapes, count_blocks
 from videodit.checkpoint.keymap import Row, Table
 from videodit.errors import InputError
 
@@ -75,7 +77,7 @@ def arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any]:
     }
 
 
-def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def to_config(arguments: Mapping[str, Any], buffers: Mapping[str, list[float]]) -> dict[str, Any]:
     """transformers' UMT5EncoderModel (or T5EncoderModel) for an encoder of ours."""
     kind = "UMT5" if arguments["bias_per_layer"] else "T5"
     return {
@@ -86,3 +88,32 @@ def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
         **{"use_cache": False, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6, "pad_token_id": 0},
         **{"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "eos_token_id": 1},
     }
+
+
+def detect(shapes: Shapes, head_dim: int | None) -> Detected:
+    """An encoder's file, in any of LAYOUTS."""
+    layout = next(layout for layout, names in LAYOUTS.items() if names.first in shapes)
+    names = LAYOUTS[layout]
+    block, bias = names.block, names.parts["pos_embedding.embedding"]
+    q, ffn = names.parts["attn.q"], names.parts["ffn.fc1"]
+    words = next(shapes[name] for name in (names.words, *names.also) if name in shapes)
+    inner, heads = shapes[f"{block}0.{q}.weight"][0], shapes[f"{block}0.{bias}.weight"][1]
+    found = {
+        **{"vocabulary": words[0], "dim": words[1], "layers": count_blocks(shapes, block), "heads": heads},
+        **{"head_dim": inner // heads, "ffn": shapes[f"{block}0.{ffn}.weight"][0]},
+        "bias_per_layer": f"{block}1.{bias}.weight" in shapes,
+    }
+    return Detected(layout, found)
+
+
+ENCODER = Network(
+    architecture="t5",
+    table=table,
+    signs=tuple(names.first for names in LAYOUTS.values()),
+    detect=detect,
+    classes=T5_CLASSES,
+    arguments=arguments,
+    config=to_config,
+    library="transformers",
+    stem="model",
+)

@@ -7,23 +7,17 @@ The numbers of a network come from its `config.json`: `dit_arguments` and `vae_a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired
+from typing import Any
 
-from typing_extensions import TypedDict
-
-from videodit.checkpoint.families.configs import Size
+from videodit.checkpoint.families import t5
+from videodit.checkpoint.families.configs import TRANSFORMER_CLASSES, VAE_CLASSES
+from videodit.checkpoint.families.record import Detected, Family, Network, Shapes, count_blocks
 from videodit.checkpoint.keymap import FIRST_OF_ONE, Row, Table, channels_last, kernel, trailing_ones
+from videodit.checkpoint.resolve import shared_parts
 from videodit.errors import InputError
 
 TEXT_LENGTH = 512  # states that cross-attention sees, zero ones included
-
-
-class VendorConfig(TypedDict):
-    """A config.json beside a transformer, the vendor's or diffusers': all that its file of weights does not say."""
-
-    attention_head_dim: NotRequired[Size]
-    dim: NotRequired[Size]
-    num_heads: NotRequired[Size]
+HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
 
 
 def dit_table(layout: str, arguments: Mapping[str, Any]) -> Table:
@@ -101,7 +95,7 @@ def dit_arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any
     }
 
 
-def to_dit_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def to_dit_config(arguments: Mapping[str, Any], buffers: Mapping[str, list[float]]) -> dict[str, Any]:
     """diffusers' WanTransformer3DModel for a DiT of ours; InputError says what that class cannot express."""
     fixed = {"time": "adaln_single", "norm": "layer", "qk_norm": "full", "fractions": None}
     if other := [f"{key}={arguments[key]}" for key, value in fixed.items() if arguments[key] != value]:
@@ -194,7 +188,7 @@ def vae_arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any
     }
 
 
-def to_vae_config(arguments: Mapping[str, Any], mean: list[float], std: list[float]) -> dict[str, Any]:
+def to_vae_config(arguments: Mapping[str, Any], buffers: Mapping[str, list[float]]) -> dict[str, Any]:
     """diffusers' AutoencoderKLWan for a VAE of ours; InputError says what that class cannot express."""
     other = [] if not arguments["linear"] else ["linear=true (the linear autoencoder beside the network)"]
     if not all(arguments["spatial"]):
@@ -210,6 +204,71 @@ def to_vae_config(arguments: Mapping[str, Any], mean: list[float], std: list[flo
         **{"num_res_blocks": arguments["blocks"], "temperal_downsample": list(arguments["temporal"])},
         **{"is_residual": arguments["shortcuts"], "patch_size": None if patch == 1 else patch, "attn_scales": []},
         **{"in_channels": 3 * patch**2, "out_channels": 3 * patch**2, "dropout": 0.0},
-        **{"latents_mean": mean, "latents_std": std},
+        **{key: buffers[name] for name, key in _BUFFERS.items()},
         **{"scale_factor_temporal": 2 ** sum(arguments["temporal"]), "scale_factor_spatial": space},
     }
+
+
+def detect_dit(shapes: Shapes, head_dim: int | None) -> Detected:
+    """A transformer's file."""
+    vendor = "patch_embedding.weight" in shapes and "text_embedding.0.weight" in shapes
+    ffn, text, time = ("ffn.0", "text_embedding.0", "time_embedding.0") if vendor else (
+        "ffn.net.0.proj", "condition_embedder.text_embedder.linear_1", "condition_embedder.time_embedder.linear_1"
+    )  # fmt: skip
+    dim, channels, *patch = shapes["patch_embedding.weight"]
+    if dim % (head_dim or HEAD_DIM):
+        told = "as a config.json beside it says" if head_dim else "which all have that are published"
+        raise InputError(f"a transformer {dim} wide has no heads of {head_dim or HEAD_DIM}, {told}")
+    head = shapes["head.head.weight" if vendor else "proj_out.weight"][0]
+    norm = "norm3" if vendor else "norm2"
+    arguments = dit_arguments(
+        {
+            **{"num_heads": dim // (head_dim or HEAD_DIM), "ffn_dim": shapes[f"blocks.0.{ffn}.weight"][0], "dim": dim},
+            **{"num_layers": count_blocks(shapes, "blocks."), "in_dim": channels, "patch_size": patch},
+            **{"out_dim": head // (patch[0] * patch[1] * patch[2]), "text_dim": shapes[f"{text}.weight"][1]},
+            **{"freq_dim": shapes[f"{time}.weight"][1], "cross_attn_norm": f"blocks.0.{norm}.weight" in shapes},
+            "model_type": "i2v" if any("k_img" in name or "add_k_proj" in name for name in shapes) else "t2v",
+        },
+        source="this transformer",
+    )
+    return Detected("vendor" if vendor else "diffusers", arguments)
+
+
+def detect_vae(shapes: Shapes, head_dim: int | None) -> Detected:
+    """A VAE's file: one of those whose numbers are known, by its latent channels."""
+    vendor = "conv2.weight" in shapes
+    channels = shapes["conv2.weight" if vendor else "post_quant_conv.weight"][0]
+    numbers = next((one for one in shared_parts("vae") if one["arguments"]["latent_channels"] == channels), None)
+    if numbers is None:
+        raise InputError(f"a VAE of {channels} latent channels is none of those that conf/pretrained/parts knows")
+    statistics = {"mean": numbers["mean"], "std": numbers["std"]}
+    return Detected("vendor" if vendor else "diffusers", numbers["arguments"], statistics)
+
+
+_BUFFERS = {"mean": "latents_mean", "std": "latents_std"}
+DIT = Network(
+    architecture="dit",
+    table=dit_table,
+    signs=("blocks.0.self_attn.q.weight", "blocks.0.attn1.to_q.weight"),
+    detect=detect_dit,
+    classes=TRANSFORMER_CLASSES,
+    arguments=dit_arguments,
+    config=to_dit_config,
+)
+VAE = Network(
+    architecture="video_vae",
+    table=vae_table,
+    signs=("decoder.middle.0.residual.0.gamma", "decoder.mid_block.resnets.0.norm1.gamma"),
+    detect=detect_vae,
+    classes=VAE_CLASSES,
+    arguments=vae_arguments,
+    config=to_vae_config,
+    buffers=_BUFFERS,
+)
+FAMILY = Family(
+    name="wan",
+    networks={"dit": DIT, "dit_low": DIT, "text": t5.ENCODER, "vae": VAE},
+    folders={"dit": "transformer", "dit_low": "transformer_2", "text": "text_encoder", "vae": "vae"},
+    pipeline="WanPipeline",
+    text_length=TEXT_LENGTH,
+)
