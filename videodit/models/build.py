@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from videodit.errors import InputError
-from videodit.models.arguments import ARGUMENTS
 from videodit.models.dit import DiT
 from videodit.models.interfaces import Stacked
 from videodit.models.text import SmallT5
@@ -28,6 +27,8 @@ def checked(spec: Mapping[str, Any], where: object) -> dict[str, Any]:
 
     InputError, which begins with `where`, for one that no network of this version has: nothing is built before.
     """
+    from videodit.models.arguments import ARGUMENTS  # pydantic's types, which building a network does not need
+
     architecture, arguments = spec.get("architecture"), spec.get("arguments")
     told = f"{where} describes no architecture of this version"
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES or not isinstance(arguments, dict):
