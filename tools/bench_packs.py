@@ -4,12 +4,7 @@
 
 The same clips, the same number of tokens a step at most, the same training step (`Run.advance`; Muon is what a DiT is
 trained with unless told otherwise). All steps of all kinds take turns in a random order, anew each round, because a
-machine's speed changes from minute to minute:
-
-    packs     clips of any shapes, at most `most` tokens at once (0: all); processes get shares of equal work
-    buckets   clips of one shape a batch, as many as the budget holds; each process its own batch
-    gathered  one clip a batch, as many of them as make up the budget of a step, dealt to the processes in turn
-    single    one clip a batch and process, and a step for each
+machine's speed changes from minute to minute. The kinds are those of tools/pack_kinds.py.
 
 200 clips of 12 shapes, or what `clips=` holds, encoded by the bundled VAE at several lengths and at the areas of
 squares with these sides. Also told: how equal the processes' work is (largest over mean, by step and over the epoch),
@@ -31,6 +26,7 @@ from socket import socket
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from pack_kinds import CAPTIONS, KINDS, Stored, epoch
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
@@ -48,7 +44,7 @@ from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import parallelize
 from videodit.parallel.store import Checkpoints
-from videodit.shapes import LatentShape, Triple
+from videodit.shapes import Triple
 from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
@@ -57,78 +53,10 @@ from videodit.train.machine import keep_freed_memory
 from videodit.train.settings import Settings
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
-CAPTIONS = ["a large red ball rolls right on a gray ground", "a small blue cube spins", "a cone falls"]
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
 DEFAULTS = {"ranks": "1", "clips": "", "sides": "128,192", "budget": "4096", "model": "toy", "optim": "muon",
             "rounds": "3", "most": "0", "kinds": "packs,buckets,gathered,single"}  # fmt: skip
 WARM = 3  # steps of each kind, before any is timed
-
-
-class Stored:
-    """Latents in memory."""
-
-    def __init__(self, latents: list[Tensor]) -> None:
-        self.latents = latents
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return self.latents[index], CAPTIONS[index % 3]
-
-    def shape(self, index: int) -> LatentShape:
-        return LatentShape(*self.latents[index].shape[1:])
-
-
-class Buckets(PackBatches):
-    """Batches of one shape within the budget of a process, shuffled; a step takes the next one for each process."""
-
-    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
-        ranks = self.share.ranks
-        alike: dict[LatentShape, list[int]] = defaultdict(list)
-        order = np.random.default_rng(0).permutation(len(self.cache)).tolist()
-        for index in order:
-            alike[self.cache.shape(index)].append(index)
-        batches = []
-        for shape, indices in alike.items():
-            many = max(1, self.tokens // ranks // shape.grid(self.patch).count)
-            batches += [indices[i : i + many] for i in range(0, len(indices), many)]
-        batches = [batches[i] for i in np.random.default_rng(1).permutation(len(batches))]
-        now = batches[step * ranks : (step + 1) * ranks]
-        dealt = [([(index, self.cache.shape(index).frames) for index in batch], False) for batch in now]
-        idle = (dealt[0][0][:1], True) if dealt else None
-        return [[dealt[rank] if rank < len(dealt) else idle] for rank in range(ranks)] if dealt else []
-
-
-class Gathered(PackBatches):
-    """One clip a batch; as many as packs have in their step, dealt to the processes in turn."""
-
-    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
-        epoch, place = self.find(step)
-        if epoch:
-            return []
-        clips, ranks = self.plan(0)[place], self.share.ranks
-        most = -(-len(clips) // ranks)
-        return [
-            [([clip], False) for clip in clips[rank::ranks]] + [([clips[0]], True)] * (most - len(clips[rank::ranks]))
-            for rank in range(ranks)
-        ]
-
-
-class Single(PackBatches):
-    """One clip for each process a step."""
-
-    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
-        ranks = self.share.ranks
-        now = [clip for pack in self.plan(0) for clip in pack][step * ranks : (step + 1) * ranks]
-        return [[([now[rank % len(now)]], rank >= len(now))] for rank in range(ranks)] if now else []
-
-
-class Packs(PackBatches):
-    """Ours, for one epoch."""
-
-    def packs(self, step: int) -> list[list[tuple[list[tuple[int, int]], bool]]]:
-        return super().packs(step) if self.find(step)[0] == 0 else []
 
 
 def made_up() -> list[Tensor]:
@@ -229,15 +157,7 @@ def batches_of(folder: Path, given: dict[str, str], share: Share) -> dict[str, P
         "cache": cache, "tokens": int(given["budget"]), "most": int(given["most"]) or None,
         "patch": dit.patch, "image": 0.0, "whole": 1.0, "work": work_of(dit), "share": share, "seed": 0,
     }  # fmt: skip
-    return {"packs": Packs(**how), "buckets": Buckets(**how), "gathered": Gathered(**how), "single": Single(**how)}
-
-
-def epoch(batches: PackBatches) -> list:
-    """All steps."""
-    steps = []
-    while packs := batches.packs(len(steps)):
-        steps.append(packs)
-    return steps
+    return {name: kind(**how) for name, kind in KINDS.items()}
 
 
 def balance(batches: PackBatches) -> tuple[float, float]:
