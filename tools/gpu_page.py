@@ -62,6 +62,7 @@ MEMORY_NOTE = "What a network and its work take, without the driver's context; o
 def main(arguments: list[str]) -> int:
     """Run the sections, print their tables, write the JSON -> the exit code."""
     given = parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without the section that runs
     ends = time.monotonic() + float(given["seconds"])
     began, page = time.monotonic(), {**about(given), "sections": []}
     print(heading(page), flush=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpu_parts import Guided, Model, Page
+    from gpu_parts import Model, Page
     from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,20 +164,32 @@ def _some_rows(lengths: tuple[int, ...], device: Any) -> tuple[Tensor, tuple[int
 def models(page: Page) -> None:
     """A DiT step with guidance and the VAE's decoding, ours and diffusers' in turns, and their memory by the plan."""
     beside = page.has("diffusers", "diffusers' side of each row")
-    for model in page.scale.models:
-        if page.enough(f"DiT {model.name}", 40):
-            with page.case(f"DiT {model.name}"):
-                _dit(page, model, beside)
+    _dits(page, beside, compiled=False)
     for dtype in ("float32", "bfloat16"):
         if page.enough(f"VAE decode, {dtype}", 20):
             with page.case(f"VAE decode, {dtype}"):
                 _decode(page, dtype, beside)
+    from videodit.nn.compiling import lacking_compiler
+
+    if lacking := lacking_compiler(page.device):
+        page.leave_out(f"compiled steps: there is no {lacking}")
+    else:
+        _dits(page, beside, compiled=True)
 
 
-def _dit(page: Page, model: Model, beside: bool) -> None:
-    from gpu_parts import Guided, family, planned, random_network
+def _dits(page: Page, beside: bool, *, compiled: bool) -> None:
+    """A row for each model."""
+    for model in page.scale.models:
+        name = f"DiT {model.name}, {'compiled' if compiled else 'eager'}"
+        if page.enough(name, 60 if compiled else 25):
+            with page.case(name):
+                _dit(page, model, beside, compiled)
 
-    from videodit.nn.compiling import compile_blocks, lacking_compiler
+
+def _dit(page: Page, model: Model, beside: bool, compiled: bool) -> None:
+    from gpu_parts import PROMPTS, Guided, family, planned, random_network
+
+    from videodit.nn.compiling import compile_blocks
     from videodit.train.machine import matmul_rate
 
     found = family(page, model)
@@ -194,29 +206,23 @@ def _dit(page: Page, model: Model, beside: bool) -> None:
     step = Guided(page, ours, model.shape)
     other = [] if theirs is None else [their_step(theirs, step)]
     rate = matmul_rate(page.device, page.dtype, seconds=page.scale.least)
+    flops = step.flops
     name = f"DiT {model.name}, {model.blocks} of {found['layers']} blocks" if model.blocks else f"DiT {model.name}"
-    step()
-    weights, before = sum(x.numel() * x.element_size() for x in ours.parameters()), page.held()
-    kept = ours.kept((40, 12)) * page.dtype.itemsize  # the session has them already
-    measured = weights + kept + page.peak(step) - before
-    page.beside_plan(name, planned(page, found, model.shape, page.dtype, "model")["denoise"], measured)
-    _step_row(page, f"{name}, eager", [step, *other], step, rate)
-    if lacking := lacking_compiler(page.device):
-        page.leave_out(f"{name}, compiled: there is no {lacking}")
-    elif page.enough(f"{name}, compiled", 60):
+    if compiled:
         for stack in ours.stacks().values():
             compile_blocks(stack, backend=page.scale.backend)
         if theirs is not None:
             theirs.compile_repeated_blocks(backend=page.scale.backend)
-        with page.case(f"{name}, compiled"):
-            _step_row(page, f"{name}, compiled", [step, *other], step, rate)
-
-
-def _step_row(page: Page, name: str, works: list[Callable[[], Any]], step: Guided, rate: float) -> None:
-    seconds, outputs = page.in_turns(works)
-    _beside(page, name, str(page.dtype).removeprefix("torch."), seconds, outputs, {
-        "TFLOP/s": step.flops / seconds[0] / 1e12, "of matmul": step.flops / seconds[0] / rate,
-    })  # fmt: skip
+    else:
+        step()
+        weights, before = sum(x.numel() * x.element_size() for x in ours.parameters()), page.held()
+        kept = ours.kept(PROMPTS) * page.dtype.itemsize  # the session has them already
+        measured = weights + kept + page.peak(step) - before
+        page.beside_plan(name, planned(page, found, model.shape, page.dtype, "model")["denoise"], measured)
+    seconds, outputs = page.in_turns([step, *other])
+    more = {"TFLOP/s": flops / seconds[0] / 1e12, "of matmul": flops / seconds[0] / rate}
+    name = f"{name}, {'compiled' if compiled else 'eager'}"
+    _beside(page, name, str(page.dtype).removeprefix("torch."), seconds, outputs, more)
 
 
 def _beside(
@@ -312,6 +318,7 @@ def _offload(page: Page, folder: Path) -> None:
     network = random_network(found["dit"], page.device, page.dtype).requires_grad_(False)
     save_file({name: value.cpu() for name, value in network.state_dict().items()}, file)
     del network
+    page.note("The DiT alone: with offload=model the text encoder and the VAE are opened for each video as well.")
     rows: dict[str, tuple[float, float]] = {}
     outputs: list[Tensor] = []
     for how in ("none", "model", "block"):
