@@ -27,14 +27,18 @@ def settings(family: str, *, exact: bool) -> dict[str, Any]:
 
 
 def nearest_family(parts: Mapping[str, Part]) -> str:
-    """The name in conf/pretrained with this transformer, else the first with as many experts and such a VAE."""
+    """The name in conf/pretrained with this transformer, else the first with as many experts and such a VAE.
+
+    Those of random weights are near to themselves alone.
+    """
     known = {name: read_family(name) for name in families()}
     usable = {n: f for n, f in known.items() if "defaults" in f and ("boundary" in f) == ("dit_low" in parts)}
     same = [name for name in usable if is_exact(name, parts["dit"].spec["arguments"])]
+    published = {name: family for name, family in usable.items() if "random" not in family}
     if "vae" in parts:
         patch = parts["vae"].spec["arguments"]["patch"]
-        same += [name for name, family in usable.items() if family["vae"]["arguments"]["patch"] == patch]
-    return (same or list(usable))[0]
+        same += [name for name, family in published.items() if family["vae"]["arguments"]["patch"] == patch]
+    return (same or list(published))[0]
 
 
 def is_exact(family: str, arguments: Mapping[str, Any]) -> bool:

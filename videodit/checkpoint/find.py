@@ -13,7 +13,8 @@ from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.folder import Described, is_folder, read_folder
 from videodit.checkpoint.loose import loose_parts
 from videodit.checkpoint.pretrained import FILES, Components, Part, check_parts
-from videodit.checkpoint.resolve import from_hub, locate, locate_recorded, read_family
+from videodit.checkpoint.random_weights import TOLD, is_random
+from videodit.checkpoint.resolve import files_of, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
@@ -55,6 +56,8 @@ def open_pipeline(
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model, base)
+    if any(is_random(file.parents[1]) for part in parts.values() for file in part.weights.files):
+        say(f"{model}: {TOLD}")
     check_parts(parts)
     parts = adapters.attach(parts, lora or {})
     if offload == "auto":
@@ -192,9 +195,8 @@ def _loose(path: Path, family: str | None) -> Described:
         raise InputError(f"{path}: no file of a transformer's weights is there")
     arguments = found["dit"].spec["arguments"]
     family = family or nearest_family(found)
-    numbers = read_family(family)
     if lacking := [part for part in ("text", "vae") if part not in found] + ["tokenizer"] * (tokenizer is None):
-        whole = from_hub(numbers["hub"], f"{path}, which lacks {' and '.join(lacking)}")
+        whole = files_of(family, f"{path}, which lacks {' and '.join(lacking)}")
         _, rest, other = read_folder(whole)
         found, tokenizer = {**{part: rest[part] for part in rest if part in lacking}, **found}, tokenizer or other
     pipeline = settings(family, exact=is_exact(family, arguments))
