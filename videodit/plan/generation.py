@@ -9,9 +9,11 @@ from itertools import product
 
 import torch
 
+from videodit.checkpoint.parts import first
 from videodit.checkpoint.pretrained import Components
 from videodit.decode import Way, ways
 from videodit.errors import InputError
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, decode_cost, step_cost, text_cost
 from videodit.shapes import LatentShape
@@ -147,12 +149,12 @@ class Planner:
         found += [f"passes={other.passes}"] if other.passes != setup.passes else []
         found += [f"decoding {other.way}"] if other.way != setup.way else []
         if other_job != job:
-            most = max(shape.video(self.parts.sizes("vae").stride).frames for shape in other_job.shapes)
+            most = max(shape.video(self.parts.sizes(VAE).stride).frames for shape in other_job.shapes)
             found += [f"frames={most}"]
         return " and ".join(found)
 
     def _text(self, job: Job, setup: Setup) -> Cost:
-        return text_cost(self.parts.parts["text"], job.lengths, self._storage(setup))
+        return text_cost(first(self.parts.parts, TEXT_ENCODER), job.lengths, self._storage(setup))
 
     def _denoise(self, job: Job, setup: Setup) -> Cost:
         half = len(job.lengths) // 2
@@ -160,9 +162,9 @@ class Planner:
         longer = max(job.lengths[:half], job.lengths[half:] if job.guided else (), key=sum)
         shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, longer)
         calls = job.calls * (1 + (job.guided and setup.passes == 2))
-        cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
-        cost = self._once(("dit", shapes, lengths), cost, setup).times(calls)
-        dit = self.parts.sizes("dit")
+        cost = partial(step_cost, first(self.parts.parts, DENOISER), shapes, lengths)
+        cost = self._once((DENOISER, shapes, lengths), cost, setup).times(calls)
+        dit = self.parts.sizes(DENOISER)
         tokens = len(shapes) // len(job.shapes) * self._tokens(job)
         states = STATES * tokens * dit.width * setup.dtype.itemsize if job.cached else 0
         states *= 1 + (job.guided and setup.passes == 2)
@@ -173,13 +175,13 @@ class Planner:
         if setup.offload == "block":
             return 0
         lengths = job.lengths if job.guided else job.lengths[: len(job.lengths) // 2]
-        values = self.parts.parts["dit"].skeleton.kept(lengths)
+        values = first(self.parts.parts, DENOISER).skeleton.kept(lengths)
         return values * setup.dtype.itemsize * len(self.parts.experts)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
-        vae, way = self.parts.parts["vae"], setup.way
+        vae, way = first(self.parts.parts, VAE), setup.way
         plain = replace(setup, quantize="", dtype=setup.vae_dtype or setup.dtype)
-        costs = [self._once(("vae", s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
+        costs = [self._once((VAE, s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
         return _one_after_another(costs)
 
     def _storage(self, setup: Setup) -> Storage:
@@ -193,15 +195,15 @@ class Planner:
 
     def _least(self, job: Job, setup: Setup) -> dict[str, int]:
         """Bytes that a stage's activations take at least: a block's tokens, and their queries, keys and values."""
-        values = 4 * self._tokens(job) * self.parts.sizes("dit").width
+        values = 4 * self._tokens(job) * self.parts.sizes(DENOISER).width
         return {"text": 0, "denoise": values * setup.dtype.itemsize, "decode": 0}
 
     def _tokens(self, job: Job) -> int:
-        return sum(shape.grid(self.parts.sizes("dit").patch).count for shape in job.shapes)
+        return sum(shape.grid(self.parts.sizes(DENOISER).patch).count for shape in job.shapes)
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
-        vae = self.parts.sizes("vae")
+        vae = self.parts.sizes(VAE)
         latents = sum(4 * vae.latent_channels * s.frames * s.height * s.width for s in job.shapes)
         clips = [shape.video(vae.stride) for shape in job.shapes]
         pixels = sum(12 * clip.frames * clip.height * clip.width for clip in clips)
