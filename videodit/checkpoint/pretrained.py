@@ -26,7 +26,7 @@ from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.build import checked, role_of, with_depths, without_weights
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
-from videodit.models.text import Tokenizer
+from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
 from videodit.nn.int8 import suits_int8, to_int8
