@@ -17,7 +17,7 @@ import torch
 from videodit.checkpoint.export import copy as copy_file
 from videodit.checkpoint.export import put
 from videodit.checkpoint.find import describe
-from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.parts import FILES, TOKENIZER
 from videodit.checkpoint.store import save_model, write_json
 from videodit.data.toy import caption, scene
 from videodit.errors import InputError
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, network in (("text", new), ("dit", dit)):
         save_model(out / FILES[name], network)
     put(parts["vae"], out / FILES["vae"])
-    copy_file(words, out / FILES["tokenizer"])
+    copy_file(words, out / TOKENIZER)
     write_json(out / "pipeline.json", pipeline)
     print(out)
 

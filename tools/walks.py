@@ -1,4 +1,4 @@
-"""How many files does a value pass on its way? Counts the walks of a prompt to its mp4, and of `packs.tokens` to its use.
+"""How many files does a value pass on its way? Counts the walks of a prompt to its mp4, of `packs.tokens` to its use.
 
     python tools/walks.py            of this checkout, as it is
     python tools/walks.py REF        of a commit, checked out into a folder of its own
@@ -6,8 +6,8 @@
 Each walk is followed while a command runs: `videodit generate` of the bundled model with an unusual word in the prompt,
 and `videodit train` with an unusual number for packs.tokens. A function of videodit/ is visited when it is entered, on
 the main thread, with the value among its arguments or the variables that it closes over: the very value, a text that
-holds it, or a mapping, sequence, config, dataclass or object of videodit that does, three levels down at most. The first
-walk ends with the command, the second where data/packing.fill gets the number.
+holds it, or a mapping, sequence, config, dataclass or object of videodit that does, three levels down at most. The
+first walk ends with the command, the second where data/packing.fill gets the number.
 
     files      distinct files that are visited
     stays      visits one after the other in the same file, taken together

@@ -15,7 +15,7 @@ from tests.parity.pipelines import KINDS, WORDS
 from tests.tiny import tiny_pipeline
 from videodit.checkpoint import export
 from videodit.checkpoint.find import describe
-from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.parts import FILES
 from videodit.checkpoint.store import save_model, write_json
 from videodit.cli.main import main
 from videodit.models.build import build
@@ -131,4 +131,4 @@ def test_what_a_base_has_too_is_left_out(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "model=toy", f"out={tmp_path}", "format=onnx"]) == 2
-    assert "format=onnx: it is one of videodit, diffusers" in capsys.readouterr().err
+    assert "format=onnx: must be 'videodit', 'diffusers'" in capsys.readouterr().err

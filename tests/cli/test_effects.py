@@ -12,7 +12,7 @@ from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli import effects
 from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
 from videodit.cli.folder import is_safe
-from videodit.cli.keys import read_keys
+from videodit.cli.keys import everything
 from videodit.cli.main import COMMANDS, main
 from videodit.cli.places import read_record
 from videodit.config import conf_dir
@@ -28,9 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def keys(command: str) -> set[str]:
     """The keys and groups of a command, by their first names, those of what it takes on too."""
-    root = read_keys((conf_dir() / f"{command}.yaml").read_text())
-    own = {key.name.partition(".")[0] for key in (*root.keys, *root.groups)}
-    return own.union(*(keys(base) for base in root.bases))
+    _, groups, own = everything(command, conf_dir())
+    return {key.name.partition(".")[0] for key in (*own, *groups)}
 
 
 # ------------------------------------------------------------------------------------------------------ declarations

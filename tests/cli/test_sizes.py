@@ -14,7 +14,7 @@ from tests.parity.pipelines import WORDS
 from tests.tiny import DIT, shake, tiny_pipeline
 from tests.train import tiny
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES
+from videodit.checkpoint.parts import FILES
 from videodit.checkpoint.store import save_model
 from videodit.cli.clips import datasets_of, sizes_of
 from videodit.cli.compose import Line, config

@@ -14,7 +14,7 @@ import videodit
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
 from tests.tiny import TEXT
-from videodit.checkpoint.find import sketch_pipeline
+from videodit.checkpoint.find import open_pipeline, sketch_pipeline
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.weights import Weights
 from videodit.cli import memory
@@ -115,6 +115,25 @@ def test_what_was_traced_once_is_not_traced_again(monkeypatch: pytest.MonkeyPatc
     for other in (replace(SETUP, dtype=torch.float16), replace(SETUP, way=Way(1)), replace(SETUP, passes=2)):
         with pytest.raises(AssertionError, match="traced again"):
             one.plan(JOB, other)
+
+
+@pytest.mark.parametrize("name", ["toy", "wan2.1-t2v-1.3b", "wan2.2-ti2v-5b", "wan2.2-t2v-a14b"])
+@pytest.mark.parametrize("shape", [LatentShape(1, 16, 16), LatentShape(2, 16, 16), LatentShape(5, 16, 24)], ids=str)
+@pytest.mark.parametrize("way", [Way(0), Way(4), Way(1), Way(1, 8)], ids=str)
+def test_no_stage_exceeds_what_a_job_takes_at_most(name: str, shape: LatentShape, way: Way) -> None:
+    parts = open_pipeline(name, device="cpu", dtype=None) if name == "toy" else None
+    parts = parts or sketch_pipeline(name, device="cpu", dtype=torch.float32)
+    job, setup = Job((shape,), (20, 1), 5, guided=True), Setup("none", torch.float32, way)
+    one = Planner(parts, Limit("a test", GIB), base=GIB)
+    assert one.at_most(job, setup) >= one.plan(job, setup).peak.memory
+
+
+def test_a_small_job_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = planner(100), planner(30)
+    monkeypatch.setattr(generation, "step_cost", lambda *_: pytest.fail("traced"))
+    small.check(JOB, SETUP)
+    with pytest.raises(pytest.fail.Exception, match="traced"):
+        large.check(JOB, SETUP)
 
 
 def test_limits_of_this_machine() -> None:

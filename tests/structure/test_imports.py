@@ -29,6 +29,7 @@ TABLE = {
     "signals": Row("", ""),
     "errors": Row("", ""),
     "untrusted": Row("", "pydantic"),
+    "settings": Row("", "pydantic"),
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
     "nn": Row("", "torch einops xformers torchao"),
@@ -59,7 +60,7 @@ TABLE = {
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shapes"}
+FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shapes", "settings"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

@@ -15,7 +15,8 @@ from tests.tiny import PIPELINE
 from tests.train import tiny
 from tests.train.runs import Memory, alone
 from videodit.checkpoint.find import open_pipeline
-from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
 from videodit.data.packing import Share, Work
@@ -61,7 +62,7 @@ class Oracle(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tokenizer(CAPTIONS, tmp_path_factory.mktemp("words") / FILES["tokenizer"], vocabulary=64)
+    return train_tokenizer(CAPTIONS, tmp_path_factory.mktemp("words") / TOKENIZER, vocabulary=64)
 
 
 def _objective(

@@ -16,7 +16,8 @@ from torch import Tensor
 from tests.tiny import tiny_pipeline
 from tests.train.runs import Regression, Rows, alone, clips, run
 from videodit.checkpoint.find import describe
-from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.parts import FILES
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, save_tensors
 from videodit.cli.folder import start_over
 from videodit.errors import InputError, Interrupted

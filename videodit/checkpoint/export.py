@@ -17,7 +17,8 @@ from videodit.atomic import atomic
 from videodit.checkpoint.families import of_parts
 from videodit.checkpoint.families.record import Family, Network
 from videodit.checkpoint.keymap import Form, names_of, reverse, single
-from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_tensors, save_untagged, write_json
 from videodit.checkpoint.weights import fingerprint
 from videodit.errors import InputError
@@ -34,11 +35,11 @@ def export_own(
 ) -> None:
     """Write our own layout."""
     for name, part in parts.items():
-        path = out / f"{name}.safetensors"
+        path = out / FILES[name]
         with doing(f"write {path}"):
             save_tensors(path, dict(tensors(part, dtype)), part.spec)
         tell(str(path))
-    copy(tokenizer, out / FILES["tokenizer"])
+    copy(tokenizer, out / TOKENIZER)
     write_json(out / "pipeline.json", pipeline)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from videodit.checkpoint.families import FAMILIES
 from videodit.checkpoint.keymap import Table
+from videodit.checkpoint.parts import first, of_role
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
+from videodit.models.interfaces import DENOISER, VAE
 
 EVERYWHERE = [1, 2**31]  # an `area` without limits
 
@@ -32,15 +34,16 @@ def nearest_family(parts: Mapping[str, Part]) -> str:
     Those of random weights are near to themselves alone.
     """
     known = {name: read_family(name) for name in families()}
-    usable = {n: f for n, f in known.items() if "defaults" in f and ("boundary" in f) == ("dit_low" in parts)}
-    same = [name for name in usable if is_exact(name, parts["dit"].spec["arguments"])]
+    experts = of_role(parts, DENOISER)
+    usable = {n: f for n, f in known.items() if "defaults" in f and ("boundary" in f) == (len(experts) > 1)}
+    same = [name for name in usable if is_exact(name, parts[experts[0]].spec["arguments"])]
     published = {name: family for name, family in usable.items() if "random" not in family}
-    if "vae" in parts:
-        patch = parts["vae"].spec["arguments"]["patch"]
-        same += [name for name, family in published.items() if family["vae"]["arguments"]["patch"] == patch]
+    for vae in of_role(parts, VAE):
+        patch = parts[vae].spec["arguments"]["patch"]
+        same += [name for name, family in published.items() if family[vae]["arguments"]["patch"] == patch]
     return (same or list(published))[0]
 
 
 def is_exact(family: str, arguments: Mapping[str, Any]) -> bool:
     """Whether these are the arguments of that family's transformer."""
-    return read_family(family)["dit"]["arguments"] == dict(arguments)
+    return first(read_family(family), DENOISER)["arguments"] == dict(arguments)

@@ -12,12 +12,14 @@ from videodit.checkpoint import adapters
 from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.folder import Described, is_folder, read_folder
 from videodit.checkpoint.loose import loose_parts
-from videodit.checkpoint.pretrained import FILES, Components, Part, check_parts
+from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZER, first, lacking, of_role
+from videodit.checkpoint.pretrained import Components, Part, check_parts
 from videodit.checkpoint.random_weights import TOLD, is_random
 from videodit.checkpoint.resolve import files_of, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.models.text import Tokenizer
 from videodit.nn.compiling import lacking_compiler
 from videodit.nn.int8 import check_int8
@@ -51,8 +53,8 @@ def open_pipeline(
     pipeline.json says.
     """
     check_choices(offload, quantize)
-    if compiled and (lacking := lacking_compiler(torch.device(device))):
-        say(f"compile=true: there is no {lacking} here, so the DiT runs uncompiled")
+    if compiled and (absent := lacking_compiler(torch.device(device))):
+        say(f"compile=true: there is no {absent} here, so the DiT runs uncompiled")
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model, base)
@@ -71,7 +73,7 @@ def open_pipeline(
         parts=parts,
         offload=offload,
         quantize=quantize,
-        compiled=compiled and not lacking,
+        compiled=compiled and not absent,
         lora=lora,
     )
     found.kernel = kernel
@@ -112,9 +114,9 @@ def sketch_pipeline(
     family = read_family(name)
     if "defaults" not in family:
         raise InputError(f"model={name}: its VAE has no class here yet, so it makes no videos")
-    parts = {part: Part(family[part], Weights([])) for part in ("dit", "text", "vae")}
+    parts = {name: Part(family[name], Weights([])) for name in ROLES if name in family}
     if "boundary" in family:
-        parts["dit_low"] = parts["dit"]
+        parts[NAMES[DENOISER][1]] = first(parts, DENOISER)
     return Components(
         name=name,
         pipeline=_typed(settings(name, exact=True), vae_dtype),
@@ -137,8 +139,8 @@ def describe(model: str, base: str = "") -> tuple[dict[str, Any], dict[str, Part
 
 def tokenizer_of(pipeline: Mapping[str, Any], parts: Mapping[str, Part], path: Path) -> Tokenizer:
     """The tokenizer of these networks."""
-    vocabulary = parts["text"].spec["arguments"]["vocabulary"]
-    length, mends = parts["dit"].outline.text_length, pipeline.get("prompts") == "ftfy"
+    vocabulary = first(parts, TEXT_ENCODER).spec["arguments"]["vocabulary"]
+    length, mends = first(parts, DENOISER).outline.text_length, pipeline.get("prompts") == "ftfy"
     return Tokenizer(path=path, length=length, vocabulary=vocabulary, mends=mends)
 
 
@@ -153,22 +155,22 @@ def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, 
     """A folder of ours. Where its pipeline.json names a base, that has what the folder lacks."""
     file = folder / "pipeline.json"
     pipeline = read_json(file, Pipeline)
-    base, missing = pipeline.pop("base", None), [n for n in FILES.values() if not (folder / n).is_file()]
+    base, tokenizer = pipeline.pop("base", None), folder / TOKENIZER
+    wanted = [*lacking([]), *NAMES[DENOISER][1:] * ("boundary" in pipeline and base is None)]
+    there = [name for name in wanted if (folder / FILES[name]).is_file()]
+    missing = [FILES[name] for name in wanted if name not in there] + [TOKENIZER] * (not tokenizer.is_file())
     if missing and base is None:
         raise InputError(f"{folder} lacks {', '.join(missing)}")
-    parts = {part: Part.own(folder / FILES[part]) for part in ("dit", "text", "vae") if FILES[part] not in missing}
-    if len({parts[part].step for part in ("dit", "text") if part in parts} - {None}) > 1:  # these train together
+    parts = {name: Part.own(folder / FILES[name]) for name in there}
+    if len({part.step for name, part in parts.items() if ROLES[name] != VAE} - {None}) > 1:  # these train together
         raise InputError(f"{folder} is half written: run the training's command again")
-    if "boundary" in pipeline and base is None:  # a second expert
-        parts["dit_low"] = Part.own(folder / "dit_low.safetensors")
-    tokenizer = folder / FILES["tokenizer"]
     if base is not None:
         if folder.resolve() in seen:
             raise InputError(f"{file}: its base leads back to it")
         rest, other = _base(file, base, override, [*seen, folder.resolve()])
         parts, tokenizer = {**rest, **parts}, tokenizer if tokenizer.is_file() else other
-        if lacking := sorted({"dit", "text", "vae"} - parts.keys()):
-            raise InputError(f"{file}: its base has no {', '.join(lacking)} with a fingerprint that it names")
+        if needed := lacking(parts):
+            raise InputError(f"{file}: its base has no {', '.join(needed)} with a fingerprint that it names")
     if (folder / adapters.FILE).is_file():
         parts = adapters.attach(parts, {str(folder): 1.0}, quiet=True)
     return (pipeline, parts, tokenizer), base is not None
@@ -191,14 +193,15 @@ def _base(file: Path, base: Base, override: str, seen: Sequence[Path]) -> tuple[
 def _loose(path: Path, family: str | None) -> Described:
     """Files known by what they hold: the vendor's layout, or a transformer's file with the rest beside it."""
     found, tokenizer = loose_parts(path)
-    if "dit" not in found:
+    if not of_role(found, DENOISER):
         raise InputError(f"{path}: no file of a transformer's weights is there")
-    arguments = found["dit"].spec["arguments"]
+    arguments = first(found, DENOISER).spec["arguments"]
     family = family or nearest_family(found)
-    if lacking := [part for part in ("text", "vae") if part not in found] + ["tokenizer"] * (tokenizer is None):
-        whole = files_of(family, f"{path}, which lacks {' and '.join(lacking)}")
-        _, rest, other = read_folder(whole)
-        found, tokenizer = {**{part: rest[part] for part in rest if part in lacking}, **found}, tokenizer or other
+    needed = lacking(found)
+    if needed or tokenizer is None:
+        told = " and ".join([*needed, *["tokenizer"] * (tokenizer is None)])
+        _, rest, other = read_folder(files_of(family, f"{path}, which lacks {told}"))
+        found, tokenizer = {**{part: rest[part] for part in rest if part in needed}, **found}, tokenizer or other
     pipeline = settings(family, exact=is_exact(family, arguments))
     return pipeline, found, tokenizer
 

@@ -10,11 +10,13 @@ from videodit.checkpoint.families.configs import ModelIndex, read_config
 from videodit.checkpoint.families.lora import LOW
 from videodit.checkpoint.families.record import Network
 from videodit.checkpoint.family import is_exact, nearest_family, settings
+from videodit.checkpoint.parts import first
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.schedulers import FILE, read_scheduler
 from videodit.checkpoint.weights import open_weights
 from videodit.errors import InputError
+from videodit.models.interfaces import DENOISER
 from videodit.printable import say
 from videodit.untrusted import read_json
 
@@ -49,7 +51,7 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
         raise InputError(f"{file}: it has a boundary_ratio, but no {lacking}: one expert of two is no model")
     parts = {part: _part(folder / theirs, record.networks[part], index[theirs][1]) for part, theirs in held.items()}
     nearest = nearest_family(parts)
-    exact = is_exact(nearest, parts["dit"].spec["arguments"])
+    exact = is_exact(nearest, first(parts, DENOISER).spec["arguments"])
     pipeline = settings(nearest, exact=exact)
     scheduler = read_scheduler(folder, index.get("scheduler", [None, None])[1])
     pipeline["defaults"]["sampler"] = scheduler.pop("sampler")

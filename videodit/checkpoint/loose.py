@@ -10,20 +10,23 @@ from videodit.checkpoint.families import by_sign
 from videodit.checkpoint.families.configs import Beside
 from videodit.checkpoint.families.lora import HIGH, LOW
 from videodit.checkpoint.keymap import prefixed
+from videodit.checkpoint.parts import NAMES, ROLES, first, lacking, of_role
 from videodit.checkpoint.pretrained import Part, misfits
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.trees import folders_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
 from videodit.errors import InputError
+from videodit.models.build import role_of
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.printable import say
 from videodit.untrusted import read_json
 
+HINTS = {TEXT_ENCODER: "t5", VAE: "vae"}  # in the names of pickles of such a part
 PREFIXES = (  # before the names of a part, in files of one part or of all
     *("", "model.diffusion_model.", "diffusion_model.", "model.", "net.", "module.", "transformer.", "dit."),
     *("vae.", "first_stage_model.", "text_encoder.", "text_encoders.umt5xxl.transformer."),
     *("cond_stage_model.umt5xxl.transformer.", "umt5xxl.transformer."),
 )
-NAMES = {"t5": "text", "video_vae": "vae", "dit": "dit"}  # architecture -> what we call such a part
 
 
 def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
@@ -33,14 +36,14 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
     """
     folders = folders_of(path)
     found = _given(path, folders) if path.is_file() else {}
-    beside: dict[str, list[Part]] = {"text": [], "vae": []}
+    beside: dict[str, list[Part]] = {name: [] for name, role in ROLES.items() if role != DENOISER}
     refused: list[InputError] = []
     for parts in _sets(folders, path):
         if isinstance(parts, InputError):  # others' files may lie there too
             refused.append(parts)
             continue
         for part in parts:
-            file, name = part.weights.files[0], NAMES[part.spec["architecture"]]
+            file, name = part.weights.files[0], _name(part)
             if name in beside:
                 beside[name].append(part)
             elif not path.is_file() or are_partners(path, file):
@@ -54,7 +57,7 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
     for name, parts in beside.items():
         if name not in found and parts:
             found[name] = _fitting(path, name, parts, found)
-    if refused and {"dit", "text", "vae"} - found.keys():
+    if refused and lacking(found):
         raise refused[0]
     for folder in folders:
         _name_pickles(folder, found)
@@ -73,16 +76,21 @@ def _given(path: Path, folders: Sequence[Path]) -> dict[str, Part]:
     files = [file for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
     if (expert := expert_of(path)) and not any(are_partners(path, file) for file in files):
         raise _alone(path, expert)
-    parts = {NAMES[part.spec["architecture"]]: part for part in identify_all(open_weights(path))}
-    if "dit" not in parts:
+    parts = {_name(part): part for part in identify_all(open_weights(path))}
+    if not of_role(parts, DENOISER):
         raise InputError(f"{path}: not a file of a transformer's weights in a layout that is known")
-    return {(expert or name) if name == "dit" else name: part for name, part in parts.items()}
+    return {(expert or name) if ROLES[name] == DENOISER else name: part for name, part in parts.items()}
+
+
+def _name(part: Part) -> str:
+    """What we call such a part; of two experts the first."""
+    return NAMES[role_of(part.spec)][0]
 
 
 def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, Part]) -> Part:
     """Of several text encoders or VAEs the one that the transformer was trained with, in its widest type."""
-    dit = [found["dit"]] if "dit" in found else []
-    fitting = [one for one in parts if dit and _is_usual(one) and not misfits({"dit": dit[0], name: one})]
+    denoisers = {denoiser: found[denoiser] for denoiser in of_role(found, DENOISER)[:1]}
+    fitting = [one for one in parts if denoisers and _is_usual(one) and not misfits({**denoisers, name: one})]
     fitting = fitting or list(parts)
     if len(fitting) > 1:
         told = ", ".join(part.weights.source for part in fitting[:4])
@@ -95,10 +103,10 @@ def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, P
 
 def _is_usual(part: Part) -> bool:
     """Whether a part is no text encoder, or of the kind that some family in conf/pretrained has."""
-    known = [family["text"]["arguments"] for family in map(read_family, families()) if "text" in family]
-    arguments = part.spec["arguments"]
-    return part.spec["architecture"] != "t5" or any(
-        one["bias_per_layer"] == arguments["bias_per_layer"] for one in known
+    known = [first(family, TEXT_ENCODER) for family in map(read_family, families()) if of_role(family, TEXT_ENCODER)]
+    key = "bias_per_layer"
+    return role_of(part.spec) != TEXT_ENCODER or any(
+        one["arguments"][key] == part.spec["arguments"][key] for one in known
     )
 
 
@@ -169,11 +177,11 @@ def _alone(path: Path, expert: str) -> InputError:
 
 
 def _name_pickles(folder: Path, found: Mapping[str, Part]) -> None:
-    lacking = [part for part in ("text", "vae") if part not in found]
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    for part, hint in (("text", "t5"), ("vae", "VAE")):
-        named = [name for name in pickles if hint.lower() in name.lower()]
-        if part in lacking and named:
+    for part in lacking(found):
+        hint = HINTS.get(ROLES[part])
+        named = [name for name in pickles if hint and hint in name.lower()]
+        if named:
             raise InputError(
                 f"{folder / named[0]} is a pickle, which could run code when opened; only safetensors are read: put "
                 f"the {part}'s safetensors from diffusers' repository of this model beside it and move the pickle away"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from videodit.alive import doing
 from videodit.checkpoint.keymap import Table, match
+from videodit.checkpoint.parts import ROLES, of_role
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
@@ -32,9 +33,7 @@ from videodit.nn.int8 import suits_int8, to_int8
 from videodit.nn.kernels import AUTO
 from videodit.nn.stream import stream
 
-FILES = {"dit": "dit.safetensors", "text": "text.safetensors", "vae": "vae.safetensors", "tokenizer": "tokenizer.json"}
 Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
-ROLES = {"dit": DENOISER, "dit_low": DENOISER, "text": TEXT_ENCODER, "vae": VAE}  # of the parts by their names
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ class Components:
         self._fingerprints = dict(fingerprints or {})
 
     def network(self, name: str, device: str = "") -> Any:
-        """The network of that name ("dit", "dit_low", "text" or "vae"), on the device or on another one."""
+        """The network of that name (`checkpoint.parts.NAMES`), on the device or on another one."""
         if name in self._given:
             return self._given[name]
         if device and device != self.device.type:
@@ -237,7 +236,7 @@ class Components:
             if self.offload != "none":
                 self._close()
             how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
-            dtype = self.vae_dtype if name == "vae" else self.dtype
+            dtype = self.vae_dtype if ROLES[name] == VAE else self.dtype
             network = self.parts[name].load(device=self.device, dtype=dtype, **how)
             if isinstance(network, Denoiser):
                 network.kernel = self.kernel
@@ -250,34 +249,39 @@ class Components:
         self._open.clear()
         gc.collect()  # compiled blocks refer to themselves
 
-    def sizes(self, name: str) -> Any:
-        """The network of that name to ask for its sizes: perhaps without weights."""
+    def names(self, role: str) -> list[str]:
+        """The networks that do this, in order: of denoisers the one for the most noise first."""
+        return of_role([*self._given, *self.parts], role)
+
+    def sizes(self, role: str) -> Any:
+        """The network that does this, the first of several, to ask for its sizes: perhaps without weights."""
+        name = self.names(ROLES.get(role, role))[0]
         return self._given[name] if name in self._given else self.parts[name].outline
 
     @property
     def keeps(self) -> bool:
         """Whether what is computed from a denoiser's weights may be kept while it denoises: they are all there."""
-        return self.sizes("dit").steady and self.offload != "block"
+        return self.sizes(DENOISER).steady and self.offload != "block"
 
     @property
     def experts(self) -> list[str]:
-        """The DiTs, the one for the most noise first."""
-        return [name for name in ("dit", "dit_low") if name in self._given or name in self.parts]
+        """The denoisers, the one for the most noise first."""
+        return self.names(DENOISER)
 
     @property
     def dit(self) -> Denoiser:
-        """The DiT (for the most noise, if there are two)."""
-        return self.network("dit")
+        """The denoiser (for the most noise, if there are two)."""
+        return self.network(self.experts[0])
 
     @property
     def text(self) -> SmallT5:
         """The text encoder."""
-        return self.network("text")
+        return self.network(self.names(TEXT_ENCODER)[0])
 
     @property
     def vae(self) -> VideoVAE:
         """The VAE."""
-        return self.network("vae")
+        return self.network(self.names(VAE)[0])
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -316,7 +320,7 @@ def misfits(parts: Mapping[str, Part]) -> list[str]:
                 compare(name, "channels", network.channels, other, "latent_channels", part.latent_channels)
                 compare(name, "out_channels", network.out_channels, other, "latent_channels", part.latent_channels)
             elif ROLES[other] == TEXT_ENCODER:
-                compare(name, "text_dim", network.streams.get("text"), other, "dim", part.dim)
+                compare(name, "text_dim", network.streams.get(other), other, "dim", part.dim)
         compare(name, "patch", list(network.patch), denoisers[0], "patch", list(found[denoisers[0]].patch))
     return told
 

@@ -21,11 +21,13 @@ from videodit.atomic import atomic_folder, scratch_folder
 from videodit.checkpoint.export import export_diffusers
 from videodit.checkpoint.families import FAMILIES
 from videodit.checkpoint.folder import INDEX
-from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZER, first
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_tensors
 from videodit.config import cache_dir
 from videodit.errors import InputError
 from videodit.models.build import without_weights
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER
 from videodit.models.text import byte_tokenizer
 
 VERSION = 1  # of how they are made: another number makes new folders beside the old ones
@@ -64,16 +66,16 @@ def _write(name: str, numbers: Mapping[str, Any], ours: Path, out: Path) -> None
     family, where = FAMILIES[numbers["family"]], f"model={name}"
     if not family.pipeline:
         raise InputError(f"{where}: no folder of the family {family.name} can be written, so it cannot be random")
+    said = {part: numbers[part] for part in ROLES if part in numbers}
+    if "boundary" in numbers:
+        said[NAMES[DENOISER][1]] = first(said, DENOISER)
     generator, parts = torch.Generator("cpu").manual_seed(numbers["random"]["seed"]), {}
-    for part in ("dit", "dit_low", "text", "vae"):
-        if part == "dit_low" and "boundary" not in numbers:
-            continue
-        said = numbers["dit" if part == "dit_low" else part]
-        file, spec = ours / f"{part}.safetensors", {key: said[key] for key in ("architecture", "arguments")}
-        save_tensors(file, dict(_drawn(spec, said, generator)), spec)
-        parts[part] = Part.own(file)
-    tokenizer = byte_tokenizer(ours / FILES["tokenizer"])
-    if len(tokenizer) > (room := numbers["text"]["arguments"]["vocabulary"]):
+    for part in (name for name in ROLES if name in said):
+        spec = {key: said[part][key] for key in ("architecture", "arguments")}
+        save_tensors(ours / FILES[part], dict(_drawn(spec, said[part], generator)), spec)
+        parts[part] = Part.own(ours / FILES[part])
+    tokenizer = byte_tokenizer(ours / TOKENIZER)
+    if len(tokenizer) > (room := first(said, TEXT_ENCODER)["arguments"]["vocabulary"]):
         raise InputError(f"{where}: text.arguments.vocabulary={room}: the tokenizer has {len(tokenizer)} tokens")
     told: list[str] = []
     export_diffusers(numbers, parts, tokenizer.path, out, torch.float32, told.append, family)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from videodit.checkpoint.parts import ROLES
 from videodit.checkpoint.trees import tree_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
@@ -119,7 +120,7 @@ def shared_parts(kind: str) -> list[dict[str, Any]]:
 def read_family(name: str) -> dict[str, Any]:
     """The numbers of a name in conf/pretrained, its shared parts filled in."""
     family = read_yaml(conf_dir() / "pretrained" / f"{name}.yaml")
-    for part in ("vae", "text"):
+    for part in ROLES:
         if isinstance(family.get(part), str):
             family[part] = read_yaml(conf_dir() / "pretrained" / "parts" / f"{family[part]}.yaml")
     return family

@@ -8,6 +8,8 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.parts import ROLES
+
 Count = Annotated[int, Ge(1), Le(2**14)]  # frames, rows, columns, steps
 Rate = Annotated[float, Gt(0), Le(240)]
 Strength = Annotated[float, Ge(-1000), Le(1000)]
@@ -51,7 +53,7 @@ class Base(TypedDict):
     """The model that a folder is a change of, and the fingerprints of what it has of that."""
 
     model: Annotated[str, Len(1, 4096)]
-    weights: dict[Literal["dit", "dit_low", "text", "vae"], Annotated[str, Len(1, 64)]]
+    weights: dict[Literal[tuple(ROLES)], Annotated[str, Len(1, 64)]]
 
 
 def _ordered(area: list[int]) -> list[int]:

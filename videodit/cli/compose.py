@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.objects import FOLLOWS, NETWORKS
+from videodit.cli.typed import register, settings_of
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
@@ -32,6 +33,7 @@ from videodit.cli.values import (
 )  # fmt: skip
 from videodit.config import raise_hydra_errors
 from videodit.errors import InputError, did_you_mean
+from videodit.settings import defaults_of as defaults_of_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -133,6 +135,7 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
     from omegaconf.errors import OmegaConfBaseException
 
     raise_hydra_errors()
+    register()
     overrides = quoted(conf, command, line)
     check_kinds_of_values(conf, command, overrides)
     failure: list[Exception] = []
@@ -263,10 +266,12 @@ def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
 
 
 def _top(conf: Path, command: str) -> dict[str, Any]:
-    """What is at the top of a command's YAML, interpolations left as written."""
+    """What is at the top of a command's config, interpolations left as written."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)  # type: ignore[return-value]
+    own: Any = OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)
+    kind = settings_of(command)
+    return {**(defaults_of_settings(kind) if kind else {}), **own}
 
 
 def _option(arg: str, command: str, *, sweeps: bool) -> str:

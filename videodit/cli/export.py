@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,45 +15,41 @@ from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.about import is_run
+from videodit.cli.settings import Export
 from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 ADAPTER = "adapter"  # the format: what was trained alone, as diffusers and ComfyUI take it
 FORMATS = {"videodit": export_own, "diffusers": export_diffusers}
 
 
-def run(cfg: DictConfig) -> None:
-    """Copy a model's networks to `cfg.out` in the layout and dtype asked for."""
-    dtype = pick_dtype(cfg.dtype) or torch.float32
-    if cfg.format not in (*FORMATS, ADAPTER):
-        raise InputError(f"format={cfg.format}: it is one of {', '.join((*FORMATS, ADAPTER))}")
-    out = Path(cfg.out)
-    if cfg.format == ADAPTER:
-        answer(export_adapter(cfg.model, out, dtype))
+def run(asked: Export) -> None:
+    """Copy a model's networks to `asked.out` in the layout and dtype asked for."""
+    dtype = pick_dtype(asked.dtype) or torch.float32
+    out = Path(asked.out)
+    if asked.format == ADAPTER:
+        answer(export_adapter(asked.model, out, dtype))
         return
     if out.is_file():
         raise InputError(f"out={out}: it is a file; name a folder")
     if is_run(out):
         raise InputError(f"out={out}: it is a run's folder, which opens as that run's model; name another")
     check_output(out / "pipeline.json")
-    pipeline, parts, tokenizer = described(*locate(cfg.model), cfg.base)[0]
+    pipeline, parts, tokenizer = described(*locate(asked.model), asked.base)[0]
     check_parts(parts)
-    parts = adapters.attach(parts, adapters.parse(cfg.lora))
-    if cfg.vae_from:
-        parts["vae"] = same_latents(find_vae(cfg.vae_from), parts["vae"])
-    if cfg.base:
-        if cfg.format != "videodit":
-            raise InputError(f"base={cfg.base}: only format=videodit leaves parts out")
-        base = base_named("base", cfg.base)
+    parts = adapters.attach(parts, adapters.parse(asked.lora))
+    if asked.vae_from:
+        parts["vae"] = same_latents(find_vae(asked.vae_from), parts["vae"])
+    if asked.base:
+        if asked.format != "videodit":
+            raise InputError(f"base={asked.base}: only format=videodit leaves parts out")
+        base = base_named("base", asked.base)
         same = [name for name, part in parts.items() if equal(part, base.parts.get(name))]
         pipeline, parts = {"base": base.named(same), **pipeline}, {k: v for k, v in parts.items() if k not in same}
     check_room(out, sum(part.count for part in parts.values()) * dtype.itemsize, "the export")
-    FORMATS[cfg.format](pipeline, parts, tokenizer, out, dtype, answer)
+    FORMATS[asked.format](pipeline, parts, tokenizer, out, dtype, answer)
 
 
 def equal(part: Part, other: Part | None) -> bool:

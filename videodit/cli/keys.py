@@ -6,10 +6,13 @@ Read as text because comments are the documentation, and because importing a YAM
 from __future__ import annotations
 
 import re
+from dataclasses import MISSING
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from videodit.cli.typed import SUFFIX, settings_of
 from videodit.config import conf_dir
+from videodit.settings import keys_of
 
 COLUMN = 34  # where descriptions start
 
@@ -17,7 +20,7 @@ _KEY = re.compile(
     r"""(?P<indent>\ *) (?P<key>[\w.-]+): (\ +(?P<value>"[^"]*"|'[^']*'|[^#]*?))? (\s+\#\s*(?P<note>.*)|\s*)""",
     re.VERBOSE,
 )
-_BASE = re.compile(r"\s*-\s+(?P<name>[a-z]+)")
+_BASE = re.compile(r"\s*-\s+(?P<name>[a-z][a-z_]*)")
 _CHOICE = re.compile(r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?")
 
 
@@ -42,11 +45,7 @@ class Root(NamedTuple):
 def command_help(command: str, summary: str, positional: str | None, conf: Path | None = None) -> str:
     """The text of `videodit <command> --help`; `conf` is the config tree (default: the shipped one)."""
     conf = conf or conf_dir()
-    header, groups, keys, bases = read_keys((conf / f"{command}.yaml").read_text(encoding="utf-8"))
-    for base in bases:
-        taken = read_keys((conf / f"{base}.yaml").read_text(encoding="utf-8"))
-        own = {key.name for key in keys}
-        groups, keys = [*groups, *taken.groups], [*keys, *(key for key in taken.keys if key.name not in own)]
+    header, groups, keys = everything(command, conf)
     lines = [f"videodit {command} {f'[{positional}] ' if positional else ''}[key=value …]", summary]
     lines += ["", *header] if header else []
     if groups:
@@ -57,6 +56,29 @@ def command_help(command: str, summary: str, positional: str | None, conf: Path 
     if keys:
         lines += ["", "keys:", *(_row(key, key.note) for key in keys)]
     return "\n".join(lines)
+
+
+def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
+    """The header, groups and keys of a root config, with those that it takes on."""
+    kind = settings_of(name) if name.endswith(SUFFIX) else None
+    header, groups, keys, bases = read_settings(kind) if kind else read_keys((conf / f"{name}.yaml").read_text("utf-8"))
+    for base in bases:
+        _, more, taken = everything(base, conf)
+        own = {key.name for key in keys}
+        groups, keys = [*groups, *more], [*keys, *(key for key in taken if key.name not in own)]
+    return header, groups, keys
+
+
+def read_settings(kind: type) -> Root:
+    """What settings say of their keys, as a root config would say it."""
+    return Root([], [], [Key(one.name, _written(one.default), one.help) for one in keys_of(kind)], [])
+
+
+def _written(default: Any) -> str:
+    """A default as YAML has it."""
+    if default is None or default is MISSING:
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default) if default != "" else '""'
 
 
 def read_keys(text: str) -> Root:

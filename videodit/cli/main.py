@@ -21,6 +21,7 @@ from videodit.alive import watched
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
 from videodit.cli.objects import check_objects
+from videodit.cli.typed import typed
 from videodit.config import conf_dir, launch
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
@@ -146,7 +147,7 @@ def _run(name: str, args: list[str]) -> None:
         effects.check(name, cfg, line.typed())
         check_objects(cfg)
         # Imported only now: a mistake in the config is reported without waiting for torch.
-        return import_module(f"videodit.cli.{name}").run(cfg)
+        return import_module(f"videodit.cli.{name}").run(typed(name, cfg))
 
     if line.show:
         answer(*compose.text(compose.config(conf, name, line)).splitlines())

@@ -70,9 +70,7 @@ def check_memory(pipe: Pipe, requests: list[Request], how: str, layout: Layout |
             pipe.parts.offload, pipe.way, pipe.passes = chosen.offload, chosen.way, chosen.passes
             pipe.parts.compiled = pipe.parts.compiled and chosen.offload != "block"  # blocks that come and go are not
         return
-    planned = planner.plan(job, setup)
-    if not planned.fits:
-        raise InputError(f"{planner.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
+    planner.check(job, setup)
 
 
 def check_results(pipe: Pipe, requests: list[Request]) -> None:

@@ -12,7 +12,8 @@ import torch
 from videodit.atomic import atomic
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.pretrained import FILES, Part, check_parts
+from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import lasting, locate
 from videodit.checkpoint.store import HEADER
 from videodit.checkpoint.texts import Remembered
@@ -193,7 +194,7 @@ def remembered(
 
 def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int) -> Tokenizer:
     """The tokenizer: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
-    path = folder / FILES["tokenizer"]
+    path = folder / TOKENIZER
     resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
     captions = [entry.caption for entry in cache.entries]
     mends = base is not None and inherits(cfg, base) and base.mends

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from videodit.cli.typed import register
 from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def composed(conf: Path, command: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    register()
     if GlobalHydra.instance().is_initialized():  # inside a launched command, which has the same tree open
         return compose(config_name=command, overrides=list(overrides))
     with initialize_config_dir(config_dir=str(conf), version_base=HYDRA_VERSION):

@@ -9,15 +9,20 @@ from itertools import product
 
 import torch
 
+from videodit.checkpoint.parts import ROLES, first
 from videodit.checkpoint.pretrained import Components
 from videodit.decode import Way, ways
 from videodit.errors import InputError
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, decode_cost, step_cost, text_cost
 from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
 TRACED = 2**18  # tokens of a pack that is traced whatever the limit
+# Numbers that are alive at once, at most by far: of a denoiser for each token and channel (a trace counts up to 39), of
+# a VAE for each pixel and channel of its widest layer (up to 0.8).
+PER_TOKEN, PER_PIXEL = 64, 4
 STATES = 5  # of a pack's size, that a step cache holds at most
 LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's libraries take when they first work
 
@@ -99,6 +104,32 @@ class Planner:
         """What the job will take with this setup."""
         return Plan(tuple(self._stages(job, setup)), setup, self.limit)
 
+    def check(self, job: Job, setup: Setup) -> None:
+        """InputError for a job that does not fit, with what would. One that is small is not traced."""
+        if self.at_most(job, setup) <= self.limit.free:
+            return
+        planned = self.plan(job, setup)
+        if not planned.fits:
+            raise InputError(f"{self.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
+
+    def at_most(self, job: Job, setup: Setup) -> int:
+        """Bytes that no stage exceeds, without a trace."""
+        vae, pixels = first(self.parts.parts, VAE).outline, 0
+        for shape in job.shapes:
+            clip = shape.video(vae.stride)
+            pixels += clip.frames * clip.height * clip.width
+        widest = max(x.shape[0] for x in vae.parameters() if x.dim() > 1)
+        width = self.parts.sizes(DENOISER).width
+        text = self._text(job, setup)
+        each = (
+            text.peak,
+            PER_TOKEN * 4 * width * (self._tokens(job) * (1 + job.guided) + sum(job.lengths)),
+            PER_PIXEL * 4 * widest * pixels,
+        )
+        others = [part for name, part in self.parts.parts.items() if ROLES[name] != TEXT_ENCODER]
+        weights = text.weights + 4 * sum(x.numel() for part in others for x in part.skeleton.state_dict().values())
+        return self.base + weights + max(each) + sum(self._latents_and_clips(job).values()) + self._keys(job, setup)
+
     def fits(self, job: Job, setup: Setup) -> bool:
         """Whether it fits; nothing is traced after the first stage that does not."""
         return all(stage.memory <= self.limit.free for stage in self._stages(job, setup))
@@ -147,12 +178,12 @@ class Planner:
         found += [f"passes={other.passes}"] if other.passes != setup.passes else []
         found += [f"decoding {other.way}"] if other.way != setup.way else []
         if other_job != job:
-            most = max(shape.video(self.parts.sizes("vae").stride).frames for shape in other_job.shapes)
+            most = max(shape.video(self.parts.sizes(VAE).stride).frames for shape in other_job.shapes)
             found += [f"frames={most}"]
         return " and ".join(found)
 
     def _text(self, job: Job, setup: Setup) -> Cost:
-        return text_cost(self.parts.parts["text"], job.lengths, self._storage(setup))
+        return text_cost(first(self.parts.parts, TEXT_ENCODER), job.lengths, self._storage(setup))
 
     def _denoise(self, job: Job, setup: Setup) -> Cost:
         half = len(job.lengths) // 2
@@ -160,9 +191,9 @@ class Planner:
         longer = max(job.lengths[:half], job.lengths[half:] if job.guided else (), key=sum)
         shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, longer)
         calls = job.calls * (1 + (job.guided and setup.passes == 2))
-        cost = partial(step_cost, self.parts.parts["dit"], shapes, lengths)
-        cost = self._once(("dit", shapes, lengths), cost, setup).times(calls)
-        dit = self.parts.sizes("dit")
+        cost = partial(step_cost, first(self.parts.parts, DENOISER), shapes, lengths)
+        cost = self._once((DENOISER, shapes, lengths), cost, setup).times(calls)
+        dit = self.parts.sizes(DENOISER)
         tokens = len(shapes) // len(job.shapes) * self._tokens(job)
         states = STATES * tokens * dit.width * setup.dtype.itemsize if job.cached else 0
         states *= 1 + (job.guided and setup.passes == 2)
@@ -173,13 +204,13 @@ class Planner:
         if setup.offload == "block":
             return 0
         lengths = job.lengths if job.guided else job.lengths[: len(job.lengths) // 2]
-        values = self.parts.parts["dit"].skeleton.kept(lengths)
+        values = first(self.parts.parts, DENOISER).skeleton.kept(lengths)
         return values * setup.dtype.itemsize * len(self.parts.experts)
 
     def _decode(self, job: Job, setup: Setup) -> Cost:
-        vae, way = self.parts.parts["vae"], setup.way
+        vae, way = first(self.parts.parts, VAE), setup.way
         plain = replace(setup, quantize="", dtype=setup.vae_dtype or setup.dtype)
-        costs = [self._once(("vae", s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
+        costs = [self._once((VAE, s, way), partial(decode_cost, vae, s, way), plain) for s in job.shapes]
         return _one_after_another(costs)
 
     def _storage(self, setup: Setup) -> Storage:
@@ -193,15 +224,15 @@ class Planner:
 
     def _least(self, job: Job, setup: Setup) -> dict[str, int]:
         """Bytes that a stage's activations take at least: a block's tokens, and their queries, keys and values."""
-        values = 4 * self._tokens(job) * self.parts.sizes("dit").width
+        values = 4 * self._tokens(job) * self.parts.sizes(DENOISER).width
         return {"text": 0, "denoise": values * setup.dtype.itemsize, "decode": 0}
 
     def _tokens(self, job: Job) -> int:
-        return sum(shape.grid(self.parts.sizes("dit").patch).count for shape in job.shapes)
+        return sum(shape.grid(self.parts.sizes(DENOISER).patch).count for shape in job.shapes)
 
     def _latents_and_clips(self, job: Job) -> dict[str, int]:
         """Bytes beside the networks: a sampler's latents, and the clip that is put together on the CPU."""
-        vae = self.parts.sizes("vae")
+        vae = self.parts.sizes(VAE)
         latents = sum(4 * vae.latent_channels * s.frames * s.height * s.width for s in job.shapes)
         clips = [shape.video(vae.stride) for shape in job.shapes]
         pixels = sum(12 * clip.frames * clip.height * clip.width for clip in clips)

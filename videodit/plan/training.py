@@ -16,7 +16,7 @@ from torch import nn
 
 from videodit.errors import InputError
 from videodit.models.build import rebuild, role_of
-from videodit.models.interfaces import DENOISER, Denoiser
+from videodit.models.interfaces import DENOISER, VAE, Denoiser
 from videodit.models.pack import Context, Times
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, by_blocks, measured, zeros
@@ -105,16 +105,16 @@ def vae_step(spec: Mapping[str, Any], crops: Sequence[tuple[int, VideoShape]], h
 
     def traced(count: int, shape: VideoShape) -> Cost:
         def run(networks: nn.ModuleDict) -> None:
-            vae = networks["vae"]
+            vae = networks[VAE]
             clips = torch.zeros(count, 3, shape.frames, shape.height, shape.width, device=vae.mean.device)
             mean, _ = vae.posterior(clips)
             left = vae.reconstruct(mean.float() + torch.zeros_like(mean)).float() - clips
             (left.square().mean() + left.abs().mean() + mean.float().square().mean()).backward()
 
-        return _traced({"vae": spec}, run, how)
+        return _traced({VAE: spec}, run, how)
 
     costs = [traced(count, shape) for count, shape in crops]
-    return _plan(max(costs, key=lambda cost: cost.peak), {"vae": spec}, how)
+    return _plan(max(costs, key=lambda cost: cost.peak), {VAE: spec}, how)
 
 
 def _plan(cost: Cost, specs: Mapping[str, Any], how: Training) -> StepPlan:
@@ -175,7 +175,7 @@ def _module(specs: Mapping[str, Any], how: Training) -> nn.ModuleDict:
     """The networks as they train, on the meta device."""
     with torch.device("meta"):
         networks = nn.ModuleDict({n: rebuild(spec["architecture"], spec["arguments"]) for n, spec in specs.items()})
-    whole = networks["vae"] if "vae" in networks else networks
+    whole = networks[VAE] if VAE in networks else networks
     for name, parameter in whole.named_parameters():
         parameter.requires_grad_(not any(name.startswith(f"{part}.") for part in how.frozen))
     if how.change is not None:

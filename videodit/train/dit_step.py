@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import copy_if_other, put
-from videodit.checkpoint.pretrained import FILES, Part
+from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, write_json
 from videodit.checkpoint.texts import Remembered
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
@@ -176,7 +177,7 @@ class FlowObjective:
         for name, part in self.frozen.items():
             put(part, folder / FILES[name])
         if "base" not in self.pipeline:
-            copy_if_other(self.tokenizer.path, folder / FILES["tokenizer"])
+            copy_if_other(self.tokenizer.path, folder / TOKENIZER)
         write_json(folder / "pipeline.json", self.pipeline)
 
 

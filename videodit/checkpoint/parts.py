@@ -1,0 +1,41 @@
+"""What the parts of a model are called, in files and in records, and what each is for. No other file knows a name.
+
+A text encoder's name is also that of the stream in which a denoiser attends to its states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
+
+T = TypeVar("T")
+
+# In the order of their work: of denoisers the one for the most noise first.
+NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    DENOISER: ("dit", "dit_low"),
+    TEXT_ENCODER: ("text",),
+    VAE: ("vae",),
+})  # fmt: skip
+ROLES: Mapping[str, str] = MappingProxyType({name: role for role, names in NAMES.items() for name in names})
+TOKENIZER = "tokenizer.json"
+FILES: Mapping[str, str] = MappingProxyType({name: f"{name}.safetensors" for name in ROLES})  # in a folder of ours
+
+
+def of_role(parts: Iterable[str], role: str) -> list[str]:
+    """The names of those parts that are there for it, in order."""
+    there = set(parts)
+    return [name for name in NAMES[role] if name in there]
+
+
+def first(parts: Mapping[str, T], role: str) -> T:
+    """The part that is there for it; of several the first."""
+    return parts[of_role(parts, role)[0]]
+
+
+def lacking(parts: Iterable[str]) -> list[str]:
+    """What no model can do without, and is not there."""
+    there = set(parts)
+    return [names[0] for names in NAMES.values() if names[0] not in there]
