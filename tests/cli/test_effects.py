@@ -14,9 +14,9 @@ from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
 from videodit.cli.folder import is_safe
 from videodit.cli.keys import everything
 from videodit.cli.main import COMMANDS, main
-from videodit.cli.places import read_record
 from videodit.config import conf_dir
 from videodit.errors import InputError
+from videodit.generate.record import read_record
 
 SMALL = {"steps": 2, "frames": 5, "size": "32x32"}
 

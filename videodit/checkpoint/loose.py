@@ -15,7 +15,7 @@ from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.trees import folders_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import note
 from videodit.untrusted import read_json
 
 PREFIXES = (  # before the names of a part, in files of one part or of all
@@ -89,7 +89,7 @@ def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, P
         if not path.is_file():
             raise InputError(f"{path}: {told} are both {name}; name one file, that of the transformer")
         fitting.sort(key=lambda part: -part.weights.width)
-        say(f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
+        note(__name__, f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
     return fitting[0]
 
 
