@@ -29,7 +29,7 @@ from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.build import without_weights
-from videodit.printable import say
+from videodit.printable import note
 
 __all__ = ["FILE", "attach", "matrices", "parse", "save_adapter"]
 
@@ -76,7 +76,7 @@ def attach(parts: Mapping[str, Part], lora: Mapping[str, float], *, quiet: bool 
         for name, keys in by_expert(weights, names, experts, adapters_of(parts[experts[0]].spec)).items():
             found[name] = _with(found[name], name, weights, keys, strength, told)
         if told.left_out or not quiet:
-            say(told.line(file, strength, len(experts)))
+            note(__name__, told.line(file, strength, len(experts)))
     return found
 
 

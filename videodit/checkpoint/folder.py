@@ -17,7 +17,7 @@ from videodit.checkpoint.schedulers import FILE, read_scheduler
 from videodit.checkpoint.weights import open_weights
 from videodit.errors import InputError
 from videodit.models.interfaces import DENOISER
-from videodit.printable import say
+from videodit.printable import note
 from videodit.untrusted import check, read_json
 
 INDEX = "model_index.json"
@@ -75,7 +75,7 @@ def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float
         vendors = read_family(family)["shift"]
     if vendors != folders:
         ours, other, whose = (vendors, folders, "that file") if family else (folders, vendors, f"{nearest}'s vendor")
-        say(f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
+        note(__name__, f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
     return vendors if family else folders
 
 

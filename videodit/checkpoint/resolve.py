@@ -15,7 +15,7 @@ from videodit.checkpoint.trees import tree_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError, did_you_mean
-from videodit.printable import say
+from videodit.printable import note
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 OURS = ("runs", "sweeps", "samples", "evaluation")  # folders that commands make: a name below one is no hub id
@@ -60,7 +60,7 @@ def locate_recorded(model: str, file: Path, key: str) -> tuple[Path, str | None]
     path = file.parent / model
     if found := _on_disk(path, public=True):
         if file.parent.resolve() not in found.resolve().parents:
-            say(f"{file} names {found}, which is read; {key}= names another")
+            note(__name__, f"{file} names {found}, which is read; {key}= names another")
         return found, None
     family = name and (conf_dir() / "pretrained" / f"{model}.yaml").is_file()
     if family:

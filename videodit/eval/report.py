@@ -25,7 +25,6 @@ from videodit.eval.metrics import frechet, psnr, ssim
 from videodit.eval.scoring import accuracy, compare, floor, wrong
 from videodit.shapes import VideoShape
 
-KINDS_OF_PROMPT = ("ordinary", "composition", "two")
 ORDINARY = VideoShape(17, 64, 64)
 SHAPES = (  # what the same weights must make
     VideoShape(1, 64, 64),
