@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_denoised(pipe: Pipe, mo
     small, large = pipe.request("a", **SMALL), pipe.request("a", frames=16384, size="16384x16384", steps=1)
     with pytest.raises(InputError, match="fewer frames or pixels would fit"):
         next(jobs.run(pipe, jobs.grouped([small, large])))
-    monkeypatch.setattr(admission, "limits", lambda device: [Limit("this test", 2**20)])
+    monkeypatch.setattr(admission, "limits", lambda device: [Limit("this test", 2**18)])
     with pytest.raises(InputError, match="this test leaves"):
         next(jobs.run(pipe, jobs.grouped([small])))
 

@@ -121,7 +121,8 @@ class Bar:
     """A progress bar of a job's denoising, from its beginning to its last step."""
 
     def __init__(self) -> None:
-        self._inside, self._bar = ExitStack(), None
+        self._inside = ExitStack()
+        self._bar: Progress | None = None
 
     def __enter__(self) -> Bar:
         return self
