@@ -146,8 +146,13 @@ def forget(paths: Sequence[Path], place: os.stat_result) -> None:
     """Delete the file that had this place, under whichever of the names it has, and no other."""
     for path in paths:
         with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), place):
+            if _identity(path.stat()) == _identity(place):
                 path.unlink()
+
+
+def _identity(place: os.stat_result) -> tuple[int, ...]:
+    """What no other file has: a number alone is given to the next one when it is free again."""
+    return place.st_dev, place.st_ino, place.st_size, place.st_mtime_ns
 
 
 def read(path: Path) -> Waiting:
