@@ -49,8 +49,8 @@ from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
-from videodit.train.machine import keep_freed_memory
-from videodit.train.settings import Settings
+from videodit.train.machine import Compute, keep_freed_memory
+from videodit.train.settings import Loop
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
@@ -119,10 +119,10 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, floa
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
         optimizer=make(config.optim.make)(trained.module, curve=lambda step: 0.1),  # as fast at any
-        ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), precision=torch.float32, config={}, mesh=mesh,
+        ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), config={}, mesh=mesh,
+        compute=Compute(torch.float32),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,
-        settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
-                          matmul_rate=0.0),
+        settings=Loop(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9),
     )  # fmt: skip
     kinds = batches_of(folder, given, Share(mesh.rank, mesh.ranks))
     steps = {

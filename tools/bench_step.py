@@ -31,9 +31,9 @@ from videodit.track.tracker import Tracker
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
-from videodit.train.machine import PRECISIONS, keep_freed_memory, peak_memory
+from videodit.train.machine import PRECISIONS, Compute, keep_freed_memory, peak_memory
 from videodit.train.optim import adamw
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 DEFAULTS = {"tokens": "4096", "dim": "512", "layers": "12", "shape": "5x16x16", "steps": "5", "device": "cpu",
             "precision": "fp32,bf16", "compile": "false", "recompute": "nothing", "heads": "", "ffn": ""}  # fmt: skip
@@ -76,10 +76,9 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
         folder=folder, objective=objective, batches=lambda start, stop: iter(()), tracker=Tracker(), config={},
         optimizer=adamw(objective.module, lr=1e-4, text_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
                         curve=lambda step: 1.0),
-        ema=EMA(module=objective.module, decay=0.99), precision=precision, mesh=mesh, sample=lambda step: None,
+        ema=EMA(module=objective.module, decay=0.99), compute=Compute(precision), mesh=mesh, sample=lambda step: None,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh),
-        settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9,
-                          matmul_rate=0.0),
+        settings=Loop(steps=1, clip_norm=1.0, max_bad=5, log_every=10**9, save_every=10**9, sample_every=10**9),
     )  # fmt: skip
 
 

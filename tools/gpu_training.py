@@ -29,10 +29,10 @@ from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
-from videodit.train.machine import keep_freed_memory, matmul_rate
+from videodit.train.machine import Compute, keep_freed_memory, matmul_rate
 from videodit.train.meter import Means
 from videodit.train.optim import adamw
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 WORDS = 20  # states of a caption
 WARM = 2  # steps before any is timed
@@ -92,10 +92,9 @@ def run_of(page: Page, spec: dict[str, Any], folder: Path, recompute: str, *, co
         folder=folder, objective=objective, batches=lambda start, stop: iter(()), tracker=Tracker(), config={},
         optimizer=adamw(objective.module, lr=1e-4, text_lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0,
                         curve=lambda step: 1.0),
-        ema=EMA(module=objective.module, decay=0.99), precision=page.dtype, mesh=mesh, sample=lambda step: None,
+        ema=EMA(module=objective.module, decay=0.99), compute=Compute(page.dtype), mesh=mesh, sample=lambda step: None,
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh),
-        settings=Settings(steps=1, clip_norm=1.0, max_bad=5, log_every=never, save_every=never, sample_every=never,
-                          matmul_rate=0.0),
+        settings=Loop(steps=1, clip_norm=1.0, max_bad=5, log_every=never, save_every=never, sample_every=never),
     )  # fmt: skip
 
 

@@ -15,7 +15,30 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from videodit.errors import InputError, did_you_mean
 
-HELP, LIMITS, WRITTEN = "help", "limits", "written"  # in a field's metadata
+HELP, LIMITS, WRITTEN, GROUP = "help", "limits", "written", "group"  # in a field's metadata
+
+
+class Factory:
+    """An object that a config describes, made when this is called.
+
+    Args:
+        key: where the config has it, for errors.
+        node: what it is (`_target_`) and its arguments.
+        make: (node, key, more arguments) -> the object.
+    """
+
+    def __init__(self, key: str, node: Mapping[str, Any], make: Callable[..., Any]) -> None:
+        self.key, self.node, self._make = key, node, make
+
+    def __call__(self, **more: Any) -> Any:
+        return self._make(self.node, self.key, **more)
+
+
+class Before(NamedTuple):
+    """A run that comes first: its overrides, as they were written, and its settings."""
+
+    overrides: list[str]
+    settings: Any
 
 
 class Key(NamedTuple):
@@ -38,10 +61,15 @@ def key(help: str, default: Any = MISSING, written: Callable[[Any], Any] | None 
     return field(default=default, metadata=metadata)
 
 
+def group(help: str) -> Any:
+    """Define a field that a group of configs gives: its keys, defaults and sentences are those of the group's files."""
+    return field(metadata={HELP: help, GROUP: True})
+
+
 def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
     """The keys of settings, those of settings inside them by dotted names."""
     hints = get_type_hints(kind)
-    for one in fields(kind):
+    for one in _not_groups(kind):
         inner = _settings_in(hints[one.name])
         if inner is not None and one.default is not None:
             yield from keys_of(inner, f"{prefix}{one.name}.")
@@ -52,13 +80,17 @@ def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
 def defaults_of(kind: type) -> dict[str, Any]:
     """The defaults of settings as a tree of plain values; what must be given is "???", as hydra has it."""
     hints, tree = get_type_hints(kind), {}
-    for one in fields(kind):
+    for one in _not_groups(kind):
         inner, default = _settings_in(hints[one.name]), default_of(one)
         if inner is not None and default is not None:
             tree[one.name] = defaults_of(inner)
         else:
             tree[one.name] = "???" if default is MISSING else list(default) if isinstance(default, tuple) else default
     return tree
+
+
+def _not_groups(kind: type) -> list[Any]:
+    return [one for one in fields(kind) if GROUP not in one.metadata]
 
 
 def default_of(one: Any) -> Any:
@@ -90,6 +122,19 @@ def read(kind: type, tree: Mapping[str, Any], where: str = "") -> Any:
                 raise InputError(f"{_joined(where, one.name)}=… is needed and was not given")
             values[one.name] = read(inner, {}, _joined(where, one.name))
     return kind(**values)
+
+
+def tree_of(settings: Any) -> Any:
+    """The tree of plain values that `read` makes such settings of."""
+    if is_dataclass(settings):
+        return {one.name: tree_of(getattr(settings, one.name)) for one in fields(settings)}
+    if isinstance(settings, Factory):
+        return tree_of(settings.node)
+    if isinstance(settings, Before):
+        return list(settings.overrides)
+    if isinstance(settings, Mapping):
+        return {name: tree_of(one) for name, one in settings.items()}
+    return [tree_of(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
 def value(kind: type, name: str, given: Any) -> Any:

@@ -40,7 +40,7 @@ def test_a_name_arrives_as_it_was_typed(name: str) -> None:
 def test_a_training_gets_it_through_hydras_launcher(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[Any] = []
-    monkeypatch.setattr(train, "run", lambda cfg: seen.append((cfg.data.root, cfg.run_dir)))
+    monkeypatch.setattr(train, "run", lambda cfg: seen.append((cfg.data["root"], cfg.run_dir)))
     assert main(["train", "data=videofolder", f"data.root={name}", f"name={name}"]) == 0
     assert seen == [(name, f"runs/{name}")] and (tmp_path / "runs" / name).is_dir()
 

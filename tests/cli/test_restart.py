@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.train import tiny
-from videodit.cli import compose
 from videodit.cli.doctor import Visit
 from videodit.cli.main import main
-from videodit.config import conf_dir
+from videodit.cli.typed import settings
 
 BRIEF = "loop={steps: 2, clip_norm: 1.0, max_bad: 5, log_every: 1, save_every: 2, sample_every: 2}"
 
@@ -50,7 +50,7 @@ def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path, capsys: pytest
 
 
 def test_doctor_looks_for_a_vae_where_the_run_would(tmp_path: Path) -> None:
-    cfg = compose.config(conf_dir(), "doctor", compose.Line(["experiment=toy_smoke", f"run_dir={tmp_path}"], {}))
+    cfg = settings("doctor", ["experiment=toy_smoke", f"run_dir={tmp_path}"])
     visit = Visit(cfg, tmp_path / "scratch")
-    visit.cfg.run_dir = str(tmp_path / "elsewhere")
+    visit.cfg = replace(visit.cfg, run_dir=str(tmp_path / "elsewhere"))
     assert visit.cfg.vae_from == str(tmp_path / "vae")

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.train import tiny
-from videodit.cli import compose
 from videodit.cli.main import main
 from videodit.cli.prepare import sample_prompts
-from videodit.config import conf_dir
+from videodit.cli.typed import settings
 from videodit.data.batches import fetch
 from videodit.data.toy import ToyWorld
 from videodit.track.jsonl import records
@@ -23,13 +22,13 @@ BRIEF = "loop={steps: 3, save_every: 3, sample_every: 3, log_every: 1}"
 def test_samples_are_of_the_datas_own_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of held-out clips, where no prompts are named; of data without captions there are none, which is said."""
     entry = namedtuple("entry", "caption")
-    cfg = compose.config(conf_dir(), "train", compose.Line(["samples.prompts=null"], {}))
+    cfg = settings("train", ["samples.prompts=null"])
     entries = [entry(text) for text in ("", "a cat", "a cat", "a dog", "a cow", " ", "a pig")]
     assert sample_prompts(cfg, entries) == ["a cat", "a cow"]
     assert sample_prompts(cfg, entries[:3], entries) == ["a cat", "a dog"] and sample_prompts(cfg, entries, entries)
     assert sample_prompts(cfg, entries[:3]) == ["a cat"] and not capsys.readouterr().err
     assert sample_prompts(cfg, entries[:1]) == [] and "samples.prompts= names some" in capsys.readouterr().err
-    named = compose.config(conf_dir(), "train", compose.Line(["samples.prompts=[a horse]"], {}))
+    named = settings("train", ["samples.prompts=[a horse]"])
     assert sample_prompts(named, entries) == ["a horse"]
     words = [word for word in tiny.COMMAND if not word.startswith("samples")]
     words += [f"vae_from={tiny.saved_vae(tmp_path)}", f"cache={tmp_path / 'cache'}", "workers=0", BRIEF]

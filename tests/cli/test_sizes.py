@@ -17,9 +17,8 @@ from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.parts import FILES
 from videodit.checkpoint.store import save_model
 from videodit.cli.clips import datasets_of, sizes_of
-from videodit.cli.compose import Line, config
 from videodit.cli.main import main
-from videodit.config import conf_dir
+from videodit.cli.typed import settings
 from videodit.data.set import read_manifest
 from videodit.data.video import write
 from videodit.errors import InputError
@@ -117,13 +116,13 @@ def test_a_plan_by_numbers_alone_takes_the_same_sizes(place: Path, capsys: pytes
 
 def test_sizes_and_names_of_latents_are_as_ever_for_8_pixels(place: Path) -> None:
     """Those that were made when the numbers stood in YAML are found."""
-    cfg = config(conf_dir(), "train", Line([*data(place), f"init={place / 'ours'}"], {}))
+    cfg = settings("train", [*data(place), f"init={place / 'ours'}"])
     assert sizes_of(cfg) == Sizes((4, 8, 8), (1, 2, 2))
     (clips,) = datasets_of(cfg, "train", sizes_of(cfg))
     assert [tuple(clips[i].clip.shape[2:]) for i in range(4)] == [(64, 112), (112, 64), (64, 96), (80, 80)]
     assert clips.fingerprint(0).endswith(f"-{WORDS[0]}-5xNonexNone/{AREA}@8.0-crop-(4, 8, 8)-(1, 2, 2)")
     for words in ([], ["stage=vae"], ["experiment=toy_fast"], ["experiment=toy_dit"], ["experiment=toy_smoke"]):
-        assert sizes_of(config(conf_dir(), "train", Line(words, {}))) == Sizes((4, 8, 8), (1, 2, 2)), words
+        assert sizes_of(settings("train", words)) == Sizes((4, 8, 8), (1, 2, 2)), words
 
 
 def test_the_patch_is_that_of_the_dit_that_trains(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +135,7 @@ def test_the_patch_is_that_of_the_dit_that_trains(place: Path, capsys: pytest.Ca
     assert main(train(*data(place), *vae, *small, "model.patch=[1,4,4]")) == 0
     assert made() == before
     asked = ["request.guidance=1", "request.steps=1", f"teacher={{model: {place / 'ours'}, steps: 1, guidance: 2}}"]
-    student = config(conf_dir(), "train", Line([*vae, *asked, "model.patch=[1,1,3]"], {}))
+    student = settings("train", [*vae, *asked, "model.patch=[1,1,3]"])
     assert sizes_of(student) == Sizes((4, 8, 8), (1, 2, 6))
     save_model(tiny_pipeline(place / "two") / FILES["dit"], shake(build("dit", **{**DIT, "patch": [2, 2, 2]})))
     student.teacher.model = str(place / "two")
@@ -150,7 +149,7 @@ def test_a_run_before_that_is_not_there_says_what_its_vae_will_take(place: Path)
     first = '["stage=vae","vae=tiny","vae.patch=4","run_dir=first"]'
     second = f"""["stage=vae","init=first","run_dir=second",'after=[{first}]']"""
     words = [f"after=[{first},{second}]", "vae_from=second"]
-    assert sizes_of(config(conf_dir(), "train", Line(words, {}))).stride == (4, 16, 16)
+    assert sizes_of(settings("train", words)).stride == (4, 16, 16)
 
 
 CANNOT = {

@@ -39,8 +39,9 @@ from videodit.train.adapter import LoRA
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
+from videodit.train.machine import Compute
 from videodit.train.optim import adamw, muon
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 SHAPES = ((3, 4, 4), (1, 4, 6), (2, 6, 4), (1, 2, 2), (5, 6, 6), (1, 6, 4), (2, 2, 6))  # 1 to 45 tokens
 STEPS = 60  # of the long run
@@ -148,9 +149,8 @@ def training(
         ema=EMA(module=objective.module, decay=0.9),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
         tracker=Memory(),
-        settings=Settings(steps=steps, clip_norm=0.5, max_bad=1, log_every=1, save_every=save_every, sample_every=99,
-                          matmul_rate=0.0),
-        precision=torch.float32,
+        settings=Loop(steps=steps, clip_norm=0.5, max_bad=1, log_every=1, save_every=save_every, sample_every=99),
+        compute=Compute(torch.float32),
         config={},
         mesh=mesh,
         sample=lambda step: None,

@@ -15,10 +15,11 @@ from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.weights import Weights
-from videodit.cli import compose, sketch, train
+from videodit.cli import sketch, train
 from videodit.cli.main import main
 from videodit.cli.prepare import prepare
-from videodit.config import Launch, conf_dir
+from videodit.cli.typed import settings
+from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.models.pack import patchify
@@ -160,7 +161,7 @@ def test_a_sketch_is_the_step_of_the_same_networks(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     words = ["init=toy", "adapter=lora", "data=toy_small", "data.train.0.size=6", "data.train.1.size=2", "workers=0",
              "data.heldout.0.size=2", "samples.prompts=[]", "precision=fp32", "packs={image: 0, whole: 1}"]  # fmt: skip
-    cfg = compose.config(conf_dir(), "train", compose.Line(words, {}))
+    cfg = settings("train", words)
     mesh = Mesh(launch=Launch(), device=torch.device("cpu"), sizes=(1, 1, 1))
     (tmp_path / "run").mkdir()
     real = prepare(cfg, tmp_path / "run", mesh).plan()

@@ -18,7 +18,7 @@ from videodit.config import conf_dir
 from videodit.models import arguments, build
 
 NAME = "twin"
-READERS = ("videodit.cli.main", "videodit.cli.clips", "videodit.cli.keys", "videodit.checkpoint.resolve")
+READERS = ("videodit.cli.main", "videodit.cli.typed", "videodit.cli.keys", "videodit.checkpoint.resolve")
 
 
 def furnish(folder: Path) -> Path:

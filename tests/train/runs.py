@@ -17,9 +17,10 @@ from videodit.parallel.store import Checkpoints
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
+from videodit.train.machine import Compute
 from videodit.train.meter import Means
 from videodit.train.optim import Optimizer, adamw
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 WIDTH = 12
 
@@ -138,8 +139,8 @@ def run(
         ema=EMA(module=objective.module, decay=0.9),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=2, mesh=mesh),
         tracker=tracker or Memory(),
-        settings=Settings(**{**numbers, "sample_every": 1000, "matmul_rate": 0.0, **settings}),
-        precision=precision,
+        settings=Loop(**{**numbers, "sample_every": 1000, **settings}),
+        compute=Compute(precision),
         config={},
         mesh=mesh,
         sample=sample,

@@ -162,11 +162,12 @@ def test_captions_are_encoded_once_and_the_encoder_is_closed(
         states.unlink()
     with pytest.raises(AssertionError, match="the encoder was opened"):
         from videodit.cli import compose, train
+        from videodit.cli.typed import typed
         from videodit.config import conf_dir
 
         line = compose.parse(conf_dir(), "train", command(place, "other", "public", *ADAPTER)[1:], positional=None,
                              sweeps=True)  # fmt: skip
-        train.run(compose.config(conf_dir(), "train", line))
+        train.run(typed("train", compose.config(conf_dir(), "train", line)))
 
 
 @pytest.mark.parametrize(("dora", "rslora"), [(False, True), (True, False)], ids=["rslora", "dora"])

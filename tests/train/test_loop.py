@@ -15,9 +15,10 @@ from torch import nn
 
 from tests.train.runs import Memory, Regression, Rows, batches, clips, run, weights
 from videodit.errors import InputError, Interrupted
+from videodit.settings import read
 from videodit.train.meter import Means, Meter
 from videodit.train.optim import Optimizer, adamw, muon
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 
 def test_the_loss_falls_and_everything_is_recorded(tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_named(wrong: dict) -> None:
     fine = dict.fromkeys(("steps", "max_bad", "log_every", "save_every", "sample_every"), 1)
     with pytest.raises(InputError, match=f"loop.{next(iter(wrong))}="):
-        Settings(**{**fine, "clip_norm": 1.0, "matmul_rate": 0.0, **wrong})
+        read(Loop, {**fine, "clip_norm": 1.0, **wrong}, "loop")
 
 
 def test_means_and_rates() -> None:
@@ -365,8 +366,7 @@ def test_sigterm_saves_and_stops_after_a_step_that_all_know_of(tmp_path: Path, w
 
 @pytest.mark.parametrize(("steps", "records"), [(20, 20), (50, 50), (120, 60), (200, 50), (999, 53), (2000, 100)])
 def test_a_short_run_has_about_fifty_records(steps: int, records: int) -> None:
-    settings = Settings(steps=steps, clip_norm=1.0, max_bad=1, log_every=None, save_every=1, sample_every=1,
-                        matmul_rate=0.0)  # fmt: skip
+    settings = Loop(steps=steps, clip_norm=1.0, max_bad=1, log_every=None, save_every=1, sample_every=1)  # fmt: skip
     assert sum(settings.is_logged(step) for step in range(1, steps + 1)) == records and settings.is_logged(steps)
 
 

@@ -6,49 +6,44 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from videodit.cli import compose
-from videodit.cli.compose import make, plain
 from videodit.cli.objects import NETWORKS, taken
 from videodit.cli.start import base_named, described, find_vae
-from videodit.config import conf_dir
-from videodit.data.batches import Clips, few
+from videodit.data.batches import Clips, Crop, few
 from videodit.errors import InputError
 from videodit.models.build import without_weights
 from videodit.shapes import Sizes, VideoShape
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.train.settings import Train
 
 Spec = Mapping[str, Any]  # of a network: its architecture and arguments
 
 
-def datasets_of(cfg: DictConfig, split: str, sizes: Sizes) -> list[Clips]:
+def datasets_of(cfg: Train, split: str, sizes: Sizes) -> list[Clips]:
     """The data sets of a split, at most `cfg.limit` clips of each.
 
     Those that shape clips, which take `stride` and `patch`, shape them so that they fit. InputError where the clips of
     another one do not.
     """
     found = []
-    for number, node in enumerate(cfg.data[split]):
-        given = {name: getattr(sizes, name) for name in taken(node._target_, NETWORKS)}
-        clips = make(node, **given)
+    for factory in cfg.data[split]:
+        given = {name: getattr(sizes, name) for name in taken(factory.node["_target_"], NETWORKS)}
+        clips = factory(**given)
         if hasattr(clips, "check"):
-            clips.check(sizes, f"data.{split}.{number}" + (f", {node.root}" if "root" in node else ""))
+            clips.check(sizes, factory.key + (f", {factory.node['root']}" if "root" in factory.node else ""))
         found.append(few(clips, cfg.limit))
     return found
 
 
-def crops_of(cfg: DictConfig, vae: Spec) -> dict[str, Any]:
-    """What a VAE's batches are made of. InputError for a crop that it does not take."""
-    crops, sizes = make(cfg.crops), Sizes(without_weights(vae).stride, (1, 1, 1))
-    for number, crop in enumerate(crops["crops"]):
+def crops_of(cfg: Train, vae: Spec) -> list[Crop]:
+    """The kinds of crops that a VAE's batches are made of. InputError for one that it does not take."""
+    crops, sizes = [factory() for factory in cfg.crops.crops], Sizes(without_weights(vae).stride, (1, 1, 1))
+    for number, crop in enumerate(crops):
         sizes.check(VideoShape(crop.frames, crop.height, crop.width), f"crops.crops.{number}")
     return crops
 
 
-def sizes_of(cfg: DictConfig) -> Sizes:
+def sizes_of(cfg: Train) -> Sizes:
     """The sizes that a training's networks take, also of one that comes after runs which are not there yet."""
     coming = coming_before(cfg)
     if cfg.stage == "dit":
@@ -56,13 +51,13 @@ def sizes_of(cfg: DictConfig) -> Sizes:
     return vae_sizes(cfg, vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae"))
 
 
-def vae_sizes(cfg: DictConfig, vae: Spec) -> Sizes:
+def vae_sizes(cfg: Train, vae: Spec) -> Sizes:
     """Of a VAE's own training: as a DiT of `model` would take the clips."""
-    return Sizes(without_weights(vae).stride, tuple(cfg.model.patch))
+    return Sizes(without_weights(vae).stride, tuple(cfg.model.node["patch"]))
 
 
 def dit_sizes(
-    cfg: DictConfig, vae: Spec, patch: Sequence[int], coming: Mapping[Path, DictConfig] = MappingProxyType({})
+    cfg: Train, vae: Spec, patch: Sequence[int], coming: Mapping[Path, Train] = MappingProxyType({})
 ) -> Sizes:
     """Of a DiT's training: what its teacher does not take, if one is named, is no size either."""
     stride, own = without_weights(vae).stride, tuple(patch)
@@ -75,24 +70,22 @@ def dit_sizes(
     return Sizes(stride, (own[0], math.lcm(own[1], taught[1]), math.lcm(own[2], taught[2])))
 
 
-def runs_before(cfg: DictConfig) -> list[DictConfig]:
-    """The configs of the runs in `after`."""
-    if wrong := [overrides for overrides in cfg.after if not isinstance(plain(overrides), list)]:
-        raise InputError(f"after=[{wrong[0]},…]: each run that comes first is a list of its keys: after=[[stage=vae]]")
-    return [compose.config(conf_dir(), "train", compose.Line(list(overrides), {})) for overrides in cfg.after]
+def runs_before(cfg: Train) -> list[Train]:
+    """The settings of the runs in `after`."""
+    return [before.settings for before in cfg.after]
 
 
-def coming_before(cfg: DictConfig) -> dict[Path, DictConfig]:
+def coming_before(cfg: Train) -> dict[Path, Train]:
     """The same by their folders."""
     return {Path(before.run_dir): before for before in runs_before(cfg)}
 
 
-def dit_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> Spec:
+def dit_vae(cfg: Train, coming: Mapping[Path, Train]) -> Spec:
     """The VAE under a DiT's training."""
     return vae_of(cfg.vae_from or cfg.init or "toy", coming)
 
 
-def vae_of(name: str, coming: Mapping[Path, DictConfig]) -> Spec:
+def vae_of(name: str, coming: Mapping[Path, Train]) -> Spec:
     """The VAE that a model, or a run that comes before, has or will have."""
     before = coming.get(Path(name))
     if before is None:
@@ -102,12 +95,12 @@ def vae_of(name: str, coming: Mapping[Path, DictConfig]) -> Spec:
     return vae_of(before.init, coming_before(before)) if before.init else described(before, None, "vae")
 
 
-def dit_patch(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> Sequence[int]:
+def dit_patch(cfg: Train, coming: Mapping[Path, Train]) -> Sequence[int]:
     """The patch of the DiT that trains."""
-    return patch_of("init", cfg.init, coming) if cfg.init else tuple(cfg.model.patch)
+    return patch_of("init", cfg.init, coming) if cfg.init else tuple(cfg.model.node["patch"])
 
 
-def patch_of(key: str, name: str, coming: Mapping[Path, DictConfig]) -> Sequence[int]:
+def patch_of(key: str, name: str, coming: Mapping[Path, Train]) -> Sequence[int]:
     """The patch of the DiT that a model, or a run that comes before, has or will have."""
     before = coming.get(Path(name))
     if before is None:

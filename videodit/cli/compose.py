@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.objects import FOLLOWS, NETWORKS
-from videodit.cli.typed import register, settings_of
+from videodit.cli.typed import own_defaults, register
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
@@ -33,7 +33,6 @@ from videodit.cli.values import (
 )  # fmt: skip
 from videodit.config import raise_hydra_errors
 from videodit.errors import InputError, did_you_mean
-from videodit.settings import defaults_of as defaults_of_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -186,8 +185,9 @@ def _unmade(folder: Path) -> Iterator[None]:
         raise
 
 
-def make(node: DictConfig, **more: Any) -> Any:
-    """The object that a config node describes, with `more` arguments.
+def make(node: Mapping[str, Any], key: str = "", **more: Any) -> Any:
+    """The object that a node of a config describes, with `more` arguments. `key`: where the config has it, if the node
+    does not know that itself.
 
     What its constructor says of its arguments is an InputError.
     """
@@ -201,7 +201,7 @@ def make(node: DictConfig, **more: Any) -> Any:
         if isinstance(cause, InputError):
             raise cause from None
         if isinstance(cause, TypeError | ValueError | ImportError):
-            raise InputError(f"{str(error).rpartition('full_key: ')[2]}: {_first_line(cause)}") from error
+            raise InputError(f"{key or str(error).rpartition('full_key: ')[2]}: {_first_line(cause)}") from error
         raise
 
 
@@ -270,8 +270,7 @@ def _top(conf: Path, command: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     own: Any = OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)
-    kind = settings_of(command)
-    return {**(defaults_of_settings(kind) if kind else {}), **own}
+    return {**own_defaults(command), **own}
 
 
 def _option(arg: str, command: str, *, sweeps: bool) -> str:

@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr
+from dataclasses import replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,6 @@ from torch import Tensor, nn
 from videodit.alive import doing
 from videodit.atomic import check_output
 from videodit.cli.clips import datasets_of, sizes_of
-from videodit.cli.compose import make, resolved
-from videodit.cli.memory import room
 from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.ranks import column, run_on, shortened
 from videodit.cli.start import base_named, inherits
@@ -38,16 +37,14 @@ from videodit.flow.schedules import linear
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
-from videodit.plan.machine import GIB, limits, resident
+from videodit.plan.machine import GIB, limits, resident, room
 from videodit.printable import answer, say
 from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter
 from videodit.train.loop import Objective
 from videodit.train.machine import PRECISIONS, autocast, peak_memory, pick_precision
 from videodit.train.optim import warmup_decay
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.train.settings import Doctor
 
 TOKENS, FEWEST = 960, 8  # of the copies of one clip in a step, about, words among them; and how many at least
 LOT = 8  # clips that are read between two words
@@ -56,15 +53,12 @@ CLIPS = 8  # that are compared packed and one by one
 SAMPLING = 20  # steps
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: Doctor) -> None:
     """Print what each check finds as it is found, then the verdict."""
     if launch().ranks > 1:
         raise InputError("doctor is one process, and starts two by itself: call it without torchrun")
     if cfg.out:
         check_output(Path(cfg.out))
-    for key in ("first_steps", "steps"):
-        if not isinstance(cfg.doctor[key], int) or cfg.doctor[key] < 1:
-            raise InputError(f"doctor.{key}={cfg.doctor[key]}: must be a whole number, at least 1")
     began, title = time.perf_counter(), f"videodit doctor: {cfg.name}"
     findings: list[Finding] = []
     answer(title, "")
@@ -102,12 +96,11 @@ class Visit:
     What a check needs is made when it is first asked for, in the scratch folder, and prints nothing.
     """
 
-    def __init__(self, cfg: DictConfig, scratch: Path) -> None:
-        # Resolved, since run_dir will be another one, and what follows it stays where it is.
-        self.cfg, self.scratch, self.pictures = resolved(cfg), scratch, Pictures()
+    def __init__(self, cfg: Doctor, scratch: Path) -> None:
+        self.scratch, self.pictures = scratch, Pictures()
         device = pick_device(cfg.device)
         self.mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
-        self.cfg.precision = pick_precision(cfg.precision, device)
+        self.cfg = replace(cfg, precision=pick_precision(cfg.precision, device))
         self.precision = PRECISIONS[self.cfg.precision]
         self.at = ""  # the present check, in words
 
@@ -163,11 +156,11 @@ class Visit:
     @cached_property
     def prepared(self) -> Prepared:
         """The training as it is meant, in a folder of its own."""
-        self.cfg.run_dir, self.cfg.after, self.cfg.fresh = str(self.scratch / "run"), [], False
+        self.cfg = replace(self.cfg, run_dir=str(self.scratch / "run"), after=[], fresh=False)
         return prepare(self.cfg, self.scratch / "run", self.mesh)
 
     @cached_property
-    def short(self) -> DictConfig:
+    def short(self) -> Doctor:
         """The config of its first steps."""
         short = shortened(self.cfg, self.scratch / "on-1", self.prepared.largest, self.cfg.doctor.first_steps)
         Path(short.run_dir).mkdir()
@@ -204,7 +197,7 @@ class Visit:
 
     def before(self) -> Finding:
         """Whether the runs that must come first are there."""
-        absent = stand_ins(self.cfg, self.scratch, self.mesh)
+        self.cfg, absent = stand_ins(self.cfg, self.scratch, self.mesh)
         told = f"{', '.join(absent)}: not there, untrained ones serve" if absent else "it is there"
         return Finding("what comes before", "unknown" if absent else "ok", told)
 
@@ -273,7 +266,7 @@ class Visit:
         curve = warmup_decay(warmup=steps // 15, steps=steps, decay=steps // 3, floor=floor)
         found = checks.overfit(
             objective,
-            make(self.cfg.optim.make)(objective.module, curve=curve),
+            self.cfg.optim.make()(objective.module, curve=curve),
             self.one,
             steps,
             mesh=self.mesh,

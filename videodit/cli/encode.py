@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from videodit.cli.clips import dit_patch
 from videodit.cli.prepare import cached
 from videodit.cli.start import find_vae, open_vae
@@ -12,12 +10,10 @@ from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
 from videodit.shapes import Sizes
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.train.settings import Encode
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: Encode) -> None:
     """Encode the training and the held-out clips that the cache lacks."""
     here = launch()
     mesh = Mesh(launch=here, device=pick_device(cfg.device, here.local_rank), sizes=(-1, 1, 1))

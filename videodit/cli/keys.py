@@ -78,7 +78,11 @@ def _written(default: Any) -> str:
     """A default as YAML has it."""
     if default is None or default is MISSING:
         return ""
-    return str(default).lower() if isinstance(default, bool) else str(default) if default != "" else '""'
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list | dict) and len(str(default)) > COLUMN:
+        return "…"
+    return str(default) if default != "" else '""'
 
 
 def read_keys(text: str) -> Root:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt
 from torch import nn
 
 from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
 from videodit.cli.clips import Spec, coming_before, crops_of, datasets_of, dit_vae, sizes_of, vae_of
-from videodit.cli.compose import make, plain
-from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
 from videodit.generate.request import complete
@@ -24,33 +21,10 @@ from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
 from videodit.train.machine import PRECISIONS, pick_precision
-from videodit.train.settings import Settings
+from videodit.train.settings import Train
 from videodit.untrusted import check
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 LEAST = 3  # values that a checkpoint has of each parameter: its own, the average and, with Muon, one moment
-Share = Annotated[float, Ge(0), Le(1)]
-Count = Annotated[int, Ge(1)]
-RANGES = MappingProxyType({  # of numbers that nothing else compares before work begins
-    "seed": Annotated[int, Ge(0), Lt(2**63)],
-    "ema": Annotated[float, Ge(0), Lt(1)],
-    "drop": Share,
-    "keep": Count,
-    "workers": Annotated[int, Ge(0)],
-    "optim.warmup": Annotated[int, Ge(0)],
-    "optim.decay": Annotated[int, Ge(0)],
-    "optim.floor": Share,
-    "packs.tokens": Count,
-    "packs.most": Count | None,
-    "packs.image": Share,
-    "packs.whole": Share,
-    "crops.pixels": Count,
-    "crops.most": Count | None,
-    "crops.per_clip": Count,
-    "samples.seed": Annotated[int, Ge(0), Lt(2**63)],
-})  # fmt: skip
 
 
 class Small(Denoiser):
@@ -63,17 +37,14 @@ class Small(Denoiser):
         self.blocks = nn.ModuleList([nn.Linear(1, 1)])
 
 
-def check_possible(cfg: DictConfig) -> None:
+def check_possible(cfg: Train) -> None:
     """InputError for what a training, or one of those before it, could not do. It makes nothing, and reads no clip."""
     check_settings(cfg)
-    if cfg.stage not in ("vae", "dit"):
-        raise InputError(f"stage={cfg.stage}: it is vae or dit")
     check_output(Path(cfg.run_dir) / "config.json", "run_dir")
     if cfg.stage == "dit":
         check_output(Path(cfg.cache) / SHARD.format("0" * 16), "cache")
     coming = coming_before(cfg)
     for before in coming.values():
-        check_objects(before)
         check_possible(before)
     check_vae(cfg, coming) if cfg.stage == "vae" else check_dit(cfg, coming)
     if coming:  # else they are opened at once
@@ -81,41 +52,34 @@ def check_possible(cfg: DictConfig) -> None:
             datasets_of(cfg, split, sizes_of(cfg))
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """InputError for numbers and a precision that no training has."""
-    for key, kind in RANGES.items():
-        section, _, name = key.rpartition(".")
-        value = (cfg[section] if section else cfg)[name]
-        check(value, kind, f"{key}={value}")
-    Settings(**cfg.loop, matmul_rate=0.0)
+def check_settings(cfg: Train) -> None:
+    """InputError for a precision or an optimizer that no training has."""
     if cfg.precision != "auto":
         pick_precision(cfg.precision, torch.device("cpu"))
     try:
-        make(cfg.optim.make)(Small(), curve=lambda _: 1.0)
+        cfg.optim.make()(Small(), curve=lambda _: 1.0)
     except ValueError as error:  # of torch's own optimizers
         raise error if isinstance(error, InputError) else InputError(f"optim.make: {error}") from None
 
 
-def check_vae(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
+def check_vae(cfg: Train, coming: Mapping[Path, Train]) -> None:
     """The same for what a VAE's training makes."""
     vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae")
-    for number, crop in enumerate(crops_of(cfg, vae)["crops"]):
+    for number, crop in enumerate(crops_of(cfg, vae)):
         check(crop.weight, Annotated[float, Gt(0)], f"crops.crops.{number}.weight={crop.weight}")
     networks = nn.ModuleDict({"vae": without_weights(vae)})
-    for key, value in plain(cfg.vae_loss).items():
-        if not isinstance(value, bool):
-            check(value, Annotated[float, Ge(0)], f"vae_loss.{key}={value}")
     if cfg.critic:
         with torch.device("meta"):
-            networks["critic"] = make(cfg.critic)
+            networks["critic"] = cfg.critic()
     freeze(networks if cfg.critic else networks["vae"], cfg.freeze)
     check_disk(cfg, networks)
 
 
-def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
+def check_dit(cfg: Train, coming: Mapping[Path, Train]) -> None:
     """The same for a DiT's."""
     adapter = adapter_of(cfg)
-    make(cfg.flow)
+    cfg.flow.path()
+    cfg.flow.times()
     check_teacher(cfg)
     vae = dit_vae(cfg, coming)
     if cfg.init and Path(cfg.init) in coming:  # its networks are seen when it is there
@@ -135,29 +99,29 @@ def check_dit(cfg: DictConfig, coming: Mapping[Path, DictConfig]) -> None:
         freeze(networks, cfg.freeze)
         check_disk(cfg, networks)
         for prompt in cfg.samples.prompts or ["any"]:
-            complete({"prompt": prompt}, plain(cfg.request), 1)
+            complete({"prompt": prompt}, cfg.request, 1)
 
 
-def check_disk(cfg: DictConfig, networks: nn.Module) -> None:
+def check_disk(cfg: Train, networks: nn.Module) -> None:
     """InputError where the disk has no room for one checkpoint: of what trains, values, averages and moments."""
     trained = sum(parameter.numel() for parameter in networks.parameters() if parameter.requires_grad)
     check_room(Path(cfg.run_dir), LEAST * torch.float32.itemsize * trained, "a checkpoint")
 
 
-def check_channels(cfg: DictConfig, vae: Spec, network: Denoiser) -> None:
+def check_channels(cfg: Train, vae: Spec, network: Denoiser) -> None:
     """InputError where the DiT takes other latents than the VAE gives."""
     if (found := vae["arguments"]["latent_channels"]) != (channels := network.channels):
         name = cfg.vae_from or cfg.init or "toy"
         raise InputError(f"vae_from={name}: its latents have {found} channels, not {channels}")
 
 
-def check_teacher(cfg: DictConfig) -> None:
+def check_teacher(cfg: Train) -> None:
     """InputError where a teacher is named, and the rest is not as a student needs it."""
     if not cfg.teacher:
         return
-    if cfg.flow.name != "rectified" or cfg.flow.path.prediction != "velocity":
+    if cfg.flow.name != "rectified" or cfg.flow.path.node["prediction"] != "velocity":
         raise InputError(f"flow={cfg.flow.name}: a teacher teaches velocities on the straight path: say flow=rectified")
-    if cfg.request.guidance != 1 or cfg.request.sampler != "euler":
+    if cfg.request["guidance"] != 1 or cfg.request["sampler"] != "euler":
         raise InputError("request: a student goes without guidance, which it has from its teacher, in Euler steps: "
                          "say request.guidance=1 request.sampler=euler")  # fmt: skip
 

@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ from torch.utils.data import Dataset
 from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
 from videodit.cli.clips import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
-from videodit.cli.compose import make, plain
 from videodit.cli.possible import check_channels, check_teacher, freeze
 from videodit.cli.start import (
     adapter_of,
@@ -50,6 +49,7 @@ from videodit.parallel.shard import forget
 from videodit.plan.stages import Cost, Storage, step_cost
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
 from videodit.printable import say
+from videodit.settings import tree_of
 from videodit.shapes import LatentShape, Sizes, VideoShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
@@ -58,11 +58,9 @@ from videodit.train.encode import encode_datasets
 from videodit.train.loop import Objective
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.samples import dit_samples, vae_samples
+from videodit.train.settings import Train
 from videodit.train.teacher import Teacher
 from videodit.train.vae_step import VAEObjective
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 SAMPLED = 2  # of the data's captions, of which samples are made
 STATES = 16  # of a caption, for the balance of work
@@ -94,15 +92,12 @@ class Prepared(NamedTuple):
     make: Callable[[], Made]
 
 
-def prepare(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+def prepare(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
     """The stage that `cfg.stage` names, in the run's folder."""
-    stages = {"vae": prepare_vae, "dit": prepare_dit}
-    if cfg.stage not in stages:
-        raise InputError(f"stage={cfg.stage}: it is vae or dit")
-    return stages[cfg.stage](cfg, folder, mesh)
+    return (prepare_vae if cfg.stage == "vae" else prepare_dit)(cfg, folder, mesh)
 
 
-def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+def prepare_vae(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
     """A VAE on crops of the clips."""
     if mesh.context > 1:
         raise InputError(f"parallel.context={mesh.context}: a VAE's clips cannot be shared, only a DiT's")
@@ -112,25 +107,32 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     spec = described(cfg, None, "vae") if init is None else init.spec
     crops, sizes = crops_of(cfg, spec), vae_sizes(cfg, spec)
     datasets = datasets_of(cfg, "train", sizes)
-    at_once = min(crops["pixels"] // mesh.data_ranks, crops["most"] or crops["pixels"])
-    kinds = [
-        (max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops["crops"]
-    ]
-    plan = partial(vae_step, spec, kinds, how(cfg, mesh, parts=-(-crops["pixels"] // at_once)))
+    pixels = cfg.crops.pixels
+    at_once = min(pixels // mesh.data_ranks, cfg.crops.most or pixels)
+    kinds = [(max(1, at_once // crop.volume), VideoShape(crop.frames, crop.height, crop.width)) for crop in crops]
+    plan = partial(vae_step, spec, kinds, how(cfg, mesh, parts=-(-pixels // at_once)))
 
     def made() -> Made:
         torch.manual_seed(cfg.seed)
-        vae = (make(cfg.vae) if init is None else open_vae(init).train()).to(device)
+        vae = (cfg.vae() if init is None else open_vae(init).train()).to(device)
         clips = first_clips(datasets[0], CALIBRATION)
         if init is None:
             vae.start_noise(cfg.vae_loss.noise)
             if vae.linear_in is not None:
                 vae.start_linear(clips)
-        critic = make(cfg.critic).to(device) if cfg.critic else None
+        critic = cfg.critic().to(device) if cfg.critic else None
         shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
-        objective = VAEObjective(vae=vae, **cfg.vae_loss, **shared)
+        objective = VAEObjective(vae=vae, **tree_of(cfg.vae_loss), **shared)
         freeze(objective.module, cfg.freeze)
-        batches = CropBatches(datasets=datasets, **crops, share=share(mesh), seed=cfg.seed)
+        batches = CropBatches(
+            datasets=datasets,
+            crops=crops,
+            pixels=pixels,
+            most=cfg.crops.most,
+            per_clip=cfg.crops.per_clip,
+            share=share(mesh),
+            seed=cfg.seed,
+        )
         heldout = first_clips(datasets_of(cfg, "heldout", sizes)[0], 16)
         names = [one.fingerprint(number) for one in datasets for number in range(len(one))[:LISTED]]
         held = {"train": {"count": sum(map(len, datasets)), "which": digest(names)}}
@@ -138,10 +140,10 @@ def prepare_vae(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
             tell_made_up(datasets)
         return Made(objective, batches, partial(vae_samples, vae, heldout, folder, mesh), None, clips=held)
 
-    return Prepared(plan, max(crop.volume for crop in crops["crops"]), made)
+    return Prepared(plan, max(crop.volume for crop in crops), made)
 
 
-def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
+def prepare_dit(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
     """A DiT on cached latents, with its text encoder or under a frozen one."""
     device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
     vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
@@ -154,8 +156,9 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         raise InputError("data: there is no clip to train on")
     tokenizer = words(cfg, base, cache, folder, mesh, outline.text_length)
     packs = {"patch": outline.patch, "work": work_of(outline), "share": share(mesh)}
-    batches = PackBatches(cache=cache, **packs, **cfg.packs, seed=cfg.seed)
-    fixed = PackBatches(cache=heldout, **packs, **{**cfg.packs, "image": 0.0, "whole": 1.0}, seed=cfg.seed)
+    packs |= {"tokens": cfg.packs.tokens, "most": cfg.packs.most, "seed": cfg.seed}
+    batches = PackBatches(cache=cache, **packs, image=cfg.packs.image, whole=cfg.packs.whole)
+    fixed = PackBatches(cache=heldout, **packs, image=0.0, whole=1.0)
     check_words(tokenizer, specs["text"]["arguments"])
     first = batches.packs(0)[mesh.data_rank]
     step = shapes_and_words(batches, first, tokenizer)
@@ -181,7 +184,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
         freeze(objective.module, cfg.freeze)
         parts = Components(
             name=cfg.name,
-            pipeline={**pipeline, "defaults": plain(cfg.request)},
+            pipeline={**pipeline, "defaults": cfg.request},
             tokenizer=tokenizer,
             device=device,
             networks={"dit": dit, "text": text, "vae": vae},
@@ -202,7 +205,7 @@ def prepare_dit(cfg: DictConfig, folder: Path, mesh: Mesh) -> Prepared:
     return Prepared(plan, int((batches.units * batches.places).max()), made)
 
 
-def sample_prompts(cfg: DictConfig, *parts: Sequence[Entry]) -> list[str]:
+def sample_prompts(cfg: Train, *parts: Sequence[Entry]) -> list[str]:
     """The prompts of the samples: those of the config, else some of the data's own captions, evenly spread in the first
     part that has any, and in the next where that has too few.
     """
@@ -234,20 +237,19 @@ def digest(texts: Iterable[str]) -> str:
     return found.hexdigest()[:12]
 
 
-def goal(cfg: DictConfig, pipeline: dict[str, Any], vae: Part, mesh: Mesh) -> dict[str, Any]:
+def goal(cfg: Train, pipeline: dict[str, Any], vae: Part, mesh: Mesh) -> dict[str, Any]:
     """The path of `flow`, its times and the teacher, if one is named: `pipeline` takes its shift then.
 
     Times that have the shift of the config have the model's instead.
     """
-    flow, teacher = make(cfg.flow), teacher_of(cfg, vae, mesh)
+    path, times, teacher = cfg.flow.path(), cfg.flow.times(), teacher_of(cfg, vae, mesh)
     if teacher is not None:  # the student's steps begin where some of its teacher's do
         pipeline["shift"] = teacher.pipe.parts.pipeline["shift"]
-    follows = cfg.flow.times.shift == cfg.shift
-    times = replace(flow["times"], shift=pipeline["shift"]) if follows else flow["times"]
-    return {"path": flow["path"], "times": times, "teacher": teacher}
+    follows = cfg.flow.times.node["shift"] == cfg.shift
+    return {"path": path, "times": replace(times, shift=pipeline["shift"]) if follows else times, "teacher": teacher}
 
 
-def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
+def teacher_of(cfg: Train, vae: Part, mesh: Mesh) -> Teacher | None:
     """The model whose steps are taught, if one is named."""
     if not cfg.teacher:
         return None
@@ -256,7 +258,7 @@ def teacher_of(cfg: DictConfig, vae: Part, mesh: Mesh) -> Teacher | None:
     if part.fingerprint != vae.fingerprint:
         raise InputError(f"teacher.model={cfg.teacher.model}: its VAE is not the student's: say vae_from=")
     pipe = load(cfg.teacher.model, device=str(mesh.device), kernel=cfg.kernel)
-    return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request.steps)
+    return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request["steps"])
 
 
 def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
@@ -287,7 +289,7 @@ def shapes_and_words(
     return [LatentShape(frames, cache.shape(i).height, cache.shape(i).width) for i, frames in clips], words
 
 
-def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
+def how(cfg: Train, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Training:
     """What a plan must know of the way of training; `parts`: batches of a step."""
 
     def change(networks: nn.ModuleDict) -> None:
@@ -297,22 +299,22 @@ def how(cfg: DictConfig, mesh: Mesh, parts: int, adapter: LoRA | None = None) ->
 
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    muon, shards = "muon_lr" in cfg.optim.make, mesh.shard * mesh.context
+    muon, shards = "muon_lr" in cfg.optim.make.node, mesh.shard * mesh.context
     kept = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
     return Training(precision, frozen, muon, parts, shards, mesh.context, change, kept=kept)
 
 
-def teaching(cfg: DictConfig, mesh: Mesh, shapes: Sequence[LatentShape], words: Sequence[int]) -> Cost | None:
+def teaching(cfg: Train, mesh: Mesh, shapes: Sequence[LatentShape], words: Sequence[int]) -> Cost | None:
     """What a teacher adds to each batch, if one is named: its guided steps, without prompts in a second half."""
     if not cfg.teacher:
         return None
     part = base_named("teacher.model", cfg.teacher.model).parts["dit"]
     storage = Storage(mesh.device.type, torch.float32 if mesh.device.type == "cpu" else torch.bfloat16)
     cost = step_cost(part, [*shapes, *shapes], [*words, *[1] * len(words)], storage)
-    return cost.times(cfg.teacher.steps / cfg.request.steps)
+    return cost.times(cfg.teacher.steps / cfg.request["steps"])
 
 
-def cached(cfg: DictConfig, sizes: Sizes, vae: VideoVAE, mesh: Mesh) -> list[LatentCache]:
+def cached(cfg: Train, sizes: Sizes, vae: VideoVAE, mesh: Mesh) -> list[LatentCache]:
     """Latents of what trains and of what is held out, encoded where the cache lacks them."""
     splits = [datasets_of(cfg, split, sizes) for split in ("train", "heldout")]
     return [encode_datasets(one, vae, folder=Path(cfg.cache), workers=cfg.workers, mesh=mesh) for one in splits]
@@ -342,17 +344,24 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     return clips
 
 
-def stand_ins(cfg: DictConfig, scratch: Path, mesh: Mesh) -> list[str]:
-    """Where a run of `after` is not there yet, what it would begin with takes its place in `cfg`. -> their names."""
+def stand_ins(cfg: Train, scratch: Path, mesh: Mesh) -> tuple[Train, list[str]]:
+    """The settings in which, where a run of `after` is not there yet, what it would begin with takes its place; and the
+    names of these runs.
+    """
     names = []
     for number, before in enumerate(runs_before(cfg)):
         if (Path(before.run_dir) / "model").is_dir():
             continue
-        before.limit, folder = cfg.limit, scratch / f"before-{number}"
-        names += [*stand_ins(before, folder, mesh), before.name]
-        made = prepare(before, folder, mesh).make()
+        folder = scratch / f"before-{number}"
+        first, more = stand_ins(replace(before, limit=cfg.limit), folder, mesh)
+        names += [*more, before.name]
+        made = prepare(first, folder, mesh).make()
         made.objective.publish(folder, made.objective.module.state_dict(), step=0)
-        for key in ("vae_from", "init"):
-            if cfg[key] and Path(cfg[key]) == Path(before.run_dir):
-                cfg[key] = str(folder)
-    return names
+        taken = {key for key in ("vae_from", "init") if getattr(cfg, key) and is_at(getattr(cfg, key), before.run_dir)}
+        cfg = replace(cfg, **dict.fromkeys(taken, str(folder)))
+    return cfg, names
+
+
+def is_at(name: str, folder: str) -> bool:
+    """Whether a model is named by this folder."""
+    return Path(name) == Path(folder)

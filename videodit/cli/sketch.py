@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.plan.machine import GIB, Limit
 from videodit.plan.training import StepPlan, dit_step
 from videodit.shapes import LatentShape, Sizes, VideoShape
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.train.settings import Train
 
 MANY = 64  # clips that are read for their shapes, evenly spread
 
@@ -76,12 +74,12 @@ class Entries:
         return self.entries[index].shape
 
 
-def is_sketched(cfg: DictConfig) -> bool:
+def is_sketched(cfg: Train) -> bool:
     """Whether a plan goes by a public model's numbers."""
     return cfg.stage == "dit" and family_of(cfg.init) is not None
 
 
-def sketched(cfg: DictConfig, mesh: Mesh) -> Sketch:
+def sketched(cfg: Train, mesh: Mesh) -> Sketch:
     """The plan of a DiT's step, over clips of the data and captions that have a token for each three letters or so."""
     name = family_of(cfg.init)
     family, adapter = read_family(name), adapter_of(cfg)
@@ -94,7 +92,15 @@ def sketched(cfg: DictConfig, mesh: Mesh) -> Sketch:
     with doing("look at the clips"):
         seen = Entries([one for clips in datasets_of(cfg, "train", sizes) for one in entries(clips, parts["vae"])])
     packs = {"patch": parts["dit"].outline.patch, "work": work_of(parts["dit"].skeleton), "share": share(mesh)}
-    batches = PackBatches(cache=seen, **packs, **cfg.packs, seed=cfg.seed)
+    batches = PackBatches(
+        cache=seen,
+        **packs,
+        tokens=cfg.packs.tokens,
+        most=cfg.packs.most,
+        image=cfg.packs.image,
+        whole=cfg.packs.whole,
+        seed=cfg.seed,
+    )
     first = batches.packs(0)[mesh.data_rank]
     with doing("plan a step"):
         step = shapes_and_words(batches, first, WordCount())

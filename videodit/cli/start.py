@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,7 +18,6 @@ from videodit.checkpoint.resolve import lasting, locate
 from videodit.checkpoint.store import HEADER
 from videodit.checkpoint.texts import Remembered
 from videodit.checkpoint.weights import Weights
-from videodit.cli.compose import make, plain
 from videodit.errors import InputError
 from videodit.models.arguments import ARGUMENTS
 from videodit.models.interfaces import Denoiser
@@ -27,13 +26,12 @@ from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
 from videodit.printable import say
+from videodit.settings import Factory
 from videodit.track.progress import Progress
 from videodit.train.adapter import LoRA
 from videodit.train.machine import PRECISIONS, pick_precision
+from videodit.train.settings import Train
 from videodit.untrusted import check
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 ADVICE = (
     "it is frozen and will not learn them: without adapter= and freeze=[text] it does, and the text encoder of public "
@@ -64,7 +62,7 @@ class Base(NamedTuple):
         return {"model": lasting(self.name), "weights": {part: self.parts[part].fingerprint for part in parts}}
 
 
-def base_of(cfg: DictConfig, folder: Path) -> Base | None:
+def base_of(cfg: Train, folder: Path) -> Base | None:
     """The model that a DiT's training starts from."""
     if not cfg.init:
         if has_adapter(cfg):
@@ -78,11 +76,11 @@ def base_of(cfg: DictConfig, folder: Path) -> Base | None:
     return base
 
 
-def check_trains(cfg: DictConfig, pipeline: Mapping[str, Any], *, two: bool) -> None:
+def check_trains(cfg: Train, pipeline: Mapping[str, Any], *, two: bool) -> None:
     """InputError where no training can begin with a model of such settings; `two`: it has two experts."""
     if two:
         raise InputError(f"init={cfg.init}: it has two experts, each for its own times; no training knows of these yet")
-    flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
+    flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.node["prediction"]}
     if pipeline.get("flow", flow) != flow:
         raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {pipeline['flow']}")
 
@@ -97,49 +95,50 @@ def base_named(key: str, model: str) -> Base:
     return base
 
 
-def has_adapter(cfg: DictConfig) -> bool:
+def has_adapter(cfg: Train) -> bool:
     """Whether an adapter trains instead of the weights."""
-    return "_target_" in cfg.adapter
+    return isinstance(cfg.adapter, Factory)
 
 
-def adapter_of(cfg: DictConfig) -> LoRA | None:
+def adapter_of(cfg: Train) -> LoRA | None:
     """The adapter that trains, if one does."""
-    return make(cfg.adapter) if has_adapter(cfg) else None
+    return cfg.adapter() if has_adapter(cfg) else None
 
 
-def inherits(cfg: DictConfig, base: Base | None) -> bool:
+def inherits(cfg: Train, base: Base | None) -> bool:
     """Whether the result is a change of `init`: it keeps that model's settings, and of its networks what does not
     train is not copied.
     """
     return base is not None and (base.public or has_adapter(cfg))
 
 
-def pipeline_of(cfg: DictConfig, base: Base | None, vae: Part) -> tuple[dict[str, Any], dict[str, Part]]:
+def pipeline_of(cfg: Train, base: Base | None, vae: Part) -> tuple[dict[str, Any], dict[str, Part]]:
     """What the result's pipeline.json says, and the networks that lie beside it though they do not train."""
     if base is None or not inherits(cfg, base):
-        flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.prediction}
-        own = {"flow": flow, "shift": plain(cfg.shift), "area": plain(cfg.area), "defaults": plain(cfg.request)}
+        flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.node["prediction"]}
+        own = {"flow": flow, "shift": cfg.shift, "area": cfg.area, "defaults": cfg.request}
         return own, {"vae": vae}
     same = vae.fingerprint == base.parts["vae"].fingerprint
     kept = [*(["dit"] if has_adapter(cfg) else []), "text", *(["vae"] if same else [])]
     return {"base": base.named(kept), **base.pipeline}, {} if same else {"vae": vae}
 
 
-def described(cfg: DictConfig, base: Base | None, part: str) -> dict[str, Any]:
+def described(cfg: Train, base: Base | None, part: str) -> dict[str, Any]:
     """The architecture and arguments of what `initial` gives, without weights. `part` is dit, text or vae."""
     if base is not None:
         return base.parts[part].skeleton.spec  # complete, also where an older file lacks arguments
     group = _GROUPS[part]
-    arguments = {key: value for key, value in plain(cfg[group]).items() if not key.startswith("_")}
+    factory = getattr(cfg, group)
+    arguments = {key: value for key, value in factory.node.items() if not key.startswith("_")}
     architecture = arguments.pop("architecture", None)
     if architecture in ARGUMENTS:
         check(arguments, ARGUMENTS[architecture], group)
     with torch.device("meta"):
-        return make(cfg[group]).spec
+        return factory().spec
 
 
 def networks(
-    cfg: DictConfig,
+    cfg: Train,
     base: Base | None,
     adapter: LoRA | None,
     tokenizer: Tokenizer,
@@ -161,7 +160,7 @@ def networks(
     return dit, text
 
 
-def kept_in(cfg: DictConfig, device: torch.device) -> torch.dtype:
+def kept_in(cfg: Train, device: torch.device) -> torch.dtype:
     """The type of weights that do not train, and need no room for small changes: on a GPU the run's precision.
 
     On a CPU float32: what `auto` measures there may be another type when the run goes on.
@@ -170,11 +169,11 @@ def kept_in(cfg: DictConfig, device: torch.device) -> torch.dtype:
 
 
 def initial(
-    cfg: DictConfig, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32
+    cfg: Train, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Any:
     """A network as the config describes it, or the one of `init`, which comes from its files tensor by tensor."""
     if base is None:
-        return make(cfg[_GROUPS[part]]).to(device)
+        return getattr(cfg, _GROUPS[part])().to(device)
     return base.parts[part].load(device=device, dtype=dtype).train()
 
 
@@ -192,7 +191,7 @@ def remembered(
     return text
 
 
-def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int) -> Tokenizer:
+def words(cfg: Train, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int) -> Tokenizer:
     """The tokenizer: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
     path = folder / TOKENIZER
     resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
@@ -201,7 +200,7 @@ def words(cfg: DictConfig, base: Base | None, cache: LatentCache, folder: Path, 
     if mesh.main and not resuming:
         with atomic(path) as temporary:
             if base is None:
-                train_tokenizer(captions, temporary, vocabulary=cfg.text.vocabulary)
+                train_tokenizer(captions, temporary, vocabulary=cfg.text.node["vocabulary"])
             elif inherits(cfg, base):
                 temporary.write_bytes(base.tokenizer.read_bytes())
             else:  # new words take the places that its text encoder has left

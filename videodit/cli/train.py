@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +14,7 @@ from videodit.alive import doing
 from videodit.atomic import check_room
 from videodit.checkpoint.store import sole
 from videodit.cli.clips import runs_before
-from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
-from videodit.cli.memory import room, size_of
 from videodit.cli.possible import check_possible, check_settings
 from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.sketch import is_sketched, sketched
@@ -28,35 +26,36 @@ from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize, use_kernel
 from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.generation import base_memory
-from videodit.plan.machine import GIB, Limit, limits, rates, resident
+from videodit.plan.machine import GIB, Limit, limits, rates, resident, room, size_of
 from videodit.plan.training import StepPlan
 from videodit.printable import answer, say
+from videodit.settings import tree_of
 from videodit.track.tracker import Composite, Tracker
 from videodit.train.ema import EMA
 from videodit.train.loop import Run
-from videodit.train.machine import PRECISIONS, keep_freed_memory, matmul_rate, release
+from videodit.train.machine import PRECISIONS, Compute, keep_freed_memory, matmul_rate, release
 from videodit.train.optim import warmup_decay
-from videodit.train.settings import Settings
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.train.settings import Train
 
 
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: Train) -> float | None:
     """Train what `cfg.stage` names, after the runs of `cfg.after`."""
     return train(cfg, launch())
 
 
-def train(cfg: DictConfig, here: Launch) -> float | None:
+def train(cfg: Train, here: Launch) -> float | None:
     """The same as this one of the processes. What it gives is for a sweep to make small: see `Made.at_interval`."""
     folder = Path(cfg.run_dir)
     away = bool(cfg.plan) and cfg.device == "cuda" and not torch.cuda.is_available()  # a GPU that is not here
     device = torch.device("cuda") if away else pick_device(cfg.device, here.local_rank)
-    mesh = Mesh(launch=here, device=device, sizes=tuple(cfg.parallel[axis] for axis in AXES))
+    mesh = Mesh(launch=here, device=device, sizes=tuple(getattr(cfg.parallel, axis) for axis in AXES))
+    limit = None
+    if cfg.plan and isinstance(cfg.limit, str):
+        limit, cfg = Limit("limit", size_of(cfg.limit)), replace(cfg, limit=None)
     if not (cfg.plan and is_sketched(cfg)):
         check_possible(cfg)  # mistakes are told before anything is done
     if cfg.plan:
-        plan(cfg, mesh, away=away)
+        plan(cfg, mesh, limit, away=away)
         with suppress(OSError):
             folder.rmdir()  # which hydra made
         return None
@@ -76,14 +75,11 @@ def train(cfg: DictConfig, here: Launch) -> float | None:
         return fit(cfg, folder, made, mesh)
 
 
-def plan(cfg: DictConfig, mesh: Mesh, *, away: bool) -> None:
+def plan(cfg: Train, mesh: Mesh, limit: Limit | None, *, away: bool) -> None:
     """Only say what a step will need. Nothing stays but latents that the cache lacked, which tell the shapes.
 
     away: for a GPU that is not here, which only a model's numbers can be planned for.
     """
-    limit, cfg = None, resolved(cfg)
-    if isinstance(cfg.limit, str):
-        limit, cfg.limit = Limit("limit", size_of(cfg.limit)), None
     if away and not (limit and is_sketched(cfg)):
         more = "limit=24GiB" if is_sketched(cfg) else "init= by a public name, and limit=24GiB"
         raise InputError(f"device=cuda: there is no GPU here; say what to plan for: {more}")
@@ -92,7 +88,7 @@ def plan(cfg: DictConfig, mesh: Mesh, *, away: bool) -> None:
         return
     with TemporaryDirectory(prefix="videodit-plan-") as own:
         scratch = Path(mesh.exchange(own)[0])
-        absent = stand_ins(cfg, scratch / f"{mesh.rank}", mesh)
+        cfg, absent = stand_ins(cfg, scratch / f"{mesh.rank}", mesh)
         if absent and mesh.main:
             say(f"{', '.join(absent)}: not there yet, untrained ones serve")
         (scratch / "run").mkdir(exist_ok=True)
@@ -106,7 +102,7 @@ def planned(prepared: Prepared) -> StepPlan:
         return prepared.plan()
 
 
-def check(cfg: DictConfig, plan: StepPlan, mesh: Mesh, limit: Limit | None = None) -> None:
+def check(cfg: Train, plan: StepPlan, mesh: Mesh, limit: Limit | None = None) -> None:
     """Say what a step will need, and refuse one that cannot fit: into the limit, or what is free here."""
     device = mesh.device
     release(device)  # what an earlier run in this process kept is free as well
@@ -128,10 +124,10 @@ def tell_fit(limit: Limit) -> None:
     answer(f"it fits into the {limit.free / GIB:.1f} GiB that {limit.name} leaves")
 
 
-def check_sketch(cfg: DictConfig, mesh: Mesh, limit: Limit | None, *, away: bool) -> None:
+def check_sketch(cfg: Train, mesh: Mesh, limit: Limit | None, *, away: bool) -> None:
     """The same of a public model, of which nothing is here."""
     check_settings(cfg)
-    cfg.precision = "bf16" if away and cfg.precision == "auto" else cfg.precision
+    cfg = replace(cfg, precision="bf16") if away and cfg.precision == "auto" else cfg
     found, base = sketched(cfg, mesh), base_memory(mesh.device, resident())
     limit = limit or room(limits(mesh.device)[0], base)
     if mesh.main:
@@ -143,20 +139,21 @@ def check_sketch(cfg: DictConfig, mesh: Mesh, limit: Limit | None, *, away: bool
             tell_fit(limit)
 
 
-def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
+def fit(cfg: Train, folder: Path, made: Made, mesh: Mesh) -> float | None:
     """Run the loop."""
     if mesh.device.type == "cpu":
         keep_freed_memory()
     objective, tracker = made.objective, make_tracker(cfg, mesh)
     curve = warmup_decay(warmup=cfg.optim.warmup, steps=cfg.loop.steps, decay=cfg.optim.decay, floor=cfg.optim.floor)
     resuming = any((folder / "checkpoints").glob(f"*/{STATE}"))
-    config = settle({**plain(cfg), "clips": dict(made.clips)}, folder, mesh, resuming=resuming)
+    config = settle({**tree_of(cfg), "clips": dict(made.clips)}, folder, mesh, resuming=resuming)
     checkpoints = Checkpoints(folder=folder / "checkpoints", keep=cfg.keep, mesh=mesh, stamp=stamp(config))
     precision = PRECISIONS[config["precision"]]
     sizes = [(p.numel(), p.requires_grad) for p in objective.module.parameters()]
     count, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     attention = use_kernel(objective.module, cfg.kernel, mesh.device, precision)
-    parallelize(objective.module, mesh, **{key: cfg.parallel[key] for key in ("recompute", "compile", "offload")},
+    shared = cfg.parallel
+    parallelize(objective.module, mesh, recompute=shared.recompute, compile=shared.compile, offload=shared.offload,
                 precision=precision)  # fmt: skip
     rate = matmul_rate(mesh.device, precision)
     if mesh.main:
@@ -174,12 +171,12 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
         folder=folder,
         objective=objective,
         batches=stream,
-        optimizer=make(cfg.optim.make)(objective.module, curve=curve),
+        optimizer=cfg.optim.make()(objective.module, curve=curve),
         ema=EMA(module=objective.module, decay=cfg.ema),
         checkpoints=checkpoints,
         tracker=tracker,
-        settings=Settings(**cfg.loop, matmul_rate=rate),
-        precision=precision,
+        settings=cfg.loop,
+        compute=Compute(precision, rate),
         config=config,
         mesh=mesh,
         sample=lambda step: made.at_interval(step, tracker),
@@ -189,8 +186,8 @@ def fit(cfg: DictConfig, folder: Path, made: Made, mesh: Mesh) -> float | None:
     return found
 
 
-def make_tracker(cfg: DictConfig, mesh: Mesh) -> Tracker:
+def make_tracker(cfg: Train, mesh: Mesh) -> Tracker:
     """All trackers of the config as one; only the main process has them."""
     if not mesh.main:
         return Tracker()
-    return Composite(trackers=[make(node) for node in cfg.tracker.trackers])
+    return Composite(trackers=[factory() for factory in cfg.tracker.trackers])

@@ -33,11 +33,11 @@ from videodit.track.names import SAMPLED
 from videodit.track.progress import Progress
 from videodit.track.tracker import Tracker
 from videodit.train.ema import EMA
-from videodit.train.machine import autocast, peak_memory, release
+from videodit.train.machine import Compute, autocast, peak_memory, release
 from videodit.train.made import MODEL, SAMPLES, Made, tidy_run, told_before
 from videodit.train.meter import Means, Meter, by_group
 from videodit.train.optim import Optimizer
-from videodit.train.settings import Settings
+from videodit.train.settings import Loop
 
 REASONS = 8  # of skipped clips that are counted apart
 
@@ -71,8 +71,8 @@ class Run:
         ema: EMA,
         checkpoints: Checkpoints,
         tracker: Tracker,
-        settings: Settings,
-        precision: torch.dtype,
+        settings: Loop,
+        compute: Compute,
         config: dict[str, Any],
         mesh: Mesh,
         sample: Callable[[int], float | None],
@@ -82,7 +82,7 @@ class Run:
         """
         self.folder, self.objective, self.batches, self.optimizer = folder, objective, batches, optimizer
         self.ema, self.checkpoints, self.tracker, self.settings = ema, checkpoints, tracker, settings
-        self.precision, self.config, self.mesh, self.sample = precision, config, mesh, sample
+        self.compute, self.config, self.mesh, self.sample = compute, config, mesh, sample
         self.step = self.bad = self.bad_total = 0
         self.sound: int | None = None  # the last step from which a finite loss came: checkpoints up to it are sound
         self.due = False  # to be saved once the last loss was finite
@@ -90,7 +90,7 @@ class Run:
         self.seen = {"clips": 0.0, "tokens": 0.0}
         self.seconds, self.began = 0.0, time.monotonic()  # of the sessions before, as far as kept; when this one did
         self.told: set[str] = set()
-        self.meter = Meter(matmul_rate=settings.matmul_rate * mesh.ranks)
+        self.meter = Meter(matmul_rate=compute.matmul_rate * mesh.ranks)
         self.made = Made(folder)
         self.measure: float | None = None  # that of the last samples
         self.asked_to_stop = 0  # by which signal to this process
@@ -194,7 +194,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager:
         """Where the loss is computed."""
-        return autocast(self.mesh.device, self.precision)
+        return autocast(self.mesh.device, self.compute.precision)
 
     def at_intervals(self) -> None:
         """Save and sample where it is time; stop where that was asked for. Nothing is saved that may be broken."""

@@ -10,12 +10,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
 from videodit.errors import InputError
 
 PRECISIONS = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16})
+
+
+class Compute(NamedTuple):
+    """The type in which a run multiplies, and the flops a second of which this machine is capable; 0: unknown."""
+
+    precision: torch.dtype
+    matmul_rate: float = 0.0
 
 
 @cache
