@@ -72,16 +72,36 @@ def typed(command: str, cfg: DictConfig) -> Any:
 
     What has a `_target_` becomes a Factory. InputError names the key that is wrong.
     """
-    from omegaconf import OmegaConf
-
     kind = settings_of(command)
     if kind is None:
         return cfg
-    tree: Any = _with_factories(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), "")
+    tree = _with_factories(_tree(cfg), "")
     if "after" in tree:
         tree["after"] = [_before(overrides) for overrides in tree["after"]]
     tree.pop("hydra", None)
     return read(kind, tree)
+
+
+def _tree(node: Any) -> Any:
+    """A config's plain values, interpolations resolved. In what describes an object, text that refers to keys that the
+    command has not stays: encode asks a DiT for its patch, and has no VAE that would tell its channels.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationKeyError
+
+    if OmegaConf.is_list(node):
+        return [_tree(one) for one in node]
+    if not OmegaConf.is_dict(node):
+        return node
+    found = {}
+    for name in node:
+        try:
+            found[name] = _tree(node[name])
+        except InterpolationKeyError:
+            if "_target_" not in node:
+                raise
+            found[name] = OmegaConf.to_container(node, resolve=False)[name]
+    return found
 
 
 def _before(overrides: Any) -> Before:
