@@ -16,9 +16,9 @@ import torch
 
 from videodit.cli import compose
 from videodit.config import conf_dir
-from videodit.data.toy import ToyWorld
 from videodit.models.pack import Context, Times, patchify
 from videodit.nn.kernels import KERNELS, attend, refusal
+from videodit.toy.world import ToyWorld
 from videodit.train.machine import matmul_rate
 from videodit.train.optim import Optimizer
 

@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from videodit.checkpoint.store import save_tensors
 from videodit.cli import evaluate
 from videodit.config import conf_dir
-from videodit.data.render import render
-from videodit.data.toy import evaluation_prompts
 from videodit.errors import InputError
-from videodit.eval.attributes import Judge, vocabulary
-from videodit.eval.report import PROMPTS_SEED
+from videodit.eval.protocol import PROMPTS_SEED
 from videodit.flow.path import RectifiedFlow
 from videodit.shapes import LatentShape
+from videodit.toy.grammar import evaluation_prompts
+from videodit.toy.judge import Judge, vocabulary
+from videodit.toy.render import render
 
 
 def config(**changes) -> DictConfig:
@@ -71,7 +71,7 @@ def test_a_saved_judge_reads_the_same(tmp_path: Path) -> None:
     loaded = evaluate.load_judge(save(tmp_path / "judge.safetensors", judge().state_dict()))
     clips = torch.rand(2, 3, 3, 24, 24)
     for label, scores in judge()(clips).items():
-        assert torch.equal(loaded(clips)[label], scores)
+        assert torch.equal(loaded.judge(clips)[label], scores)
 
 
 def test_a_judge_is_loaded_strictly(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_command_writes_everything(
 ) -> None:
     pipe = FakePipe()
     monkeypatch.setattr(evaluate, "load", lambda model, **how: pipe)
-    monkeypatch.setattr("videodit.eval.report.REFERENCES", 4)
+    monkeypatch.setattr("videodit.eval.protocol.REFERENCES", 4)
     path = save(tmp_path / "judge.safetensors", judge().state_dict())
     small = {"count": 2, "shapes": 1, "clips": 1, "losses": 4, "steps": 2, "prompts": ["ordinary", "two"]}
     evaluate.run(config(out=str(tmp_path / "out"), judge=str(path), **small))

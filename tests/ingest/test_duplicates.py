@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from videodit.data import video
-from videodit.data.toy import ToyWorld
 from videodit.errors import InputError
 from videodit.ingest import duplicates
 from videodit.ingest.duplicates import fingerprint, near_by_embedding, near_duplicates
+from videodit.toy.world import ToyWorld
 
 REAL = Path(__file__).parents[3] / "shared" / "clips"
 USUAL = {"distance": 6, "share": 0.7}
