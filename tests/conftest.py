@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser, find
+from videodit.cli.messages import spoken
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -66,6 +67,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered from run to run stays out of the home directory."""
     os.environ["VIDEODIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> Iterator[None]:
+    """What the library says is on stderr, as on the command line."""
+    with spoken():
+        yield
 
 
 @pytest.fixture(scope="session")

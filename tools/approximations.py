@@ -7,6 +7,7 @@ clips (mean over the prompts), seconds of denoising beside the exact ones, steps
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import time
 from typing import Any
@@ -40,14 +41,29 @@ def main(arguments: list[str]) -> None:
         report(name, expected, seconds, make(pipe, prompts, steps))
 
 
+class Heard(logging.Handler):
+    """Keeps what the library says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.lines.append(record.getMessage())
+
+
 def make(pipe: Pipe, prompts: list[str], steps: int, **keys: Any) -> tuple[list[Tensor], float, list[str]]:
     """Clips, seconds of denoising, and what was told."""
-    said: list[str] = []
+    heard, logger = Heard(), logging.getLogger("videodit.generate")
+    logger.addHandler(heard)
+    logger.setLevel(logging.INFO)
     requests = [pipe.request(prompt, seed=number, steps=steps, **keys) for number, prompt in enumerate(prompts)]
     start = time.perf_counter()
-    latents = pipe.denoise(requests, tell=said.append)
+    denoised = pipe.denoise(requests)
     seconds = time.perf_counter() - start
-    return [video.clip for video in pipe.decode(latents, requests)], seconds, said
+    logger.removeHandler(heard)
+    return [pipe.decode(one).clip for one in denoised], seconds, heard.lines
 
 
 def report(name: str, expected: list[Tensor], seconds: float, made: tuple[list[Tensor], float, list[str]]) -> None:

@@ -155,7 +155,7 @@ def bench_encode(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> Non
 def bench_decode(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
     """Latents to a clip, in chunks of the usual size and of one latent frame."""
     mine, other = _decoders(case, ours, theirs)
-    for name, way in (("VAE decode", ours.way), ("VAE decode, 1 a chunk", Way(1))):
+    for name, way in (("VAE decode", ours.options.decoding), ("VAE decode, 1 a chunk", Way(1))):
         compare(name, rounds, partial(mine, way), other)
 
 

@@ -25,8 +25,8 @@ from videodit.checkpoint.family import settings
 from videodit.checkpoint.parts import FILES, TOKENIZER
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.store import save_model, write_json
-from videodit.cli.memory import job_of, setup_of
 from videodit.decode import Way
+from videodit.generate.admission import job_of, setup_of
 from videodit.models.build import rebuild
 from videodit.models.text import train_tokenizer
 from videodit.plan.generation import Planner, base_memory
@@ -96,17 +96,16 @@ def write(case: Case, folder: Path) -> Path:
 
 def measure(case: Case, model: str) -> dict[str, tuple[float, float, float, float]]:
     """For each stage and the whole: bytes planned and measured, seconds planned and measured."""
-    pipe = videodit.load(model, device="cpu", offload=case.offload)
-    pipe.way = Way(case.chunk)
+    pipe = videodit.load(model, device="cpu", offload=case.offload).with_options(decoding=Way(case.chunk))
     request = pipe.request(PROMPT, **case.request)
     speed = rates(pipe.parts.device, pipe.parts.dtype)
     planner = Planner(pipe.parts, Limit("none", 2**60), base=base_memory(pipe.parts.device, resident()), rates=speed)
     text, denoise, decode = planner.plan(job_of(pipe, [request]), setup_of(pipe)).stages
     for part in ("text", "dit") if case.offload == "none" else ("text",):
         pipe.parts.network(part)  # the times are of computing: without loading libraries and weights
-    latents, first, one = watched(lambda: pipe.denoise([request]))
+    [denoised], first, one = watched(lambda: pipe.denoise([request]))
     pipe.parts.network("vae")  # where one is open at a time the DiT is closed now, not while it is watched
-    _, second, two = watched(lambda: pipe.decode(latents, [request]))
+    _, second, two = watched(lambda: pipe.decode(denoised))
     planned = max(text.memory, denoise.memory)
     return {
         "denoise": (planned, first, text.seconds + denoise.seconds, one),

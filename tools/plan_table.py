@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from videodit.checkpoint.find import sketch_pipeline
-from videodit.cli.memory import job_of, setup_of
 from videodit.generate import Pipe
+from videodit.generate.admission import job_of, setup_of
 from videodit.plan.generation import Planner, alternatives, base_memory
 from videodit.plan.machine import GIB, Limit
 

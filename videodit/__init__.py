@@ -14,9 +14,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = (("load", "videodit.generate"), ("Video", "videodit.generate"), ("InputError", "videodit.errors"))
+_HOMES = (
+    *((name, "videodit.generate") for name in ("load", "Pipe", "Video", "Request")),
+    ("InputError", "videodit.errors"),
+)
 
-__all__ = ["InputError", "Video", "__version__", "load"]  # noqa: F822 - the lazy names
+__all__ = ["InputError", "Pipe", "Request", "Video", "__version__", "load"]  # noqa: F822 - the lazy names
 
 
 def __getattr__(name: str) -> Any:

@@ -38,15 +38,20 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, which takes the place of one that may be there."""
+def atomic_folder(path: Path, *, keep: bool = False) -> Iterator[Path]:
+    """The same for a folder, which takes the place of one that may be there; `keep`: that one stays instead."""
     temporary = _beside(path)
     try:
         temporary.mkdir()
         yield temporary
-        if path.exists():
+        if path.exists() and not keep:
             shutil.rmtree(path)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:  # another process has made it meanwhile: a folder with files in it is never replaced
+            if not keep or not path.is_dir():
+                raise
+            shutil.rmtree(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

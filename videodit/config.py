@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import warn
 
 
 class Launch(NamedTuple):
@@ -82,7 +82,10 @@ def _writable(folder: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return Path(folder)
     except OSError as error:
-        say(f"no cache: {folder} cannot be written ({error.strerror}); VIDEODIT_CACHE= names another folder for it")
+        warn(
+            __name__,
+            f"no cache: {folder} cannot be written ({error.strerror}); VIDEODIT_CACHE= names another folder for it",
+        )
     own = Path(tempfile.mkdtemp(prefix="videodit-cache-"))
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return own

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from videodit.errors import InputError, is_out_of_memory
 from videodit.models.vae import VideoVAE
+from videodit.printable import warn
 
 OVERLAP = 4  # latents that neighbouring tiles share at least: further away the decoder's convolutions hardly reach
 TILES = (32, 16)  # sides of a tile in latents, tried in this order
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def decode(vae: VideoVAE, latents: Tensor, way: Way) -> Tensor:
     return out.div_(total)
 
 
-def decode_stepping_down(
-    open_vae: Callable[[str], VideoVAE], latents: Tensor, down: list[Way], tell: Tell | None = None
-) -> tuple[Tensor, Way]:
+def decode_stepping_down(open_vae: Callable[[str], VideoVAE], latents: Tensor, down: list[Way]) -> tuple[Tensor, Way]:
     """Decode in the first way that the memory suffices for -> clip, way.
 
     `open_vae` gives the network on a device ("": where it belongs).
@@ -92,8 +90,7 @@ def decode_stepping_down(
                 raise
             if number + 1 == len(down):
                 raise InputError(f"the memory does not suffice to decode {tuple(latents.shape)} {way}") from None
-        if tell is not None:
-            tell(f"not enough memory to decode {way}; now {down[number + 1]}")
+        warn(__name__, f"not enough memory to decode {way}; now {down[number + 1]}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     raise AssertionError("no way given")

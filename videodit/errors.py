@@ -53,6 +53,10 @@ class Interrupted(Exception):
         self.by_hand = by_hand
 
 
+class Cancelled(Interrupted):
+    """Whoever started the work no longer wants it: asked for through `cancel=`. Nothing is half-written."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or nothing when none is near."""
     near = get_close_matches(word, list(known), n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 from html import escape
@@ -33,6 +34,16 @@ def say(*lines: object, to: TextIO | None = None) -> None:
 def answer(*lines: object) -> None:
     """Print lines, each as one, to stdout: what a command was asked for."""
     say(*lines, to=sys.stdout)
+
+
+def note(area: str, line: object) -> None:
+    """Log a line of the library's, at the level INFO: `area` is the module's name."""
+    logging.getLogger(area).info("%s", one_line(line), stacklevel=2)
+
+
+def warn(area: str, line: object) -> None:
+    """The same at the level WARNING: something is not as it was asked for, and the work goes on."""
+    logging.getLogger(area).warning("%s", one_line(line), stacklevel=2)
 
 
 def _escaped(text: str, keep: str) -> str:

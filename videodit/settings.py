@@ -7,14 +7,15 @@ Nothing here imports a library, so that help answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from videodit.errors import InputError, did_you_mean
 
-HELP, LIMITS = "help", "limits"  # in a field's metadata
+HELP, LIMITS, WRITTEN = "help", "limits", "written"  # in a field's metadata
 
 
 class Key(NamedTuple):
@@ -25,11 +26,13 @@ class Key(NamedTuple):
     help: str
 
 
-def key(help: str, default: Any = MISSING, **limits: float) -> Any:
+def key(help: str, default: Any = MISSING, written: Callable[[Any], Any] | None = None, **limits: float) -> Any:
     """Define a field: its sentence for `--help`, its default, and limits by pydantic's names: ge, gt, le, lt, and for
     texts and lists min_length, max_length. A default that can change (a list) is copied for each instance.
+
+    `written` makes the value of what a person may write for it, such as "4,3" for two numbers, or raises InputError.
     """
-    metadata = {HELP: help, LIMITS: limits}
+    metadata = {HELP: help, LIMITS: limits, WRITTEN: written}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -69,14 +72,14 @@ def read(kind: type, tree: Mapping[str, Any], where: str = "") -> Any:
     InputError, naming the dotted key, for one that is unknown, is missing or has another type or a value beyond its
     limits. `where`: the dotted name of the tree itself.
     """
-    names, hints = [one.name for one in fields(kind)], get_type_hints(kind, include_extras=True)
+    names, hints = [one.name for one in fields(kind)], _types(kind)
     if not isinstance(tree, Mapping):
         raise InputError(f"{where}={tree}: expected its keys: {', '.join(names)}")
     for name in tree:
         if name not in names:
             raise InputError(f"unknown key '{_joined(where, name)}'{did_you_mean(str(name), names)}")
     values = {
-        one.name: _read(tree[one.name], hints[one.name], one.metadata.get(LIMITS, {}), _joined(where, one.name))
+        one.name: _read(tree[one.name], hints[one.name], _joined(where, one.name))
         for one in fields(kind)
         if one.name in tree
     }
@@ -89,22 +92,69 @@ def read(kind: type, tree: Mapping[str, Any], where: str = "") -> Any:
     return kind(**values)
 
 
-def _read(value: Any, hint: Any, limits: Mapping[str, float], name: str) -> Any:
-    """One value as the type that its field has."""
+def value(kind: type, name: str, given: Any) -> Any:
+    """What was given for one key of settings, as its field has it. InputError, naming the key, for anything else."""
+    written = next(one for one in fields(kind) if one.name == name).metadata.get(WRITTEN)
+    return _read(given if written is None else written(given), _types(kind)[name], name)
+
+
+def left_out(name: str, *kinds: type, only: Collection[str] = (), without: Collection[str] = ()) -> type:
+    """Make settings whose keys, those of `kinds`, may all be left out: texts are "" then and the others None.
+
+    They hold what a person wrote as it is; `value` of the kind that has the key makes a value of it.
+    """
+    rows = []
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for one in fields(kind):
+            if one.name not in without and (one.name in only or not only):
+                text = _is_text(hints[one.name])
+                rows.append((one.name, str if text else Any, key(one.metadata[HELP], "" if text else None)))
+    return make_dataclass(name, rows, frozen=True, kw_only=True)
+
+
+@cache
+def _types(kind: type) -> Mapping[str, Any]:
+    """The type of each field, with its limits where pydantic finds them."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {one.name: _limited(hints[one.name], one.metadata.get(LIMITS)) for one in fields(kind)}
+
+
+def _limited(hint: Any, limits: Mapping[str, float] | None) -> Any:
     from pydantic import Field
 
+    if not limits:
+        return hint
+    if _may_be_none(hint):
+        [kind] = [one for one in get_args(hint) if one is not NoneType]
+        return Annotated[kind, Field(**limits)] | None
+    return Annotated[hint, Field(**limits)]
+
+
+def _read(value: Any, hint: Any, name: str) -> Any:
+    """One value as the type that its field has."""
     from videodit.untrusted import check
 
-    inner = _settings_in(hint)
-    if inner is not None and not (value is None and _may_be_none(hint)):
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    inner = _settings_in(plain)
+    if inner is not None and not (value is None and _may_be_none(plain)):
         return read(inner, value, name)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        inner = _settings_in(get_args(hint)[0])
+    if get_origin(plain) is tuple and isinstance(value, list):
+        inner = _settings_in(get_args(plain)[0])
         if inner is not None:
             return tuple(read(inner, row, f"{name}.{i}") for i, row in enumerate(value))
         value = tuple(value)
     shown = f"={value}" if isinstance(value, int | float | str) else ""
-    return check(value, Annotated[hint, Field(**limits)] if limits else hint, f"{name}{shown[:60]}")
+    return check(value, hint, f"{name}{shown[:60]}")
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether text is what is written first of all for a key of this type."""
+    if get_origin(hint) is Literal:
+        return isinstance(get_args(hint)[0], str)
+    if get_origin(hint) in (Union, UnionType):
+        return _is_text(get_args(hint)[0])
+    return hint is str
 
 
 def _settings_in(hint: Any) -> type | None:

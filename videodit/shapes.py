@@ -8,12 +8,21 @@ The video VAE is causal and sees the first frame alone, so `frames = 1 + k * str
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from videodit.errors import InputError
 
 Triple = tuple[int, int, int]  # (time, height, width)
+Fit = Literal["crop", "pad", "stretch"]
+
+# (height, width) of the usual screens: full HD upright and lying, a 3:4 tablet, and the square of a feed.
+PRESETS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"phone": (1920, 1080), "tablet": (2048, 1536), "desktop": (1080, 1920), "square": (1080, 1080)}
+)
 
 
 @dataclass(frozen=True)
@@ -136,3 +145,11 @@ def longest(available: int, stride: Triple, patch: Triple) -> int:
 
 def _nearest_multiple(value: float, unit: int) -> int:
     return max(1, int(value / unit + 0.5)) * unit
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """(height, width) of a size written width x height: "96x64" is (64, 96). Raises InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", str(size).strip().lower())
+    if match is None or 0 in (sides := tuple(map(int, match.groups()))):
+        raise InputError(f"size must be WIDTHxHEIGHT in pixels, such as 96x64, got {size!r}")
+    return sides[1], sides[0]

@@ -9,18 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.parity import pipelines
-from videodit.checkpoint.adapters import attach, parse
+from videodit.checkpoint import families
+from videodit.checkpoint.adapters import attach, parse, save_adapter
 from videodit.checkpoint.experts import adapter_files, experts_named
 from videodit.checkpoint.families import lora as spelt
+from videodit.checkpoint.families import wan
+from videodit.checkpoint.families.record import Adapters, Family, Network
 from videodit.checkpoint.find import describe
+from videodit.checkpoint.keymap import Row
 from videodit.checkpoint.pretrained import Part
 from videodit.errors import InputError
 
+NAMES = wan.FAMILY.adapters
 DIM = 52
+TABLE = "blocks.{}.modulation.table"
 Q, NAME = "blocks.0.attention.q.weight", "blocks.0.self_attn.q"
 HIGH, LOW, BOTH, NONE = ["dit"], ["dit_low"], ["dit", "dit_low"], []
 
@@ -98,7 +104,7 @@ def test_each_of_a_pair_has_its_strength(parts: dict[str, Part], tmp_path: Path,
     assert changes(single, high) == {"dit": 2.0}
 
 
-@pytest.mark.parametrize("low", [prefix for prefix, expert in spelt.PREFIXES.items() if expert == spelt.LOW])
+@pytest.mark.parametrize("low", [prefix for prefix, expert in NAMES.prefixes.items() if expert == spelt.LOW])
 @pytest.mark.parametrize("high", ["transformer.", "diffusion_model.", "", "high_noise_model.", "pipe.dit."])
 def test_prefixes_of_two_experts(parts: dict[str, Part], tmp_path: Path, high: str, low: str) -> None:
     file = saved(tmp_path / "a_low_noise.safetensors", pair(high + NAME) | pair(low + NAME.replace("q", "k")))
@@ -118,7 +124,7 @@ DOWN_UP = [*zip(ENDS["down"], ENDS["up"], strict=True)]
 
 
 @pytest.mark.parametrize(("down", "up"), DOWN_UP)
-@pytest.mark.parametrize("prefix", ["", *spelt.PREFIXES, "base_model.model.transformer.", *spelt.FLAT])
+@pytest.mark.parametrize("prefix", ["", *spelt.PREFIXES, *NAMES.prefixes, "base_model.model.transformer.", *spelt.FLAT])
 def test_every_spelling(parts: dict[str, Part], tmp_path: Path, prefix: str, down: str, up: str) -> None:
     names = [NAME, "blocks.0.attn1.to_q"]
     for name in names:
@@ -126,6 +132,34 @@ def test_every_spelling(parts: dict[str, Part], tmp_path: Path, prefix: str, dow
         file = saved(tmp_path / "a.safetensors", pair(module, down=down, up=up))
         found = attach(parts, {str(file): 1.0}, quiet=True)
         assert {Q} == {name for part in found.values() for name in part.added}
+
+
+def test_a_family_brings_its_names_by_its_record(
+    parts: dict[str, Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables, prefixes, what it lacks, and how its own are written; no other code knows of it."""
+
+    def table(layout: str, arguments: Mapping[str, Any]) -> list[Row]:
+        return [Row("layers.{}.mixer.query.*", "blocks.{}.attention.q.*"), Row("layers.{}.mod", TABLE)]
+
+    spec = parts["dit"].spec
+    own = {"ffn": spec["arguments"]["ffn"]}
+    network = Network("dit", table, (), wan.detect_dit, always=own)
+    spelt_so = Adapters(prefixes={"quiet.": "dit_low"}, tables=(".mod",), absent=("eye",), plain=("net.", "vendor"))
+    new = Family("new", {"dit": network}, adapters=spelt_so)
+    file = {**pair("quiet.layers.0.mixer.query"), **pair("quiet.eye.0"), "quiet.layers.1.diff_m": torch.ones(6, DIM)}
+    with pytest.raises(InputError, match="which has no place for"):
+        attach(parts, {str(saved(tmp_path / "a.safetensors", file)): 1.0})
+    monkeypatch.setattr(families, "FAMILIES", {"new": new, **families.FAMILIES})
+    found = attach(parts, {str(tmp_path / "a.safetensors"): 1.0})
+    assert not found["dit"].added and set(found["dit_low"].added) == {Q, TABLE.format(1)}
+    assert "keys left out: 2 (quiet.eye.0.lora_A.weight" in capsys.readouterr().err
+    ours = {"blocks.0.attention.q": {"down": torch.ones(2, DIM), "up": torch.ones(DIM, 2)}}
+    save_adapter(tmp_path / "b.safetensors", ours, spec, {})
+    assert set(load_file(tmp_path / "b.safetensors")) == {f"net.layers.0.mixer.query.lora_{x}.weight" for x in "AB"}
+    other = Network("dit", table, (), wan.detect_dit, always={"ffn": 1})
+    monkeypatch.setattr(families, "FAMILIES", {"new": Family("new", {"dit": other}), "wan": wan.FAMILY})
+    assert changes(parts, saved(tmp_path / "c.safetensors")) == {"dit": 2.0, "dit_low": 2.0}, "by its arguments"
 
 
 @pytest.mark.parametrize("end", [*ENDS["difference"], *ENDS["bias_difference"]])

@@ -14,13 +14,15 @@ from tests.compare import assert_equal, denoised
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
 from videodit.checkpoint import adapters
-from videodit.checkpoint.adapters import LAYOUTS, attach, matrices, parse, save_adapter
+from videodit.checkpoint.adapters import attach, matrices, parse, save_adapter
+from videodit.checkpoint.families.record import Adapters
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
 from videodit.errors import InputError
 from videodit.models.dit import DiT
 from videodit.models.pack import Ragged, patchify
 
+LAYOUTS = Adapters().layouts
 RANK = 3
 REQUEST = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 2, "guidance": 3.0, "seed": 1}
 

@@ -131,4 +131,4 @@ def test_what_a_base_has_too_is_left_out(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "model=toy", f"out={tmp_path}", "format=onnx"]) == 2
-    assert "format=onnx: must be 'videodit', 'diffusers'" in capsys.readouterr().err
+    assert "format=onnx: must be 'videodit', 'diffusers' or 'adapter'" in capsys.readouterr().err

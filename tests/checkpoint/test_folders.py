@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import transformers
 
 from tests.parity import pipelines
+from videodit.checkpoint import families
 from videodit.checkpoint.families import FAMILIES
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.store import write_json
@@ -107,3 +109,19 @@ def test_a_component_of_another_class_is_refused(copy: Path) -> None:
     write_json(file, read_json(file) | {"transformer": ["diffusers", "WanVACETransformer3DModel"]})
     with pytest.raises(InputError, match="it is of a WanVACETransformer3DModel; only WanTransformer3DModel"):
         describe(str(copy))
+
+
+def test_a_family_names_its_components_by_its_record(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"transformer": "denoiser", "transformer_2": "late_denoiser"}
+    wan, before = FAMILIES["wan"], {part: opened(copy, part) for part in ("dit", "text", "vae")}
+    index = {names.get(key, key): value for key, value in read_json(copy / "model_index.json").items()}
+    write_json(copy / "model_index.json", {**index, "_class_name": "OtherPipeline"})
+    for theirs in filter(lambda name: (copy / name).is_dir(), names):
+        (copy / theirs).rename(copy / names[theirs])
+    assert "only WanPipeline" in opened(copy, "dit")
+    folders = {part: names.get(theirs, theirs) for part, theirs in wan.folders.items()}
+    other = replace(wan, name="other", pipeline="OtherPipeline", folders=folders)
+    monkeypatch.setattr(families, "FAMILIES", {**FAMILIES, "other": other})
+    assert {part: opened(copy, part) for part in before} == before
+    write_json(copy / "model_index.json", {**index, "_class_name": "OtherPipeline", "denoiser": "x"})
+    assert "model_index.json: denoiser: " in opened(copy, "dit")

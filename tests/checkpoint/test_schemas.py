@@ -12,7 +12,7 @@ from videodit.config import assets_dir
 from videodit.errors import InputError
 from videodit.flow.path import PATHS, Prediction
 from videodit.flow.samplers import SAMPLERS
-from videodit.request import Request
+from videodit.generate.request import Request
 from videodit.untrusted import check, read_json
 
 

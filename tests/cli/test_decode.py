@@ -20,7 +20,7 @@ from videodit.cli.main import main
 from videodit.data.video import read, write
 from videodit.errors import InputError
 from videodit.generate import Pipe
-from videodit.request import OWN
+from videodit.generate.request import OWN
 from videodit.untrusted import read_json
 
 ROOM = 560 * 2**20

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -14,9 +15,11 @@ from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
 from videodit.cli.folder import is_safe
 from videodit.cli.keys import everything
 from videodit.cli.main import COMMANDS, main
-from videodit.cli.places import read_record
 from videodit.config import conf_dir
 from videodit.errors import InputError
+from videodit.generate.record import read_record
+from videodit.generate.request import OWN, Request
+from videodit.settings import LIMITS
 
 SMALL = {"steps": 2, "frames": 5, "size": "32x32"}
 
@@ -85,6 +88,23 @@ SAID: dict[str, tuple[str, str]] = {
     "vae_dtype": ("bfloat16", "made_with"),
     "kernel": ("reference", "made_with"),
 }
+
+
+def another(key: str) -> str:
+    """Some value of a key of a request that its schema allows."""
+    [field] = [one for one in fields(Request) if one.name == key]
+    kind, limits = get_type_hints(Request)[key], field.metadata[LIMITS]
+    if get_origin(kind) is Literal:
+        return next(one for one in get_args(kind) if one != field.default)
+    if kind is str:
+        return "something"
+    least, most = (
+        next((limits[name] for name in names if name in limits), 8) for names in (("ge", "gt"), ("le", "lt"))
+    )
+    return str(7 if kind is int else 0.25 * least + 0.75 * most)
+
+
+SAID |= {key: (another(key), key) for key in OWN if key not in SAID}
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},
     **{"lora": "tests/checkpoint/test_adapters.py", "quantize": "tests/nn/test_int8.py"},

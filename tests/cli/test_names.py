@@ -106,7 +106,7 @@ LINES = [
 def test_lists_of_requests_are_read_or_refused_in_a_line(
     content: bytes, wanted: int | str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from videodit.cli.generate import read_requests
+    from videodit.generate.request import read_requests
 
     path = tmp_path / "many.jsonl"
     path.write_bytes(content)
@@ -177,7 +177,7 @@ def _waiting(model: Path, path: Path) -> None:
     pipe = videodit.load(model, device="cpu")
     requests = [pipe.request("a", frames=1, steps=1, size="32x32")]
     latents, records = pipe.denoise(requests), pipe.records(requests)
-    save_tensors(path, {"0": latents[0]}, {"model": str(model), "paths": ["o.mp4"], "records": records})
+    save_tensors(path, {"0": latents[0].latents}, {"model": str(model), "paths": ["o.mp4"], "records": records})
 
 
 def test_what_no_request_is_made_of(model: Path) -> None:

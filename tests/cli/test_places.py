@@ -12,10 +12,11 @@ from PIL import Image
 import videodit
 from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli.main import main
-from videodit.cli.places import read_record, seeds_of
+from videodit.cli.places import seeds_of
 from videodit.data.video import beside, read
 from videodit.errors import InputError
 from videodit.generate import Pipe
+from videodit.generate.record import read_record
 
 SMALL = ("frames=5", "steps=2", "size=33x47")
 
@@ -137,7 +138,7 @@ def test_what_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Pipe, "denoise", lambda *_: pytest.fail("it was begun"))
+    monkeypatch.setattr(Pipe, "denoise", lambda *_, **__: pytest.fail("it was begun"))
     asked = tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"prompt": "a"}))
     many = any(word.startswith("prompts=") for word in words)

@@ -13,8 +13,8 @@ import pytest
 from tests.structure.source import ROOT
 from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli.main import main
-from videodit.cli.places import read_record
 from videodit.data.video import read, write
+from videodit.generate.record import read_record
 
 MIXED = [
     {"prompt": CAPTIONS[0], "seed": 1},

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from tests.tiny import CAPTIONS, tiny_pipeline
-from videodit.cli import waiting
 from videodit.cli.main import main
-from videodit.cli.places import alone, read_record
+from videodit.cli.places import alone
 from videodit.data.video import read
 from videodit.errors import InputError
-from videodit.generate import Pipe
+from videodit.generate import Pipe, waiting
+from videodit.generate.record import read_record
 
 ENDING = waiting.ENDING
 
@@ -102,7 +102,7 @@ def test_the_same_command_decodes_them(
     whole, out = tmp_path / "whole" / "a.mp4", tmp_path / "a.mp4"
     assert main(asking(model, whole)) == 0
     cut(asking(model, out), monkeypatch)
-    monkeypatch.setattr(Pipe, "denoise", lambda *_: pytest.fail("it is denoised"))
+    monkeypatch.setattr(Pipe, "denoise", lambda *_, **__: pytest.fail("it is denoised"))
     assert main(asking(model, out)) == 0
     assert "only decoding is left" in capsys.readouterr().err
     assert (read(out)[0] == read(whole)[0]).all() and read_record(out) == read_record(whole)

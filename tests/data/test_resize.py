@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from videodit.data.resize import PRESETS, parse_size, resize, retime
+from videodit.data.resize import resize, retime
 from videodit.errors import InputError
+from videodit.shapes import PRESETS, parse_size
 
 FITS = ("crop", "pad", "stretch")
 

@@ -7,22 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from videodit.checkpoint.store import save_tensors
 from videodit.cli import evaluate
-from videodit.config import conf_dir
+from videodit.cli.settings import Evaluate
 from videodit.errors import InputError
 from videodit.eval.protocol import PROMPTS_SEED
 from videodit.flow.path import RectifiedFlow
+from videodit.settings import read
 from videodit.shapes import LatentShape
 from videodit.toy.grammar import evaluation_prompts
 from videodit.toy.judge import Judge, vocabulary
 from videodit.toy.render import render
 
 
-def config(**changes) -> DictConfig:
-    return OmegaConf.merge(OmegaConf.load(conf_dir() / "evaluate.yaml"), changes)
+def asked(**changes) -> Evaluate:
+    return read(Evaluate, changes)
 
 
 def judge() -> Judge:
@@ -94,7 +94,7 @@ def test_the_command_writes_everything(
     monkeypatch.setattr("videodit.eval.protocol.REFERENCES", 4)
     path = save(tmp_path / "judge.safetensors", judge().state_dict())
     small = {"count": 2, "shapes": 1, "clips": 1, "losses": 4, "steps": 2, "prompts": ["ordinary", "two"]}
-    evaluate.run(config(out=str(tmp_path / "out"), judge=str(path), **small))
+    evaluate.run(asked(out=str(tmp_path / "out"), judge=str(path), **small))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["loss"] for row in report["loss"]] == pytest.approx([0.125**2, 0.375**2, 0.625**2, 0.875**2], rel=1e-3)
     assert report["model"] == "fake" and report["request"] == {"steps": 2, "guidance": 3.0}
@@ -109,4 +109,4 @@ def test_the_command_writes_everything(
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(changes: dict) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
-        evaluate.run(config(**changes))
+        evaluate.run(asked(**changes))

@@ -15,7 +15,6 @@ import gguf
 import numpy as np
 import pyarrow
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from pyarrow import parquet
 from safetensors.torch import load_file
 
@@ -28,17 +27,18 @@ from videodit.checkpoint import resolve
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.schedulers import FILE
 from videodit.checkpoint.store import write_json
-from videodit.cli import generate
+from videodit.cli.generate import tell
 from videodit.cli.main import main
-from videodit.cli.memory import check_memory
 from videodit.data import video
 from videodit.data.datasets import read_entries
 from videodit.data.files import Root
 from videodit.data.sample import BadSample
 from videodit.data.set import training_set
 from videodit.errors import InputError
+from videodit.generate.admission import admit
+from videodit.generate.recipe import Recipe
+from videodit.generate.request import read_requests
 from videodit.ingest.journal import Journal
-from videodit.record import parse_record
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def _read_cache() -> None:
 def _read_requests() -> None:
     """As `generate prompts=` does, which then makes what is small."""
     pipe = videodit.load("m", device="cpu")
-    requests = [pipe.request(**asked) for asked in generate.read_requests(Path("many.jsonl"))]
-    generate.tell(pipe, requests)
+    requests = [pipe.request(**asked) for asked in read_requests(Path("many.jsonl"))]
+    tell(pipe, requests)
     for one in requests:
-        check_memory(pipe, [one], "check")
+        admit(pipe, [one])
     for one in _small(requests):
         pipe.run([one])[0].save("o.mp4")
 
@@ -129,18 +129,17 @@ def _recipe(folder: Path) -> None:
 
 def _read_recipe() -> None:
     """A video with this record, as `generate recipe=` reads it."""
-    given = {"recipe": "v.mp4", "model": "m", "lora": "", "passes": None, "chunk": None, "prompt": ""}
-    cfg = OmegaConf.create({**dict.fromkeys(generate.KEYS), **given})
     text = Path("record.json").read_bytes().decode("utf-8", "replace")
     video.write("v.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8.0, metadata={"comment": text})
-    asked, pipe = generate.from_recipe(cfg), videodit.load("m", device="cpu")
-    generate.set_way(pipe, cfg, parse_record(text, "record").get("made_with", {}))
-    requests = [pipe.request(**asked)]
-    generate.check_weights(pipe, Path("v.mp4"))
-    layout = generate.layout_of(pipe, requests, Path("v.mp4"), "check")
-    check_memory(pipe, requests, "check", layout)
-    generate.tell_differences(pipe, Path("v.mp4"))
-    for one in _small(requests):
+    recipe, pipe = Recipe.read(Path("v.mp4")), videodit.load("m", device="cpu")
+    asked = recipe.request({}, "m")
+    pipe = pipe.with_options(**recipe.options(pipe))
+    request = pipe.request(**asked)
+    recipe.check_weights(pipe)
+    layout = recipe.layout(pipe, request)
+    admit(pipe, [request], "check", layout)
+    recipe.tell_differences(pipe)
+    for one in _small([request]):
         pipe.run([one], layout=layout)[0].save("o.mp4")
 
 

@@ -101,7 +101,7 @@ def _make_videos(base: Path) -> None:
     pictures[0].save(base / "clip.jpeg")
     pipe = videodit.load(str(base / "tiny"), device="cpu")
     requests = [pipe.request(caption, frames=5, size="32x32") for caption in CAPTIONS[:2]]
-    latents = dict(zip("01", pipe.denoise(requests), strict=True))
+    latents = {str(number): one.latents for number, one in enumerate(pipe.denoise(requests))}
     records = pipe.records(requests)
     write_json(base / "record.json", records[0])
     header = {"model": "m", "paths": ["a.mp4", "b.mp4"], "records": records}

@@ -16,7 +16,7 @@ from videodit.checkpoint.family import settings
 from videodit.checkpoint.resolve import families
 from videodit.cli.main import main
 from videodit.errors import InputError
-from videodit.generate import check_finite
+from videodit.generate.velocity import check_finite
 
 SMALL = {"frames": 5, "size": "32x32", "steps": 2}
 

@@ -48,16 +48,16 @@ PHASES = {  # by command: in which phase, before which call of what, and what is
     },
     "generate": {
         "texts": ("videodit.generate.Pipe.encode", 1, ""),
-        "denoising": ("videodit.generate.check_finite", 2, ""),
-        "latents": ("videodit.cli.waiting.save_tensors", 1, "clips/0000.latents.safetensors"),
+        "denoising": ("videodit.generate.velocity.check_finite", 2, ""),
+        "latents": ("videodit.generate.waiting.save_tensors", 1, "clips/0000.latents.safetensors"),
         "decoding": ("videodit.generate.Pipe.decode", 1, "clips/0000.latents.safetensors"),
-        "writing": ("videodit.generate.write", 2, "clips/0000.mp4"),
-        "a record": ("videodit.generate.replacing", 2, "clips/0001.mp4"),
+        "writing": ("videodit.generate.video.write", 2, "clips/0000.mp4"),
+        "a record": ("videodit.generate.video.replacing", 2, "clips/0001.mp4"),
         "the sheet": ("videodit.cli.generate.sheet", 1, "clips/0001.mp4"),
     },
     "decode": {
         "decoding": ("videodit.generate.Pipe.decode", 1, "waiting/*.latents.safetensors"),
-        "writing": ("videodit.generate.write", 1, "waiting/*.latents.safetensors"),
+        "writing": ("videodit.generate.video.write", 1, "waiting/*.latents.safetensors"),
     },
     "ingest": {
         "listing": ("videodit.ingest.run.Root.list", 1, ""),

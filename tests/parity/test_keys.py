@@ -64,7 +64,7 @@ def fits(theirs: dict[str, torch.Size], ours: dict[str, torch.Size], rows: Any) 
 
 
 def test_every_family_is_here() -> None:
-    assert set(families()) == set(COUNTS)
+    assert {name for name in families() if "hub" in read_family(name)} == set(COUNTS)
 
 
 @pytest.mark.parametrize("name", COUNTS)

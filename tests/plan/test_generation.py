@@ -14,15 +14,14 @@ import videodit
 from tests.parity import pipelines
 from tests.parity.pipelines import WORDS
 from tests.tiny import TEXT
-from videodit.checkpoint.find import sketch_pipeline
+from videodit.checkpoint.find import open_pipeline, sketch_pipeline
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.weights import Weights
-from videodit.cli import memory
 from videodit.cli.main import main
-from videodit.cli.memory import job_of
 from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import Pipe
+from videodit.generate import Pipe, admission
+from videodit.generate.admission import admit, job_of
 from videodit.plan import generation
 from videodit.plan.generation import Job, Planner, Setup
 from videodit.plan.machine import GIB, Limit, limits
@@ -117,6 +116,25 @@ def test_what_was_traced_once_is_not_traced_again(monkeypatch: pytest.MonkeyPatc
             one.plan(JOB, other)
 
 
+@pytest.mark.parametrize("name", ["toy", "wan2.1-t2v-1.3b", "wan2.2-ti2v-5b", "wan2.2-t2v-a14b"])
+@pytest.mark.parametrize("shape", [LatentShape(1, 16, 16), LatentShape(2, 16, 16), LatentShape(5, 16, 24)], ids=str)
+@pytest.mark.parametrize("way", [Way(0), Way(4), Way(1), Way(1, 8)], ids=str)
+def test_no_stage_exceeds_what_a_job_takes_at_most(name: str, shape: LatentShape, way: Way) -> None:
+    parts = open_pipeline(name, device="cpu", dtype=None) if name == "toy" else None
+    parts = parts or sketch_pipeline(name, device="cpu", dtype=torch.float32)
+    job, setup = Job((shape,), (20, 1), 5, guided=True), Setup("none", torch.float32, way)
+    one = Planner(parts, Limit("a test", GIB), base=GIB)
+    assert one.at_most(job, setup) >= one.plan(job, setup).peak.memory
+
+
+def test_a_small_job_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = planner(100), planner(30)
+    monkeypatch.setattr(generation, "step_cost", lambda *_: pytest.fail("traced"))
+    small.check(JOB, SETUP)
+    with pytest.raises(pytest.fail.Exception, match="traced"):
+        large.check(JOB, SETUP)
+
+
 def test_limits_of_this_machine() -> None:
     found = limits(torch.device("cpu"))
     assert found and all(limit.free > 0 for limit in found)
@@ -137,7 +155,7 @@ def test_generate_refuses_before_anything_is_read(
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(Weights, "read", read)
-    monkeypatch.setattr(memory, "limits", lambda device: [Limit("this test", 2**20)])
+    monkeypatch.setattr(admission, "limits", lambda device: [Limit("this test", 2**20)])
     out = f"out={tmp_path / 'x.mp4'}"
     words = ["generate", WORDS[0], f"model={folder}", out, "size=832x480", "frames=81", "steps=2"]
     assert main(words) == 2
@@ -158,10 +176,11 @@ def test_auto_changes_the_run(
     plans = {chunk: planner.plan(job, Setup("none", pipe.parts.dtype, Way(chunk))) for chunk in (4, 1)}
     between = (plans[4].peak.memory + plans[1].peak.memory) // 2
     assert plans[1].peak.memory < between
-    monkeypatch.setattr(memory, "limits", lambda device: [Limit("this test", between)])
-    monkeypatch.setattr(memory, "resident", lambda: 0)
-    memory.check_memory(pipe, [request], "auto")
-    assert pipe.way.chunk < 4 or pipe.parts.offload != "none"
+    monkeypatch.setattr(admission, "limits", lambda device: [Limit("this test", between)])
+    monkeypatch.setattr(admission, "resident", lambda: 0)
+    other = admit(pipe, [request], "auto")
+    assert other.options.decoding.chunk < 4 or other.parts.offload != "none"
+    assert (pipe.options.decoding.chunk, pipe.parts.offload) == (4, "none"), "this one is as it was"
     assert "memory=auto: " in capsys.readouterr().err
 
 
@@ -187,13 +206,13 @@ def test_halves_in_two_passes_change_no_pixel(folder: Path) -> None:
     request = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 3, "guidance": 4.0, "seed": 2}
     pipe = videodit.load(str(folder), device="cpu")
     expected = pipe([WORDS[0], WORDS[1]], **request)
-    pipe.passes = 2
-    for video, other in zip(pipe([WORDS[0], WORDS[1]], **request), expected, strict=True):
+    twice = pipe.with_options(passes=2)
+    for video, other in zip(twice([WORDS[0], WORDS[1]], **request), expected, strict=True):
         assert (video.clip - other.clip).abs().max() < 1e-5
     job = job_of(pipe, [pipe.request(WORDS[0], size="256x256", frames=33)])
     setups = (Setup("none", torch.float32, Way(4), passes=passes) for passes in (1, 2))
-    once, twice = (Planner(pipe.parts, Limit("x", 0), base=0).plan(job, setup).stages[1] for setup in setups)
-    assert twice.memory < once.memory
+    one, two = (Planner(pipe.parts, Limit("x", 0), base=0).plan(job, setup).stages[1] for setup in setups)
+    assert two.memory < one.memory
 
 
 @pytest.mark.parametrize("offload", ["none", "model", "block"])

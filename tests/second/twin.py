@@ -44,6 +44,7 @@ class TwinSession:
     text: Ragged
     places: Tensor
     run: Runner
+    kernel: str
 
 
 class Mixer(nn.Module):
@@ -99,7 +100,7 @@ class Twin(Denoiser):
 
     def prepare(
         self, context: Context, pack: Pack, *, times: Tensor | None = None, keep: bool = False,
-        run: Runner = run_blocks,
+        run: Runner = run_blocks, kernel: str = "",
     ) -> TwinSession:  # fmt: skip
         """See `Denoiser.prepare`."""
         text = context.streams["text"]
@@ -107,7 +108,7 @@ class Twin(Denoiser):
         far = [torch.arange(1, n + 1, device=pack.positions.device)[:, None] * -pack.positions.new_ones(3)
                for n in text.lengths]  # fmt: skip
         places = torch.cat([one for pair in zip(pack.positions.split(pack.lengths), far, strict=True) for one in pair])
-        return TwinSession(span, text, span.split(places), run)
+        return TwinSession(span, text, span.split(places), run, kernel or self.kernel)
 
     def forward(self, pack: Pack, times: Times, session: TwinSession) -> Tensor:
         """See `Denoiser.forward`."""
@@ -119,7 +120,7 @@ class Twin(Denoiser):
         x = x + (time + self.where(_waves(session.places).to(time.dtype))).to(x.dtype)
 
         def step(block: nn.Module, number: int, state: State) -> State:
-            return block(state, span, self.kernel)
+            return block(state, span, session.kernel)
 
         state = session.run("opening", self.opening, (x, torch.zeros_like(x)), step)
         x, memory = session.run("closing", self.closing, state, step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 import pytest
@@ -42,10 +43,8 @@ TABLE = {
     "eval": Row("data", "torch einops numpy PIL"),
     "toy": Row("data eval", "torch einops"),
     "decode": Row("models", "torch"),
-    "request": Row("data flow", "pydantic"),
-    "record": Row("models", "torch pydantic typing_extensions"),
     "plan": Row("nn models checkpoint config decode", "torch"),
-    "generate": Row("nn models flow data checkpoint config decode plan request record", "torch einops numpy"),
+    "generate": Row("nn models flow data checkpoint config decode plan", f"torch einops numpy {TYPES}"),
     "train": Row(
         "nn models flow data checkpoint parallel track eval generate config", "torch einops peft typing_extensions"
     ),
@@ -55,8 +54,7 @@ TABLE = {
     ),
     "doctor": Row("models data parallel track plan train", "torch numpy"),
     "cli": Row(
-        "nn models flow data checkpoint parallel track eval toy decode plan generate request record train doctor ingest "
-        "config",
+        "nn models flow data checkpoint parallel track eval toy decode plan generate train doctor ingest config",
         "torch hydra omegaconf annotated_types typing_extensions",
     ),
     "__main__": Row("cli", ""),
@@ -133,7 +131,7 @@ def test_torch_distributed_is_not_reached_through_an_attribute() -> None:
 
 
 def test_generation_cannot_reach_the_renderer() -> None:
-    reached, todo = set(), ["videodit.generate"]
+    reached, todo = set(), [module for module in modules() if _below(module, ["videodit.generate"])]
     while todo:
         module = todo.pop()
         if module in reached or module not in modules():
@@ -142,7 +140,7 @@ def test_generation_cannot_reach_the_renderer() -> None:
         parts = module.split(".")
         todo += [".".join(parts[:n]) for n in range(1, len(parts))]  # importing a.b runs a/__init__.py
         todo += [found.module for found in imports(modules()[module]) if not found.for_types]
-    assert "videodit.generate" in reached and "videodit.models.dit" in reached, "the walk went nowhere"
+    assert "videodit.generate.pipe" in reached and "videodit.models.dit" in reached, "the walk went nowhere"
     assert not {module for module in reached if area(module) in ("toy", "eval", "ingest", "features")}
 
 
@@ -164,3 +162,11 @@ def test_the_public_names_are_there() -> None:
 
 def test_every_area_of_the_table_exists() -> None:
     assert {area(module) for module in modules()} - {""} >= set(TABLE)
+
+
+def test_the_files_of_a_room_import_one_way() -> None:
+    """No file imports, for types alone either, what imports it. `checkpoint` still has a circle through its families."""
+    for room in TABLE.keys() - {"checkpoint"}:
+        files = {module: path for module, path in modules().items() if area(module) == room}
+        order = TopologicalSorter({module: {one.module for one in imports(path)} for module, path in files.items()})
+        order.prepare()  # raises CycleError, which names the circle

@@ -1,9 +1,9 @@
 """Adapters in files: which weights of which DiT they change, read in the spellings in which people pass them on.
 
 They become part of a DiT's weights as these are read: `changes` has the mathematics, `scales` how strong they are,
-`experts` which DiT they are for, `adapter_keys` which of its parameters, `families/lora` the spellings. All of a file
-has a place in the model, or the file is refused; only keys of a branch for images, which no model of texts has, are
-left out, and named.
+`experts` which DiT they are for, `adapter_keys` which of its parameters, the family's record and `families/lora` the
+spellings. All of a file has a place in the model, or the file is refused; only keys of modules that the record calls
+absent, such as those of a branch for images, are left out, and named.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from videodit.checkpoint import scales
-from videodit.checkpoint.adapter_keys import Group, Keys, by_expert, says_expert, some, sort_keys, spelling
+from videodit.checkpoint.adapter_keys import Group, Keys, adapters_of, by_expert, says_expert, some, sort_keys, spelling
 from videodit.checkpoint.changes import Difference, LowRank, Value, alpha_of, check_low_rank, check_whole
 from videodit.checkpoint.experts import FILE, adapter_files, experts_named
-from videodit.checkpoint.families import lora as spelt
+from videodit.checkpoint.families import of_network
+from videodit.checkpoint.families.lora import HIGH, KOHYA, KOHYA_ALPHA, LOW
 from videodit.checkpoint.keymap import Form
 from videodit.checkpoint.pretrained import Delta, Part
 from videodit.checkpoint.scales import Said
@@ -28,11 +29,10 @@ from videodit.checkpoint.store import save_tensors
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.build import without_weights
-from videodit.printable import say
+from videodit.printable import note
 
-__all__ = ["FILE", "LAYOUTS", "attach", "matrices", "parse", "save_adapter"]
+__all__ = ["FILE", "attach", "matrices", "parse", "save_adapter"]
 
-LAYOUTS = spelt.LAYOUTS
 LOW_RANK = {"down", "up", "magnitude", "alpha"}  # the tensors of one matrix
 
 
@@ -46,7 +46,7 @@ class Told:
 
     def line(self, file: object, strength: float, experts: int) -> str:
         """All of it in a line."""
-        names = {spelt.HIGH: "high noise", spelt.LOW: "low noise"}
+        names = {HIGH: "high noise", LOW: "low noise"}
         where = " and ".join(f"{count} of the expert for {names[name]}" for name, count in self.layers.items())
         layers = where if experts > 1 else str(sum(self.layers.values()))
         left = f"{len(self.left_out)} ({some(self.left_out)}): this model has no branch for images"
@@ -64,19 +64,19 @@ def attach(parts: Mapping[str, Part], lora: Mapping[str, float], *, quiet: bool 
     A file changes the expert that its keys or its name say, else every one there is. What became of it is said in a
     line; `quiet`: only where keys were left out.
     """
-    found, experts = dict(parts), [name for name in (spelt.HIGH, spelt.LOW) if name in parts]
+    found, experts = dict(parts), [name for name in (HIGH, LOW) if name in parts]
     files = [(file, path, strength) for path, strength in lora.items() for file in adapter_files(path)]
     given = [file for file, _, _ in files]
     named = [experts_named([file, file.parent, Path(path)], given) for file, path, _ in files]
-    if len(experts) == 1 and [spelt.HIGH] in named and [spelt.LOW] in named:
+    if len(experts) == 1 and [HIGH] in named and [LOW] in named:
         pair = some([str(file) for file in given])
         raise InputError(f"lora={pair}: they are for a model of two experts; this one has a single one")
     for (file, _, strength), names in zip(files, named, strict=True):
         weights, told = Weights([file]), Told()
-        for name, keys in by_expert(weights, names, experts).items():
+        for name, keys in by_expert(weights, names, experts, adapters_of(parts[experts[0]].spec)).items():
             found[name] = _with(found[name], name, weights, keys, strength, told)
         if told.left_out or not quiet:
-            say(told.line(file, strength, len(experts)))
+            note(__name__, told.line(file, strength, len(experts)))
     return found
 
 
@@ -117,7 +117,8 @@ def save_adapter(
     diffusers' names, which ComfyUI does not read, since diffusers takes them under no others.
     """
     dora = any("magnitude" in change for change in changes.values())
-    prefix, layout = ("transformer.", "diffusers") if dora else ("diffusion_model.", "vendor")
+    spelt = adapters_of(spec)
+    prefix, layout = spelt.dora if dora else spelt.plain
     theirs = {ours.removesuffix(".weight"): name for name, (ours, _) in matrices(spec, layout).items()}
     ends = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
     tensors = {
@@ -130,7 +131,9 @@ def save_adapter(
 
 def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], strength: float, told: Told) -> Part:
     """A part with one more adapter: a file's keys of these names."""
-    said = scales.sources(weights, expert if says_expert(names) else spelt.HIGH)
+    family = of_network(part.spec)
+    folders = family[0].folders if family and says_expert(names, family[0].adapters) else {}
+    said = scales.sources(weights, folders.get(expert, "transformer"))
     values = {"value": any(one.modules for one in said), "bias_value": any(one.modules or one.bias for one in said)}
     keys = sort_keys(weights, names, part, [which for which, there in values.items() if there])
     shapes = {name: tuple(tensor.shape) for name, tensor in part.skeleton.state_dict().items()}
@@ -145,7 +148,7 @@ def _with(part: Part, expert: str, weights: Weights, names: Sequence[str], stren
     told.layers[expert] = len({ours.rpartition(".")[0] for ours in keys.groups})
     told.left_out = list(dict.fromkeys([*told.left_out, *keys.left_out]))  # both experts may lack the same
     if any(one.kohya for one in said) and not any(_kohya(group) for group in keys.groups.values()):
-        told.notes = [f"{spelt.KOHYA_ALPHA} of its header: not applied, whoever respells such a file puts it into B·A"]
+        told.notes = [f"{KOHYA_ALPHA} of its header: not applied, whoever respells such a file puts it into B·A"]
     return replace(part, added=added, adapters=(*part.adapters, f"{scales.fingerprint(weights)}:{strength}"))
 
 
@@ -191,7 +194,7 @@ def _names(group: Group) -> dict[str, str]:
 
 
 def _kohya(group: Group) -> bool:
-    return any(key.end in spelt.KOHYA for key in group.values())
+    return any(key.end in KOHYA for key in group.values())
 
 
 def _pair(text: str) -> tuple[str, float]:

@@ -44,10 +44,19 @@ def export_own(
 
 
 def export_diffusers(
-    pipeline: Mapping[str, Any], parts: Mapping[str, Part], tokenizer: Path, out: Path, dtype: torch.dtype, tell: Tell
+    pipeline: Mapping[str, Any],
+    parts: Mapping[str, Part],
+    tokenizer: Path,
+    out: Path,
+    dtype: torch.dtype,
+    tell: Tell,
+    family: Family | None = None,
 ) -> None:
-    """Write diffusers' layout. What its classes cannot express is told and left out, and then model_index.json too."""
-    family = of_parts({name: part.spec["architecture"] for name, part in parts.items()})
+    """Write diffusers' layout. What its classes cannot express is told and left out, and then model_index.json too.
+
+    `family`: whose classes they are; without it the first that has such parts.
+    """
+    family = family or of_parts({name: part.spec["architecture"] for name, part in parts.items()})
     if family is None:
         kinds = ", ".join(part.spec["architecture"] for part in parts.values())
         raise InputError(f"format=diffusers: no pipeline of diffusers has such parts ({kinds})")

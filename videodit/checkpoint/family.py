@@ -29,15 +29,19 @@ def settings(family: str, *, exact: bool) -> dict[str, Any]:
 
 
 def nearest_family(parts: Mapping[str, Part]) -> str:
-    """The name in conf/pretrained with this transformer, else the first with as many experts and such a VAE."""
+    """The name in conf/pretrained with this transformer, else the first with as many experts and such a VAE.
+
+    Those of random weights are near to themselves alone.
+    """
     known = {name: read_family(name) for name in families()}
     experts = of_role(parts, DENOISER)
     usable = {n: f for n, f in known.items() if "defaults" in f and ("boundary" in f) == (len(experts) > 1)}
     same = [name for name in usable if is_exact(name, parts[experts[0]].spec["arguments"])]
+    published = {name: family for name, family in usable.items() if "random" not in family}
     for vae in of_role(parts, VAE):
         patch = parts[vae].spec["arguments"]["patch"]
-        same += [name for name, family in usable.items() if family[vae]["arguments"]["patch"] == patch]
-    return (same or list(usable))[0]
+        same += [name for name, family in published.items() if family[vae]["arguments"]["patch"] == patch]
+    return (same or list(published))[0]
 
 
 def is_exact(family: str, arguments: Mapping[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from videodit.checkpoint.folder import Described, is_folder, read_folder
 from videodit.checkpoint.loose import loose_parts
 from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZER, first, lacking, of_role
 from videodit.checkpoint.pretrained import Components, Part, check_parts
-from videodit.checkpoint.resolve import from_hub, locate, locate_recorded, read_family
+from videodit.checkpoint.random_weights import TOLD, is_random
+from videodit.checkpoint.resolve import files_of, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
@@ -22,8 +23,7 @@ from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.models.text import Tokenizer
 from videodit.nn.compiling import lacking_compiler
 from videodit.nn.int8 import check_int8
-from videodit.nn.kernels import AUTO
-from videodit.printable import say
+from videodit.printable import note, warn
 from videodit.untrusted import read_json
 
 SMALL = 2**28  # parameters of a model that stays open as a whole
@@ -38,7 +38,6 @@ def open_pipeline(
     offload: str = "auto",
     quantize: str = "",
     compiled: bool = False,
-    kernel: str = AUTO,
     lora: Mapping[str, float] | None = None,
     base: str = "",
 ) -> Components:
@@ -47,21 +46,22 @@ def open_pipeline(
     `model` is a bundled name, a name in conf/pretrained, a run folder, a folder of weights in our layout, diffusers'
     or the vendor's, a safetensors file of a transformer, or a hub id. `offload` is "none", "model" (one network at a
     time), "block" (and one block of it) or "auto": "none" for small models, else "model". `quantize` is "int8" or
-    nothing. `compiled`: run the denoisers' blocks through torch.compile. `kernel`: of their attention (`nn.kernels`).
-    `lora`: adapters and their strengths. `base`: where the model is that this one is a change of, if not where its
-    pipeline.json says.
+    nothing. `compiled`: run the denoisers' blocks through torch.compile. `lora`: adapters and their strengths.
+    `base`: where the model is that this one is a change of, if not where its pipeline.json says.
     """
     check_choices(offload, quantize)
     if compiled and (absent := lacking_compiler(torch.device(device))):
-        say(f"compile=true: there is no {absent} here, so the DiT runs uncompiled")
+        warn(__name__, f"compile=true: there is no {absent} here, so the DiT runs uncompiled")
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
     pipeline, parts, tokenizer = describe(model, base)
+    if any(is_random(file.parents[1]) for part in parts.values() for file in part.weights.files):
+        note(__name__, f"{model}: {TOLD}")
     check_parts(parts)
     parts = adapters.attach(parts, lora or {})
     if offload == "auto":
         offload = "none" if sum(part.count for part in parts.values()) <= SMALL else "model"
-    found = Components(
+    return Components(
         name=model,
         pipeline=_typed(pipeline, vae_dtype),
         tokenizer=tokenizer_of(pipeline, parts, tokenizer),
@@ -73,8 +73,6 @@ def open_pipeline(
         compiled=compiled and not absent,
         lora=lora,
     )
-    found.kernel = kernel
-    return found
 
 
 def check_choices(offload: str, quantize: str, *, planned: bool = False) -> None:
@@ -194,11 +192,10 @@ def _loose(path: Path, family: str | None) -> Described:
         raise InputError(f"{path}: no file of a transformer's weights is there")
     arguments = first(found, DENOISER).spec["arguments"]
     family = family or nearest_family(found)
-    numbers = read_family(family)
     needed = lacking(found)
     if needed or tokenizer is None:
         told = " and ".join([*needed, *["tokenizer"] * (tokenizer is None)])
-        _, rest, other = read_folder(from_hub(numbers["hub"], f"{path}, which lacks {told}"))
+        _, rest, other = read_folder(files_of(family, f"{path}, which lacks {told}"))
         found, tokenizer = {**{part: rest[part] for part in rest if part in needed}, **found}, tokenizer or other
     pipeline = settings(family, exact=is_exact(family, arguments))
     return pipeline, found, tokenizer

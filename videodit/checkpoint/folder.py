@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.checkpoint.families import FAMILIES, by_pipeline
-from videodit.checkpoint.families.configs import ModelIndex, read_config
+from videodit.checkpoint.families.configs import Class, ModelIndex, read_config
 from videodit.checkpoint.families.lora import LOW
 from videodit.checkpoint.families.record import Network
 from videodit.checkpoint.family import is_exact, nearest_family, settings
@@ -17,10 +17,11 @@ from videodit.checkpoint.schedulers import FILE, read_scheduler
 from videodit.checkpoint.weights import open_weights
 from videodit.errors import InputError
 from videodit.models.interfaces import DENOISER
-from videodit.printable import say
-from videodit.untrusted import read_json
+from videodit.printable import note
+from videodit.untrusted import check, read_json
 
 INDEX = "model_index.json"
+ABSENT = [None, None]  # a component that an index does not name
 Described = tuple[dict[str, Any], dict[str, Part], Path]
 
 
@@ -41,7 +42,9 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
         known = " or ".join(family.pipeline for family in FAMILIES.values() if family.pipeline)
         kind = index.get("_class_name")
         raise InputError(f"{folder}: it holds a {kind}; only {known}, text to video, can be used yet")
-    held = {part: theirs for part, theirs in record.folders.items() if index.get(theirs, [None])[0]}
+    components = record.folders.values()
+    classes = {theirs: check(index.get(theirs, ABSENT), Class, f"{file}: {theirs}") for theirs in components}
+    held = {part: theirs for part, theirs in record.folders.items() if classes[theirs][0]}
     if lacking := [theirs for theirs in held.values() if not (folder / theirs).is_dir()]:
         raise InputError(f"{folder} lacks {', '.join(lacking)}, which its model_index.json names")
     if lacking := [theirs for part, theirs in record.folders.items() if part not in held and part != LOW]:
@@ -49,7 +52,7 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
     if index.get("boundary_ratio") is not None and LOW not in held:
         lacking = record.folders[LOW]
         raise InputError(f"{file}: it has a boundary_ratio, but no {lacking}: one expert of two is no model")
-    parts = {part: _part(folder / theirs, record.networks[part], index[theirs][1]) for part, theirs in held.items()}
+    parts = {part: _part(folder / theirs, record.networks[part], classes[theirs][1]) for part, theirs in held.items()}
     nearest = nearest_family(parts)
     exact = is_exact(nearest, first(parts, DENOISER).spec["arguments"])
     pipeline = settings(nearest, exact=exact)
@@ -72,7 +75,7 @@ def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float
         vendors = read_family(family)["shift"]
     if vendors != folders:
         ours, other, whose = (vendors, folders, "that file") if family else (folders, vendors, f"{nearest}'s vendor")
-        say(f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
+        note(__name__, f"{folder / FILE}: shift={ours:g} is taken; {whose} has {other:g}: shift={other:g} is that one")
     return vendors if family else folders
 
 

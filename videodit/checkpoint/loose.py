@@ -18,7 +18,7 @@ from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
 from videodit.errors import InputError
 from videodit.models.build import role_of
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
-from videodit.printable import say
+from videodit.printable import note
 from videodit.untrusted import read_json
 
 HINTS = {TEXT_ENCODER: "t5", VAE: "vae"}  # in the names of pickles of such a part
@@ -97,7 +97,7 @@ def _fitting(path: Path, name: str, parts: Sequence[Part], found: Mapping[str, P
         if not path.is_file():
             raise InputError(f"{path}: {told} are both {name}; name one file, that of the transformer")
         fitting.sort(key=lambda part: -part.weights.width)
-        say(f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
+        note(__name__, f"{path}: {told} are beside it; {fitting[0].weights.source} is taken")
     return fitting[0]
 
 

@@ -7,12 +7,14 @@ parts as they are asked for.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -26,11 +28,10 @@ from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.build import checked, role_of, with_depths, without_weights
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
-from videodit.models.text import Tokenizer
+from videodit.models.text import SmallT5, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
 from videodit.nn.int8 import suits_int8, to_int8
-from videodit.nn.kernels import AUTO
 from videodit.nn.stream import stream
 
 Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
@@ -187,6 +188,8 @@ class Components:
     With `offload` "model" only one is open at a time, with "block" also only one block of it. With `quantize` "int8"
     the text encoder and the DiTs have 8-bit matrices; with `compiled` the DiTs' blocks are compiled.
 
+    Threads may share it: with `offload` "none" they use the networks at once, else one after the other (`in_use`).
+
     Args:
         name: what the user called it.
         pipeline: the flow, the shift, the sizes it knows, a request's defaults.
@@ -197,8 +200,6 @@ class Components:
         fingerprints: of the weights; those of `parts` are added.
         lora: the adapters that were asked for beside the model, with their strengths, for the record.
     """
-
-    kernel: str = AUTO  # of the denoisers' attention
 
     def __init__(
         self,
@@ -224,9 +225,29 @@ class Components:
         self.parts, self._given = dict(parts or {}), dict(networks or {})
         self._open: dict[str, nn.Module] = {}
         self._fingerprints = dict(fingerprints or {})
+        self._lock = RLock()
+
+    def opened_as(self, *, offload: str, compiled: bool) -> Components:
+        """The same model, of which nothing is open yet, with networks that are opened so."""
+        how = {"offload": offload, "compiled": compiled, "quantize": self.quantize, "lora": self.lora}
+        own = {"parts": self.parts, "networks": self._given, "fingerprints": self._fingerprints}
+        return Components(name=self.name, pipeline=self.pipeline, tokenizer=self.tokenizer, device=self.device,
+                          dtype=self.dtype, **own, **how)  # fmt: skip
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Networks are used inside of the `with` block: by one thread at a time where they, or their blocks, come and
+        go, since a thread that opens one would close another's.
+        """
+        with nullcontext() if self.offload == "none" else self._lock:
+            yield
 
     def network(self, name: str, device: str = "") -> Any:
         """The network of that name (`checkpoint.parts.NAMES`), on the device or on another one."""
+        with self._lock:
+            return self._network(name, device)
+
+    def _network(self, name: str, device: str) -> Any:
         if name in self._given:
             return self._given[name]
         if device and device != self.device.type:
@@ -238,9 +259,8 @@ class Components:
             how = {"streamed": self.offload == "block", "int8": self.quantize == "int8"}
             dtype = self.vae_dtype if ROLES[name] == VAE else self.dtype
             network = self.parts[name].load(device=self.device, dtype=dtype, **how)
-            if isinstance(network, Denoiser):
-                network.kernel = self.kernel
-                for stack in network.stacks().values() if self.compiled else ():
+            if isinstance(network, Denoiser) and self.compiled:
+                for stack in network.stacks().values():
                     compile_blocks(stack)
             self._open[name] = network.requires_grad_(False)
         return self._open[name]

@@ -15,7 +15,7 @@ from videodit.checkpoint.trees import tree_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, open_weights
 from videodit.config import assets_dir, conf_dir, read_yaml
 from videodit.errors import InputError, did_you_mean
-from videodit.printable import say
+from videodit.printable import note
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 OURS = ("runs", "sweeps", "samples", "evaluation")  # folders that commands make: a name below one is no hub id
@@ -29,7 +29,7 @@ def locate(model: str) -> tuple[Path, str | None]:
     if found := _on_disk(Path(model), public=False):
         return found, None
     if name and (conf_dir() / "pretrained" / f"{model}.yaml").is_file():
-        return from_hub(read_family(model)["hub"], model), model
+        return files_of(model, model), model
     if found := _on_disk(Path(model), public=True):
         return found, None
     if Path(model).suffix in PICKLES:
@@ -60,11 +60,13 @@ def locate_recorded(model: str, file: Path, key: str) -> tuple[Path, str | None]
     path = file.parent / model
     if found := _on_disk(path, public=True):
         if file.parent.resolve() not in found.resolve().parents:
-            say(f"{file} names {found}, which is read; {key}= names another")
+            note(__name__, f"{file} names {found}, which is read; {key}= names another")
         return found, None
     family = name and (conf_dir() / "pretrained" / f"{model}.yaml").is_file()
-    if family or HUB_ID.fullmatch(model):
-        return from_hub(read_family(model)["hub"] if family else model, model, cached=True), model if family else None
+    if family:
+        return files_of(model, model, cached=True), model
+    if HUB_ID.fullmatch(model):
+        return from_hub(model, model, cached=True), None
     raise InputError(f"{file} names {model}, which is not there; {key}= says where it is")
 
 
@@ -107,7 +109,7 @@ def family_of(name: str) -> str | None:
     known = families()
     if name in known or Path(name).exists() or not is_hub_id(name):
         return name if name in known else None
-    return next((one for one in known if read_family(one)["hub"] == name), None)
+    return next((one for one in known if read_family(one).get("hub") == name), None)
 
 
 def shared_parts(kind: str) -> list[dict[str, Any]]:
@@ -122,6 +124,16 @@ def read_family(name: str) -> dict[str, Any]:
         if isinstance(family.get(part), str):
             family[part] = read_yaml(conf_dir() / "pretrained" / "parts" / f"{family[part]}.yaml")
     return family
+
+
+def files_of(name: str, asked: str, *, cached: bool = False) -> Path:
+    """The folder of a name in conf/pretrained: made here if its weights are random, else as `from_hub` has it."""
+    numbers = read_family(name)
+    if "random" in numbers:
+        from videodit.checkpoint.random_weights import folder_of  # which asks here for numbers
+
+        return folder_of(name, numbers)
+    return from_hub(numbers["hub"], asked, cached=cached)
 
 
 def from_hub(hub: str, asked: str, *, cached: bool = False) -> Path:

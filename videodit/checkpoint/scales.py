@@ -20,7 +20,6 @@ from typing_extensions import TypedDict
 
 from videodit.checkpoint.families.lora import (
     ALPHAS,
-    COMPONENTS,
     KOHYA_ALPHA,
     METADATA,
     PEFT_CONFIG,
@@ -94,16 +93,16 @@ class Said:
         return _matched(self.alphas, module, self.alpha) / (rank**0.5 if self.rslora else rank)
 
 
-def sources(weights: Weights, expert: str) -> list[Said]:
-    """All that is said beside the tensors: of every key, or of those that name this expert."""
+def sources(weights: Weights, component: str) -> list[Said]:
+    """All that is said beside the tensors: of every key, or of those of this component of diffusers' pipelines."""
     found = []
     if (file := config_file(weights)) is not None:
         found.append(_peft(parse_json(read_bytes(file), file, dict[str, Any]), str(file)))
     header, where = weights.metadata, f"{weights.source}: its header"
     if METADATA in header:
         content = parse_json(header[METADATA], f"{where}: {METADATA}", dict[str, Any])
-        for component in COMPONENTS[expert]:
-            inside = {key.rpartition(".")[2]: x for key, x in content.items() if key.rpartition(".")[0] == component}
+        for prefix in (component, ""):
+            inside = {key.rpartition(".")[2]: x for key, x in content.items() if key.rpartition(".")[0] == prefix}
             if inside:
                 found.append(_peft(inside, f"{where}: {METADATA}"))
     for key in ALPHAS:

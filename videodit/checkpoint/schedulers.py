@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import TypedDict
 
-from videodit.printable import say
+from videodit.printable import warn
 from videodit.untrusted import is_a, read_json
 
 FILE = Path("scheduler") / "scheduler_config.json"
@@ -114,7 +114,7 @@ def read_scheduler(folder: Path, name: str | None) -> dict[str, Any]:
     held = read_json(file, Scheduler)
     name = name or held.get("_class_name", "")
     if name not in FOLLOWED:
-        say(f"{file}: {name} is not followed; sampler=unipc and its usual times take its place")
+        warn(__name__, f"{file}: {name} is not followed; sampler=unipc and its usual times take its place")
         return {"shift": float(held.get("flow_shift", held.get("shift", 1.0))), "sampler": "unipc"}
     followed = FOLLOWED[name]
     defaults = {key: default for key, (default, _) in (followed.solver | followed.agreed).items()}
@@ -125,7 +125,7 @@ def read_scheduler(folder: Path, name: str | None) -> dict[str, Any]:
     final, other = _final(followed, held)
     if strange | other:
         told = ", ".join(f"{key}={value!r}"[:60] for key, value in (strange | other).items())
-        say(f"{file}: not followed: {told}")
+        warn(__name__, f"{file}: not followed: {told}")
     solver = {key: value for key, value in solver.items() if key not in strange}
     solver |= {"final_sigmas_type": "sigma_min"} if final else {}
     usual = followed.spacing == "unipc" and not final

@@ -15,7 +15,8 @@ from videodit.checkpoint.find import described
 from videodit.checkpoint.folder import is_folder
 from videodit.checkpoint.loose import identify_all, loose_parts
 from videodit.checkpoint.pretrained import Part, check_parts
-from videodit.checkpoint.resolve import families, from_hub, is_hub_id, read_family
+from videodit.checkpoint.random_weights import TOLD, is_random
+from videodit.checkpoint.resolve import families, files_of, from_hub, is_hub_id, read_family
 from videodit.checkpoint.store import is_held, load_tensors
 from videodit.checkpoint.weights import Weights, open_weights
 from videodit.config import assets_dir
@@ -71,6 +72,8 @@ def find_model(name: str) -> Model | None:
 def model_lines(model: Model) -> Lines:
     """What it is made of, and what it makes."""
     yield "files", model.where
+    if is_random(Path(model.where)):
+        yield "weights", TOLD
     if base := _base(Path(model.where)):
         yield "a change of", base
     if (adapter := Path(model.where) / ADAPTER).is_file():
@@ -193,11 +196,13 @@ def _family(parts: Mapping[str, Part]) -> str:
 
 
 def _named(name: str) -> Model:
-    """A name in conf/pretrained: by its files where the hub's cache has them, else by its numbers."""
+    """A name in conf/pretrained: by its files where they are here or can be made here, else by its numbers."""
     family = read_family(name)
     try:
-        return _whole(from_hub(family["hub"], name, cached=True), name)
+        return _whole(files_of(name, name, cached=True), name)
     except InputError:
+        if "hub" not in family:
+            raise
         parts = {part: Part(family[part], Weights([])) for part in ("dit", "text", "vae") if _known(family.get(part))}
         parts |= {"dit_low": parts["dit"]} if "boundary" in family else {}
         there = f"not here; generate takes them from https://huggingface.co/{family['hub']}"

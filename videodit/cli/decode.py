@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from videodit.atomic import check_output
 from videodit.checkpoint.resolve import bundled
-from videodit.cli import waiting
-from videodit.cli.generate import set_decoding
-from videodit.cli.making import finish
-from videodit.cli.places import check_folder, check_paths, inside
-from videodit.cli.waiting import Waiting
+from videodit.cli.places import check_folder, check_paths, saved
+from videodit.cli.settings import Decode
 from videodit.data.video import target
+from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import load
+from videodit.generate import waiting
+from videodit.generate.pipe import load
+from videodit.generate.record import inside
+from videodit.generate.waiting import Waiting
 from videodit.nn.device import pick_dtype
-from videodit.printable import say
-from videodit.request import OWN
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from videodit.printable import answer, say
 
 
-def run(cfg: DictConfig) -> None:
-    """Decode the latents of `cfg.path` and write the videos."""
-    if not cfg.path:
+def run(asked: Decode) -> None:
+    """Decode the latents that wait in a file and write the videos."""
+    if not asked.path:
         raise InputError("path: name a file of latents, such as video.latents.safetensors")
-    path = Path(cfg.path)
+    path = Path(asked.path)
     left = waiting.read(path)
-    paths = paths_of(path, left, cfg.out)
+    paths = paths_of(path, left, asked.out)
     before = left.records[0].get("made_with", {})
-    model = cfg.model or named_model(path, left.model)
+    model = asked.model or named_model(path, left.model)
     dtype = before.get("dtype", "")
-    typed = cfg.vae_dtype if "vae_dtype" in cfg else ""
-    vae_dtype = pick_dtype(typed or before.get("vae_dtype", dtype), "vae_dtype")
-    pipe = load(model, device=cfg.device or None, dtype=pick_dtype(dtype), vae_dtype=vae_dtype)
-    vae, theirs = pipe.parts.fingerprints["vae"], left.records[0]["weights"].get("vae")
-    if vae != theirs:
-        raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({vae})")
-    requests = [pipe.request(**{key: one[key] for key in OWN if key in one}) for one in left.records]
-    check_paths(paths, requests)
-    waiting.check_latents(pipe, path, left, requests)
-    # What an older file does not say is as it is now.
-    records = [{**now, **one} for now, one in zip(pipe.records(requests), left.records, strict=True)]
-    set_decoding(pipe, cfg.chunk, before)
-    finish(pipe, left.latents, requests, paths, records)
-    if not cfg.keep:
+    vae_dtype = pick_dtype(asked.vae_dtype or before.get("vae_dtype", dtype), "vae_dtype")
+    pipe = load(model, device=asked.device or None, dtype=pick_dtype(dtype), vae_dtype=vae_dtype)
+    denoised = waiting.denoised(pipe, path, left)
+    check_paths(paths, [one.request for one in denoised])
+    if asked.chunk is not None:
+        pipe = pipe.with_options(decoding=Way(asked.chunk))
+    elif "decoding" in before:
+        pipe = pipe.with_options(decoding=Way(**before["decoding"]))
+    for one, video in zip(denoised, paths, strict=True):
+        answer(saved(pipe.decode(one), video))
+    if not asked.keep:
         waiting.forget([path], left.place)
 
 

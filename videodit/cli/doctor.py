@@ -19,7 +19,6 @@ from videodit.alive import doing
 from videodit.atomic import check_output
 from videodit.cli.clips import datasets_of, sizes_of
 from videodit.cli.compose import make, resolved
-from videodit.cli.memory import room
 from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.ranks import column, run_on, shortened
 from videodit.cli.start import base_named, inherits
@@ -38,7 +37,7 @@ from videodit.flow.schedules import linear
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
-from videodit.plan.machine import GIB, limits, resident
+from videodit.plan.machine import GIB, limits, resident, room
 from videodit.printable import answer, say
 from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter

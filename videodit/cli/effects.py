@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from videodit.cli.settings import SAMPLED, Asked, Planned
 from videodit.config import assets_dir
 from videodit.errors import InputError
+from videodit.settings import keys_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,8 +29,13 @@ class Idle(NamedTuple):
     why: str
 
 
-def _effects(result: str, work: str) -> dict[str, str]:
-    return {**dict.fromkeys(result.split(), RESULT), **dict.fromkeys(work.split(), WORK)}
+def _effects(result: str, work: str, request: Sequence[str] = ()) -> dict[str, str]:
+    """request: the keys of a request that the command takes, which all change the result."""
+    return {**dict.fromkeys([*result.split(), *request], RESULT), **dict.fromkeys(work.split(), WORK)}
+
+
+def _names(kind: type) -> list[str]:
+    return [key.name for key in keys_of(kind)]
 
 
 _NETWORKS = "model vae text flow optim adapter experiment"
@@ -37,23 +44,17 @@ _TRAINING = f"""{_NETWORKS} data stage after init vae_from seed limit precision 
 _RUN = """parallel tracker name run_dir tracked cache fresh plan memory device kernel workers keep loop samples"""
 EFFECTS: Mapping[str, Mapping[str, str]] = {
     "generate": _effects(
-        """prompt prompts recipe model base lora dtype vae_dtype quantize compile kernel offload passes chunk batch
-        negative size width height aspect preset fit frames seconds fps seed count steps guidance sampler
-        step_cache shift""",
+        "prompts recipe model base lora dtype vae_dtype quantize compile kernel offload passes chunk batch count",
         "out sheet device memory",
+        _names(Asked),
     ),
-    "plan": _effects(
-        """prompt model base dtype vae_dtype offload passes quantize chunk negative size width height aspect preset
-        frames seconds fps steps guidance sampler step_cache shift limit device""",
-        "",
-    ),
+    "plan": _effects("model base dtype vae_dtype offload passes quantize chunk limit device", "", _names(Planned)),
     "decode": _effects("path model vae_dtype chunk", "out device keep"),
     "train": _effects(_TRAINING, _RUN),
     "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
     "encode": _effects("data model init vae_from limit", "cache device workers"),
     "evaluate": _effects(
-        "model base prompts count seed shapes clips losses steps guidance sampler judge kernel",
-        "out page batch device",
+        "model base prompts count seed shapes clips losses judge kernel", "out page batch device", SAMPLED
     ),
     "export": _effects("model format lora dtype vae_from base", "out"),
     "info": _effects("path", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,68 +13,64 @@ from videodit.alive import doing
 from videodit.atomic import check_output
 from videodit.checkpoint.store import give, load_tensors
 from videodit.checkpoint.weights import fingerprint
+from videodit.cli.settings import SAMPLED, Evaluate
 from videodit.config import assets_dir
 from videodit.errors import InputError
 from videodit.eval.page import page
 from videodit.eval.protocol import PROMPTS_SEED, Ask, Benchmark, by_shape, follow
 from videodit.eval.report import by_time, reconstruction, summary, write_json
-from videodit.generate import Pipe, load
+from videodit.generate.pipe import Pipe, load
+from videodit.generate.request import check_keys, given_of
 from videodit.printable import answer
 from videodit.shapes import LatentShape
 from videodit.toy.benchmark import ToyBenchmark
 from videodit.toy.judge import Judge
 from videodit.track.progress import Progress
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 JUDGES = {"judge": (Judge, ToyBenchmark)}  # by the architecture that a file of judge= states
 BINS = 10  # of time, for the held-out loss
 CLIPS_SEED = 3_000_000  # of the scenes that go through the VAE; training uses small seeds
 
 
-def run(cfg: DictConfig) -> None:
-    """Evaluate `cfg.model`, write the report into the folder `cfg.out`, print its numbers."""
-    check(cfg)
-    check_output(Path(cfg.out) / "report.json")
-    path = Path(cfg.judge) if cfg.judge else assets_dir() / "judge.safetensors"
-    benchmark, out = load_judge(path), Path(cfg.out)
-    for kind in cfg.prompts:
-        if kind not in benchmark.kinds:
-            raise InputError(f"prompts: unknown kind {kind!r}, they are {', '.join(benchmark.kinds)}")
-    pipe = load(cfg.model, device=cfg.device or None, base=cfg.base, kernel=cfg.kernel)
+def run(asked: Evaluate) -> None:
+    """Evaluate `asked.model`, write the report into the folder `asked.out`, print its numbers."""
+    check(asked)
+    check_output(Path(asked.out) / "report.json")
+    path = Path(asked.judge) if asked.judge else assets_dir() / "judge.safetensors"
+    benchmark, out = load_judge(path), Path(asked.out)
+    pipe = load(asked.model, device=asked.device or None, base=asked.base, kernel=asked.kernel)
     report: dict[str, Any] = {
         "model": pipe.parts.name,
         "weights": pipe.parts.fingerprints,
         "judge": fingerprint(path),
-        "request": pipe.defaults | request(cfg),
-        "seed": cfg.seed,
+        "request": pipe.defaults | request(asked),
+        "seed": asked.seed,
     }
-    report |= measure(cfg, pipe, benchmark, out)
+    report |= measure(asked, pipe, benchmark, out)
     write_json(out / "report.json", report)
     answer(*summary(report))
     answer(f"written: {out / 'report.json'} and a page of clips for each kind of prompt")
 
 
-def measure(cfg: DictConfig, pipe: Pipe, benchmark: Benchmark, out: Path) -> dict[str, Any]:
-    """The sections of the report that `cfg` asks for; writes the pages of clips on the way."""
+def measure(asked: Evaluate, pipe: Pipe, benchmark: Benchmark, out: Path) -> dict[str, Any]:
+    """The sections of the report that `asked` asks for; writes the pages of clips on the way."""
     sections: dict[str, Any] = {}
-    if cfg.clips:
+    if asked.clips:
         device = pipe.parts.device
         with doing("reconstruct clips"):
-            how = {"count": cfg.clips, "seed": CLIPS_SEED, "batch": cfg.batch, "device": device}
+            how = {"count": asked.clips, "seed": CLIPS_SEED, "batch": asked.batch, "device": device}
             sections["reconstruction"] = reconstruction(pipe.parts.vae, benchmark, benchmark.shapes, **how)
-    if cfg.losses:
+    if asked.losses:
         with doing("losses on held-out clips"):
-            sections["loss"] = by_time(*held_out_losses(pipe, benchmark, cfg.losses, cfg.batch), BINS)
+            sections["loss"] = by_time(*held_out_losses(pipe, benchmark, asked.losses, asked.batch), BINS)
     sections["prompts"] = {}
-    for kind in cfg.prompts:
-        with asking(cfg, cfg.count, f"{kind} prompts", 1) as ask:
+    for kind in asked.prompts:
+        with asking(asked, asked.count, f"{kind} prompts", 1) as ask:
             sections["prompts"][kind], shown = follow(pipe, benchmark, kind, benchmark.shape, ask)
-        page(out / f"{kind}.png", shown[: cfg.page], columns=2)
+        page(out / f"{kind}.png", shown[: asked.page], columns=2)
         write_json(out / "report.json", sections)  # what is known so far, should the rest be cut off
-    if cfg.shapes:
-        with asking(cfg, cfg.shapes, "shapes", len(benchmark.shapes)) as ask:
+    if asked.shapes:
+        with asking(asked, asked.shapes, "shapes", len(benchmark.shapes)) as ask:
             sections["shapes"] = by_shape(pipe, benchmark, ask)
     return sections
 
@@ -101,25 +97,22 @@ def held_out_losses(
 
 
 @contextmanager
-def asking(cfg: DictConfig, count: int, label: str, rounds: int) -> Iterator[Ask]:
+def asking(asked: Evaluate, count: int, label: str, rounds: int) -> Iterator[Ask]:
     """How to ask for clips, with a progress bar that follows."""
     with Progress(total=count * rounds, label=label) as progress:
-        yield Ask(count, cfg.seed, cfg.batch, request(cfg), lambda done, total: progress.update(done))
+        yield Ask(count, asked.seed, asked.batch, request(asked), lambda done, total: progress.update(done))
 
 
-def request(cfg: DictConfig) -> dict[str, Any]:
+def request(asked: Evaluate) -> dict[str, Any]:
     """What the command line says about sampling; the model's own settings stand for the rest."""
-    return {key: cfg[key] for key in ("steps", "guidance", "sampler") if cfg[key] is not None}
+    return given_of({key: getattr(asked, key) for key in SAMPLED})
 
 
-def check(cfg: DictConfig) -> None:
+def check(asked: Evaluate) -> None:
     """Raise InputError, naming the key, for what cannot be evaluated."""
-    for key in ("count", "shapes", "clips", "losses", "page", "batch", "seed"):
-        least = 1 if key in ("count", "page", "batch") else 0
-        if not isinstance(cfg[key], int) or cfg[key] < least:
-            raise InputError(f"{key}={cfg[key]}: must be a whole number, {least} or more")
-    if Path(cfg.out).is_file():
-        raise InputError(f"out={cfg.out}: is a file; give the name of a folder")
+    check_keys(request(asked))
+    if Path(asked.out).is_file():
+        raise InputError(f"out={asked.out}: is a file; give the name of a folder")
 
 
 def load_judge(path: Path) -> Benchmark:

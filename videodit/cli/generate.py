@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict
-from itertools import groupby
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from videodit.atomic import check_output
-from videodit.checkpoint.adapters import parse
-from videodit.cli.making import make
-from videodit.cli.memory import check_memory, passes_of, way_of
 from videodit.cli.places import (
     alone,
     check_folder,
@@ -22,140 +18,159 @@ from videodit.cli.places import (
     labels,
     names_by_seed,
     names_in,
-    read_record,
+    saved,
     seeds_of,
     several,
     sheet_of,
 )
+from videodit.cli.settings import Generate
 from videodit.data.sheet import sheet
 from videodit.data.video import kept_as, target
 from videodit.decode import Way
-from videodit.errors import InputError, did_you_mean
-from videodit.generate import VERSIONS, Pipe, load
+from videodit.errors import InputError
+from videodit.generate.jobs import TOGETHER, Job, admit_all, grouped, make
+from videodit.generate.layout import Layout, made_in
+from videodit.generate.pipe import Pipe, load
+from videodit.generate.recipe import Recipe
+from videodit.generate.request import KEYS, Request, check_contrary, check_keys, read_requests, with_defaults
+from videodit.generate.video import Video
+from videodit.generate.waiting import OnDisk
 from videodit.nn.device import pick_dtype
 from videodit.nn.kernels import AUTO
 from videodit.printable import answer, say
-from videodit.record import Layout, made_in
-from videodit.request import OWN, Request, check_contrary, check_keys, given_of, with_defaults
 from videodit.shapes import VideoShape
-from videodit.untrusted import json_lines
+from videodit.track.progress import Progress
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-KEYS = (
-    *("negative", "width", "height", "size", "frames", "seconds", "fps", "aspect", "preset", "fit"),
-    *("seed", "steps", "guidance", "sampler", "step_cache", "shift"),
-)
-TOGETHER = 8  # requests of a file that are made in one pack, if nothing else is said
 COLUMNS = 9  # frames of a clip on a contact sheet
 
 
-def run(cfg: DictConfig) -> None:
-    """Make the videos that `cfg` asks for."""
-    if cfg.prompts and (cfg.prompt or cfg.recipe):
+def run(asked: Generate) -> None:
+    """Make the videos that are asked for."""
+    if asked.prompts and (asked.prompt or asked.recipe):
         raise InputError("prompts= names a file of requests: give no prompt and no recipe= beside it")
-    seed = seeds_of(cfg.seed, cfg.count)
-    by_seed = isinstance(seed, list) or cfg.count is not None
-    folder = bool(cfg.prompts) or (by_seed and cfg.out.endswith("/"))
-    out = Path(cfg.out) if folder else target(cfg.out, "out")
+    seed = seeds_of(asked.seed, asked.count)
+    by_seed = isinstance(seed, list) or asked.count is not None
+    folder = bool(asked.prompts) or (by_seed and asked.out.endswith("/"))
+    out = Path(asked.out) if folder else target(asked.out, "out")
     if folder:
         check_folder(out)
-    asked = asked_of(cfg, seed)
+    keys = given(asked)
+    recipe = Recipe.read(Path(asked.recipe)) if asked.recipe else None
+    wanted = wanted_of(asked, keys, seed, recipe)
     check_output(out / "0000.mp4" if folder else out)
-    if cfg.sheet:
-        check_sheet(Path(cfg.sheet))
-    pipe, before = opened(cfg)
-    set_way(pipe, cfg, before)
-    requests = [pipe.request(**keys) for keys in asked]
+    if asked.sheet:
+        check_sheet(Path(asked.sheet))
+    pipe = opened(asked, recipe)
+    requests = [pipe.request(**one) for one in wanted]
     with alone(out) if folder else nullcontext():
         paths = names_in(out, requests, pipe) if folder else names_by_seed(out, requests, pipe) if by_seed else [out]
         check_paths(paths, requests)
-        page = Path(cfg.sheet) if cfg.sheet else sheet_of(paths, requests) if by_seed else None
+        page = Path(asked.sheet) if asked.sheet else sheet_of(paths, requests) if by_seed else None
         if page in paths:
             raise InputError(f"sheet={page}: the video has this name")
         if paths == [out] and out.exists():
             say(f"{out} is there already; it will be replaced")
-        make_all(cfg, pipe, requests, paths, page)
+        layout = None
+        if recipe is not None:
+            recipe.check_weights(pipe)
+            layout = None if keys or len(requests) > 1 else recipe.layout(pipe, requests[0], asked.memory)
+        tell(pipe, requests, layout)
+        lines = [kept_as(path, one.height, one.width) for path, one in zip(paths, requests, strict=True)]
+        answer(*(line for line in dict.fromkeys(lines) if line))
+        jobs = grouped(requests, TOGETHER if asked.batch is None else asked.batch, layout)
+        pipe = admit_all(pipe, jobs, asked.memory)
+        if recipe is not None:
+            recipe.tell_differences(pipe)
+        make_all(pipe, jobs, paths, page, again=bool(asked.prompts))
 
 
-def make_all(cfg: DictConfig, pipe: Pipe, requests: list[Request], paths: list[Path], page: Path | None) -> None:
-    """The videos of requests, pack after pack, and a page of them all; what is there of an earlier run stays as it is.
+def make_all(pipe: Pipe, jobs: Sequence[Job], paths: Sequence[Path], page: Path | None, *, again: bool) -> None:
+    """The videos of jobs, and a page of them all. again: packs that an earlier run has made stay as they are.
 
-    `page`: the contact sheet, if there is to be one.
+    page: the contact sheet, if there is to be one.
     """
-    groups = batches(list(zip(requests, paths, strict=True)), TOGETHER if cfg.batch is None else cfg.batch)
-    layout = None
-    if cfg.recipe:
-        check_weights(pipe, Path(cfg.recipe))
-        layout = None if given(cfg) or len(requests) > 1 else layout_of(pipe, requests, Path(cfg.recipe), cfg.memory)
-    tell(pipe, requests, layout)
-    lines = [kept_as(path, one.height, one.width) for path, one in zip(paths, requests, strict=True)]
-    answer(*(line for line in dict.fromkeys(lines) if line))
-    for batch in groups:
-        check_memory(pipe, [request for request, _ in batch], cfg.memory, layout)
-    if cfg.recipe:
-        tell_differences(pipe, Path(cfg.recipe))
     rows = []
-    for batch in groups:
-        if cfg.prompts and not page and is_done(batch, pipe):  # a sheet needs the frames as they were
-            answer(*(path for _, path in batch))
+    for job in jobs:
+        own = [paths[number] for number in job.numbers]
+        if again and not page and is_done(own, job.requests, pipe):  # a sheet needs the frames as they were
+            answer(*own)
             continue
-        videos = make(pipe, [request for request, _ in batch], [path for _, path in batch], layout)
-        rows += [video.frames for video in videos] if page else []
+        for video in made(pipe, job, own):
+            rows += [video.frames] if page else []
     if page:
-        sheet(page, rows, labels(requests), COLUMNS)
+        sheet(page, rows, labels([one for job in jobs for one in job.requests]), COLUMNS)
         answer(page)
 
 
-def opened(cfg: DictConfig) -> tuple[Pipe, dict[str, Any]]:
-    """The model, opened as a recipe's record says where nothing else is typed, and what that says: its `made_with`."""
-    before = read_record(Path(cfg.recipe)).get("made_with", {}) if cfg.recipe else {}
-    offload = before.get("offload", cfg.offload) if cfg.offload == "auto" else cfg.offload
-    vae_dtype = pick_dtype(cfg.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
-    how = {"offload": offload, "quantize": cfg.quantize, "compiled": cfg.compile, "vae_dtype": vae_dtype}
-    where = {"device": cfg.device or None, "dtype": pick_dtype(cfg.dtype)}
-    pipe = load(cfg.model, lora=cfg.lora, base=cfg.base, kernel=cfg.kernel, **where, **how)
-    made_by = before.get("kernel", AUTO)
-    if cfg.kernel == AUTO != made_by and pipe.attention.refusal(made_by) is None:
-        pipe.parts.kernel = made_by  # where this machine can
-    return pipe, before
+def made(pipe: Pipe, job: Job, paths: Sequence[Path]) -> Iterator[Video]:
+    """The videos of a job, as they are written. Where that ends before the last one, its latents wait."""
+    shelf = OnDisk(pipe, job.requests, paths, job.layout)
+    try:
+        with Bar() as bar:
+            for number, video in enumerate(make(pipe, job, handover=shelf, progress=bar)):
+                answer(saved(video, paths[number]))
+                yield video
+    except BaseException:
+        if shelf.path is not None:
+            words = [str(shelf.path), *([f"model={shelf.model}"] if shelf.typed else [])]
+            say(f"denoising is done; to go on from there: videodit decode {shlex.join(words)}")
+        raise
 
 
-def asked_of(cfg: DictConfig, seed: list[int] | int | None) -> list[dict[str, Any]]:
-    """The keys of each request."""
-    if not cfg.prompts:
-        return several(from_recipe(cfg) if cfg.recipe else from_keys(cfg), seed, cfg.count)
-    if isinstance(seed, list):
-        raise InputError(f"seed={cfg.seed}: with prompts= it is one number, from which seeds count up by lines")
-    return from_lines(cfg)
+class Bar:
+    """A progress bar of a job's denoising, from its beginning to its last step."""
+
+    def __init__(self) -> None:
+        self._inside = ExitStack()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.close()
+
+    def __call__(self, job: Job, step: int, steps: int) -> None:
+        if step == 0:
+            self._bar = self._inside.enter_context(Progress(total=steps, label="denoise"))
+        elif self._bar is not None:
+            self._bar.update(step)
+        if step == steps:
+            self._inside.close()
 
 
-def set_way(pipe: Pipe, cfg: DictConfig, before: dict[str, Any]) -> None:
-    """Take passes and decoding as they were typed, else from a record's `made_with`, else as they are."""
-    if cfg.passes is not None or "passes" in before:
-        pipe.passes = passes_of(before["passes"] if cfg.passes is None else cfg.passes)
-    set_decoding(pipe, cfg.chunk, before)
+def opened(asked: Generate, recipe: Recipe | None) -> Pipe:
+    """The model, opened and run as a recipe's record says where nothing else is typed."""
+    before = recipe.made_with if recipe else {}
+    offload = before.get("offload", asked.offload) if asked.offload == "auto" else asked.offload
+    vae_dtype = pick_dtype(asked.vae_dtype or before.get("vae_dtype", before.get("dtype", "")), "vae_dtype")
+    how = {"offload": offload, "quantize": asked.quantize, "compiled": asked.compile, "vae_dtype": vae_dtype}
+    where = {"device": asked.device or None, "dtype": pick_dtype(asked.dtype)}
+    pipe = load(asked.model, lora=asked.lora, base=asked.base, kernel=asked.kernel, **where, **how)
+    options = recipe.options(pipe, kernel=asked.kernel == AUTO) if recipe else {}
+    options |= {} if asked.passes is None else {"passes": asked.passes}
+    options |= {} if asked.chunk is None else {"decoding": Way(asked.chunk)}
+    return pipe.with_options(**options)
 
 
-def set_decoding(pipe: Pipe, chunk: Any, before: dict[str, Any]) -> None:
-    """The same for decoding alone."""
-    if chunk is not None:
-        pipe.way = way_of(chunk)
-    elif "decoding" in before:
-        pipe.way = Way(**before["decoding"])
-
-
-def from_keys(cfg: DictConfig) -> dict[str, Any]:
-    """The request of the command line; what was not given is left out."""
-    if not cfg.prompt.strip():
+def wanted_of(
+    asked: Generate, keys: dict[str, Any], seed: list[int] | int | None, recipe: Recipe | None
+) -> list[dict[str, Any]]:
+    """The keys of each request; `keys`: those that were typed."""
+    if asked.prompts:
+        if isinstance(seed, list):
+            raise InputError(f"seed={asked.seed}: with prompts= it is one number, from which seeds count up by lines")
+        return from_lines(Path(asked.prompts), keys)
+    if recipe is not None:
+        return several(recipe.request(keys, asked.model, asked.lora), seed, asked.count)
+    if not asked.prompt.strip():
         raise InputError('prompt: it is empty; say what the video shows: videodit generate "a red ball rolls right"')
-    return given(cfg)
+    return several(keys, seed, asked.count)
 
 
-def given(cfg: DictConfig) -> dict[str, Any]:
+def given(asked: Any) -> dict[str, Any]:
     """The keys of a request that a command has and that were typed; of several seeds the first."""
-    keys = {key: cfg[key] for key in ("prompt", *KEYS) if key in cfg and cfg[key] not in ("", None)}
+    keys = {key: getattr(asked, key) for key in KEYS if getattr(asked, key, "") not in ("", None)}
     if isinstance(keys.get("seed"), str):
         keys["seed"] = seeds_of(keys["seed"], None)[0]
     check_keys(keys)
@@ -163,108 +178,15 @@ def given(cfg: DictConfig) -> dict[str, Any]:
     return keys
 
 
-def from_lines(cfg: DictConfig) -> list[dict[str, Any]]:
-    """The requests of a file. Keys on the command line are for lines that lack them; seeds count up, as in Python."""
-    defaults = given(cfg)
-    first = defaults.pop("seed", 0)
-    lines = read_requests(Path(cfg.prompts))
-    return [with_defaults(line, {**defaults, "seed": first + number}) for number, line in enumerate(lines)]
+def from_lines(path: Path, keys: dict[str, Any]) -> list[dict[str, Any]]:
+    """The requests of a file. Typed keys are for lines that lack them; seeds count up, as in Python."""
+    first = keys.get("seed", 0)
+    return [with_defaults(line, {**keys, "seed": first + number}) for number, line in enumerate(read_requests(path))]
 
 
-def from_recipe(cfg: DictConfig) -> dict[str, Any]:
-    """The request that a video was made from, but for what the command line says otherwise."""
-    changed = given(cfg)
-    record = read_record(Path(cfg.recipe))
-    if record["model"] != cfg.model:
-        say(f"recipe: made with model={record['model']}, now {cfg.model}")
-    if record.get("lora", {}) != parse(cfg.lora):
-        say(f"recipe: made with lora={record.get('lora', {})}, now {parse(cfg.lora)}")
-    before = {key: record[key] for key in OWN if key in record}  # older records have fewer
-    check_keys(before)
-    if changed:
-        told = ", ".join(f"{key}={value}" for key, value in changed.items())
-        say(f"recipe: followed but for {told}, so another video")
-    return with_defaults(changed, before)
-
-
-def layout_of(pipe: Pipe, requests: list[Request], recipe: Path, memory: str) -> Layout | None:
-    """The layout that a recipe's video was made in; alone in its shape where that is not known or needs too much."""
-    record = read_record(recipe)
-    layout = record.get("made_with", {}).get("layout")
-    if layout is None:
-        return layout_alone(pipe, requests, record.get("generated"))
-    pipe.check_layout(layout, requests, f"{recipe}: its record: made_with.layout")
-    if len(layout["shapes"]) == 1:
-        return layout
-    try:
-        check_memory(pipe, requests, memory, layout)
-    except InputError as error:
-        say(f"recipe: made alone, not in its pack, so pixels may differ within rounding ({error})")
-        return layout_alone(pipe, requests, asdict(made_in(layout, pipe.parts.sizes("vae").stride)))
-    return layout
-
-
-def layout_alone(pipe: Pipe, requests: list[Request], generated: Mapping[str, Any] | None) -> Layout | None:
-    """One request's layout at the shape of a record, which may not be the one that is made for it now."""
-    if generated is None:
-        return None
-    shape = VideoShape(*(generated[key] for key in ("frames", "height", "width")))
-    shape = shape.latent(pipe.parts.sizes("vae").stride)
-    layout = {**pipe.layouts(requests)[0], "shapes": [[shape.frames, shape.height, shape.width]]}
-    return pipe.check_layout(layout, requests, "recipe: its record: generated")
-
-
-def read_requests(path: Path) -> list[dict[str, Any]]:
-    """Requests from a .jsonl file. Raises InputError naming file and line."""
-    requests = []
-    for number, request in json_lines(path, Any):
-        if isinstance(request, InputError):
-            raise request
-        if not isinstance(request, dict) or not isinstance(request.get("prompt"), str):
-            raise InputError(f'{path}, line {number}: expected an object such as {{"prompt": "a red ball"}}')
-        if unknown := sorted(request.keys() - {"prompt", *KEYS}):
-            raise InputError(f"{path}, line {number}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], KEYS)}")
-        request = given_of(request)
-        try:
-            check_keys(request)
-            check_contrary(request)
-        except InputError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        requests.append(request)
-    if not requests:
-        raise InputError(f"{path}: there is no request in it")
-    return requests
-
-
-def batches(pairs: list[tuple[Request, Path]], size: int) -> list[list[tuple[Request, Path]]]:
-    """Runs of requests that one pack can hold, which go the same way, at most `size` together."""
-
-    groups = [list(run) for _, run in groupby(pairs, key=lambda pair: pair[0].way)]
-    # A step cache skips by what the whole pack does: alone, a video is the one that its recipe makes again.
-    sizes = [1 if group[0][0].step_cache else max(1, size) for group in groups]
-    return [group[i : i + n] for group, n in zip(groups, sizes, strict=True) for i in range(0, len(group), n)]
-
-
-def check_weights(pipe: Pipe, recipe: Path) -> None:
-    """Refuse to remake a video with other weights than its own."""
-    recorded = read_record(recipe)["weights"]
-    if recorded != pipe.parts.fingerprints:
-        other = [part for part, digest in pipe.parts.fingerprints.items() if recorded.get(part) != digest]
-        raise InputError(f"{recipe}: made with other weights ({', '.join(other)}) than model={pipe.parts.name} has")
-
-
-def tell_differences(pipe: Pipe, recipe: Path) -> None:
-    """Say in a line where a recipe was followed in another way than now, which may change pixels."""
-    record = read_record(recipe)
-    before = {**record.get("made_with", {}), **record.get("versions", {})}
-    now = {**pipe.made_with, **VERSIONS}
-    if other := [f"{key}={before[key]}, now {now[key]}" for key in now if key in before and before[key] != now[key]]:
-        say(f"recipe: made with {'; '.join(other)}: pixels may differ within rounding")
-
-
-def tell(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> None:
+def tell(pipe: Pipe, requests: Sequence[Request], layout: Layout | None = None) -> None:
     """Say what the model will do differently from what the words or numbers suggest."""
-    if line := pipe.attention.told(pipe.parts.kernel):
+    if line := pipe.attention.told(pipe.options.kernel):
         say(line)
     words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
     if words:
@@ -273,8 +195,8 @@ def tell(pipe: Pipe, requests: list[Request], layout: Layout | None = None) -> N
     for request in requests:
         if rest := pipe.parts.tokenizer.unread(request.prompt):
             say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
-        stride = pipe.parts.sizes("vae").stride
-        lines.append(told(request, made_in(layout, stride) if layout else pipe.native(request), pipe.defaults["fps"]))
+        made = made_in(layout, pipe.stride) if layout else pipe.native(request)
+        lines.append(told(request, made, pipe.defaults["fps"]))
     answer(*(line for line in dict.fromkeys(lines) if line))
 
 

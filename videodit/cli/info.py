@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from videodit.checkpoint.weights import ENDINGS
 from videodit.cli.about import find_model, is_run, model_lines, run_lines
 from videodit.cli.origin import versions
+from videodit.cli.settings import Info
 from videodit.config import assets_dir, conf_dir
 from videodit.data.set import MANIFEST
 from videodit.errors import InputError
@@ -19,16 +20,12 @@ from videodit.printable import answer, one_line
 from videodit.track.progress import duration
 from videodit.untrusted import MOST, parse_json, read_json
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
 FRAMES = "record.json"  # in a folder of frames
 
 
-def run(cfg: DictConfig) -> None:
-    """Print what `cfg.path` is: a video's record, a model, a run, a set, or, when it is empty, the installation."""
-    answer(*(describe(cfg.path) if cfg.path else installation()))
+def run(asked: Info) -> None:
+    """Print what `asked.path` is: a video's record, a model, a run, a set, or, when it is empty, the installation."""
+    answer(*(describe(asked.path) if asked.path else installation()))
 
 
 def describe(name: str | Path) -> list[str]:
@@ -78,8 +75,8 @@ def installation() -> list[str]:
 
 def record(path: Path) -> str:
     """The record of a video that videodit wrote, as indented JSON; InputError if there is none."""
-    from videodit.cli.places import record_text
     from videodit.data.video import probe
+    from videodit.generate.record import record_text
 
     try:
         return json.dumps(parse_json(record_text(path)[0][: MOST.settings], path), indent=2, ensure_ascii=False)

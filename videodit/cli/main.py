@@ -20,6 +20,7 @@ import videodit
 from videodit.alive import watched
 from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
+from videodit.cli.messages import spoken
 from videodit.cli.objects import check_objects
 from videodit.cli.typed import typed
 from videodit.config import conf_dir, launch
@@ -144,10 +145,12 @@ def _run(name: str, args: list[str]) -> None:
     line = compose.parse(conf, name, args, positional=command.positional, sweeps=command.launched)
 
     def run(cfg: DictConfig) -> float | None:
-        effects.check(name, cfg, line.typed())
-        check_objects(cfg)
-        # Imported only now: a mistake in the config is reported without waiting for torch.
-        return import_module(f"videodit.cli.{name}").run(typed(name, cfg))
+        with spoken():  # here, as a launcher may run it in another process
+            effects.check(name, cfg, line.typed())
+            check_objects(cfg)
+            asked = typed(name, cfg)
+            # Imported only now: a mistake in the config is reported without waiting for torch.
+            return import_module(f"videodit.cli.{name}").run(asked)
 
     if line.show:
         answer(*compose.text(compose.config(conf, name, line)).splitlines())

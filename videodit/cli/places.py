@@ -1,4 +1,4 @@
-"""Where videos go: the names of one, of a folder's, of one prompt's under several seeds; and the records they have."""
+"""Where videos go: the names of one, of a folder's, of one prompt's under several seeds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from videodit.atomic import check_output
 from videodit.checkpoint.store import sole
-from videodit.cli import waiting
-from videodit.cli.waiting import ENDING
 from videodit.data.video import KINDS, beside, check_kind, check_place, probe
 from videodit.errors import InputError
-from videodit.generate import Pipe
+from videodit.generate import waiting
+from videodit.generate.model import Model
+from videodit.generate.record import read_record
+from videodit.generate.request import Request
+from videodit.generate.video import Video
+from videodit.generate.waiting import ENDING
 from videodit.printable import say
-from videodit.record import parse_record
-from videodit.request import Request
-from videodit.untrusted import read_text
 
 NUMBERED = re.compile(r"(\d{4,})\.(mp4|latents\.safetensors|mp4\.json)")
 MANY = 10_000  # seeds of one prompt
@@ -38,7 +38,7 @@ def alone(out: Path) -> Iterator[None]:
             out.rmdir()  # where nothing came of it
 
 
-def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
+def names_in(out: Path, requests: Sequence[Request], model: Model) -> list[Path]:
     """Names of videos in a folder, one for each request, none of which holds what another run made or left to decode.
 
     The same requests have the names that they had: after a kill the same command makes the same folder.
@@ -47,7 +47,7 @@ def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
     end = max(there, default=-1) + 1
     for first in range(end + 1):
         paths = [out / f"{first + number:04d}.mp4" for number in range(len(requests))]
-        mine = all(holds(path, one, pipe) for path, one in zip(paths, requests, strict=True))
+        mine = all(holds(path, one, model) for path, one in zip(paths, requests, strict=True))
         if mine and end <= first + len(requests):
             break
     if first:
@@ -55,7 +55,7 @@ def names_in(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
     return paths
 
 
-def holds(path: Path, request: Request, pipe: Pipe) -> bool:
+def holds(path: Path, request: Request, model: Model) -> bool:
     """Whether a name is free, or has this request's video as it would be made now, or latents that wait for it."""
     records = []
     try:
@@ -65,27 +65,28 @@ def holds(path: Path, request: Request, pipe: Pipe) -> bool:
             records += waiting.read(latents).records[:1]
     except InputError:  # what is not of this program
         return False
-    generated = {**asdict(pipe.native(request)), "fps": pipe.defaults["fps"]}
-    own = json.loads(json.dumps({**asdict(request), "generated": generated, "weights": pipe.parts.fingerprints}))
-    how = pipe.made_with
+    generated = {**asdict(model.native(request)), "fps": model.defaults["fps"]}
+    own = json.loads(json.dumps({**asdict(request), "generated": generated, "weights": model.parts.fingerprints}))
+    how = model.made_with
     return all(
         {key: one.get(key) for key in own} == own and {key: one.get("made_with", {}).get(key) for key in how} == how
         for one in records
     )
 
 
-def is_done(batch: Sequence[tuple[Request, Path]], pipe: Pipe) -> bool:
+def is_done(paths: Sequence[Path], requests: Sequence[Request], model: Model) -> bool:
     """Whether all of a pack is there from an earlier run, and nothing of it waits."""
-    there = all(path.exists() and beside(path).exists() and holds(path, one, pipe) for one, path in batch)
-    return there and not batch[0][1].with_suffix(ENDING).exists()
+    pairs = zip(paths, requests, strict=True)
+    there = all(path.exists() and beside(path).exists() and holds(path, one, model) for path, one in pairs)
+    return there and not paths[0].with_suffix(ENDING).exists()
 
 
-def names_by_seed(out: Path, requests: Sequence[Request], pipe: Pipe) -> list[Path]:
+def names_by_seed(out: Path, requests: Sequence[Request], model: Model) -> list[Path]:
     """ball-seed1.mp4, ball-seed2.mp4, … for ball.mp4: InputError where one of them holds another video."""
     paths = [out.with_name(f"{out.stem}-seed{one.seed}{out.suffix}") for one in requests]
     check_output(max(paths, key=lambda path: len(path.name)))
     for path, one in zip(paths, requests, strict=True):
-        if not holds(path, one, pipe):
+        if not holds(path, one, model):
             raise InputError(f"{path}: another video has this name; give another out=")
     return paths
 
@@ -112,6 +113,11 @@ def labels(requests: Sequence[Request]) -> list[str]:
     """What a sheet says of each video."""
     alike = len({one.prompt for one in requests}) == 1 and len(requests) > 1
     return [f"seed {one.seed}: {one.prompt}" if alike else one.prompt for one in requests]
+
+
+def saved(video: Video, path: Path) -> str:
+    """Write a video -> its name, as it is answered: a folder's with its stroke."""
+    return str(video.save(path)) if path.suffix else f"{video.save(path)}/"
 
 
 def check_paths(paths: Sequence[Path], requests: Sequence[Request]) -> None:
@@ -148,30 +154,3 @@ def several(asked: Mapping[str, Any], seed: list[int] | int | None, count: int |
     first = asked.get("seed", 0)
     seeds = seed if isinstance(seed, list) else range(first, first + count) if count else None
     return [dict(asked)] if seeds is None else [{**asked, "seed": one} for one in seeds]
-
-
-def inside(path: Path) -> str:
-    """The text in which a file of ours, or a folder of frames, has its record; empty where it has none."""
-    text = read_text(beside(path)) if path.is_dir() and beside(path).parent == path else probe(path).comment
-    return text if text.lstrip().startswith("{") else ""
-
-
-def record_text(path: Path) -> tuple[str, Path]:
-    """The record of a video as text, and where that stands: inside it, else beside it, which may be named itself.
-
-    InputError if there is none.
-    """
-    if path.suffix == ".json":
-        return read_text(path), path
-    text = inside(path)
-    if not text and beside(path).is_file():
-        return read_text(beside(path)), beside(path)
-    if not text:
-        raise InputError(f"{path}: it has no record of how it was made; videodit did not write it")
-    return text, path
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The same, read."""
-    text, where = record_text(path)
-    return parse_record(text, f"{where}: its record")

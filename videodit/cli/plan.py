@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,32 +11,30 @@ from videodit.alive import doing
 from videodit.checkpoint.find import sketch_pipeline
 from videodit.checkpoint.resolve import family_of
 from videodit.cli.generate import given
-from videodit.cli.memory import job_of, passes_of, room, setup_of, size_of, way_of
+from videodit.cli.settings import Plan
+from videodit.decode import Way
 from videodit.errors import InputError
-from videodit.generate import Pipe, load
+from videodit.generate.admission import job_of, setup_of
+from videodit.generate.pipe import Pipe, load
+from videodit.generate.request import Request
 from videodit.nn.device import pick_device, pick_dtype
 from videodit.plan.generation import Planner, base_memory
-from videodit.plan.machine import GIB, Limit, limits, rates, resident
+from videodit.plan.machine import GIB, Limit, limits, rates, resident, room, size_of
 from videodit.printable import answer
-from videodit.request import Request
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 PACKED = 0.1  # bytes a pixel of an mp4, more or less
 
 
-def run(cfg: DictConfig) -> None:
+def run(asked: Plan) -> None:
     """Print the plan of one request; exit code 2 if it does not fit."""
-    pipe = opened(cfg)
-    request = pipe.request(**{"prompt": cfg.prompt, **given(cfg)})
+    pipe = opened(asked)
+    request = pipe.request(**{"prompt": asked.prompt, **given(asked)})
     device, here = pipe.parts.device, pipe.parts.device.type != "cuda" or torch.cuda.is_available()
-    if not here and not cfg.limit:
+    if not here and not asked.limit:
         raise InputError("device=cuda: there is no GPU here; say what to plan for, such as limit=24GiB")
     base = base_memory(device, resident())
-    limit = Limit("limit", size_of(cfg.limit)) if cfg.limit else room(limits(device)[0], base)
+    limit = Limit("limit", size_of(asked.limit)) if asked.limit else room(limits(device)[0], base)
     planner = Planner(pipe.parts, limit, base=base)
-    pipe.way, pipe.passes = way_of(cfg.chunk), passes_of(cfg.passes)
     job, setup = job_of(pipe, [request]), setup_of(pipe)
     with doing("plan the stages"):
         planned = planner.plan(job, setup)
@@ -49,7 +46,7 @@ def run(cfg: DictConfig) -> None:
     kind += "" if setup.vae_dtype == setup.dtype else f" (the VAE in {str(setup.vae_dtype).removeprefix('torch.')})"
     told = f"offload={setup.offload}, passes={setup.passes}, decoding {setup.way}"
     told += f", quantize={setup.quantize}" if setup.quantize else ""
-    answer(f"{cfg.model}: {native}, {request.steps} steps, {kind}, {told}")
+    answer(f"{asked.model}: {native}, {request.steps} steps, {kind}, {told}")
     answer(*planned.lines())
     answer(disk(pipe, request))
     if not planned.fits:
@@ -67,12 +64,15 @@ def disk(pipe: Pipe, request: Request) -> str:
     return f"disk: {sizes}; {free / GIB:.0f} GiB free"
 
 
-def opened(cfg: DictConfig) -> Pipe:
+def opened(asked: Plan) -> Pipe:
     """The model that the plan is for: a name in conf/pretrained needs no files for that."""
-    away = cfg.device == "cuda"  # a GPU that is not here can be planned for
-    device = "cuda" if away else str(pick_device(cfg.device))
-    dtype = pick_dtype(cfg.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
-    how = {"vae_dtype": pick_dtype(cfg.vae_dtype, "vae_dtype"), "offload": cfg.offload, "quantize": cfg.quantize}
-    if family := family_of(cfg.model):
-        return Pipe(sketch_pipeline(family, device=device, dtype=dtype, **how))
-    return load(cfg.model, device=device, dtype=dtype, base=cfg.base, **how)
+    away = asked.device == "cuda"  # a GPU that is not here can be planned for
+    device = "cuda" if away else str(pick_device(asked.device))
+    dtype = pick_dtype(asked.dtype) or (torch.float32 if device == "cpu" else torch.bfloat16)
+    how = {"vae_dtype": pick_dtype(asked.vae_dtype, "vae_dtype"), "offload": asked.offload, "quantize": asked.quantize}
+    if family := family_of(asked.model):
+        pipe = Pipe(sketch_pipeline(family, device=device, dtype=dtype, **how))
+    else:
+        pipe = load(asked.model, device=device, dtype=dtype, base=asked.base, **how)
+    options = {} if asked.passes is None else {"passes": asked.passes}
+    return pipe.with_options(**options, **({} if asked.chunk is None else {"decoding": Way(asked.chunk)}))

@@ -18,11 +18,11 @@ from videodit.cli.compose import make, plain
 from videodit.cli.objects import check_objects
 from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
+from videodit.generate.request import complete
 from videodit.models.build import without_weights
 from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
-from videodit.request import complete
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.settings import Settings
 from videodit.untrusted import check

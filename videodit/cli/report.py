@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from videodit.atomic import check_output
+from videodit.cli.settings import Report
 from videodit.config import assets_dir
 from videodit.data.video import replacing
 from videodit.errors import InputError
@@ -16,27 +16,24 @@ from videodit.track.page import page
 from videodit.track.story import tell
 from videodit.untrusted import read_json
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
-
-def run(cfg: DictConfig) -> None:
-    """Write the page of the run in `cfg.path`, and print where it is."""
-    if not cfg.path:
+def run(asked: Report) -> None:
+    """Write the page of the run in `asked.path`, and print where it is."""
+    if not asked.path:
         raise InputError("path: which run? videodit report runs/NAME")
-    folder = Path(cfg.path)
-    out = Path(cfg.out) if cfg.out else folder / "report.html"
+    folder = Path(asked.path)
+    out = Path(asked.out) if asked.out else folder / "report.html"
     if folder.is_file():
         raise InputError(f"{folder}: it is a file; name a run's folder")
     story = tell(folder)
     check_output(out)
-    others = [Path(name.strip()) for name in cfg.compare.split(",") if name.strip()]
+    others = [Path(name.strip()) for name in asked.compare.split(",") if name.strip()]
     short = len({path.resolve().name for path in (folder, *others)}) > len(others)
     beside = [read_other(path, path.resolve().name if short else str(path)) for path in others]
-    beside += references(cfg.reference, story.name)
+    beside += references(asked.reference, story.name)
     with replacing(out) as temporary:
         # Half a surrogate pair, which JSON may hold, becomes a reference that shows as a question mark.
-        text = page(story, beside, out.parent, log=cfg.log)
+        text = page(story, beside, out.parent, log=asked.log)
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     answer(out)
 

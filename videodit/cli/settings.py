@@ -3,9 +3,137 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from videodit.settings import key
+from videodit.generate.request import ByIntent, Request
+from videodit.settings import key, left_out
+
+# What a person may say of a request: all of it, what changes the work, and how it is sampled.
+Asked: Any = left_out("Asked", Request, ByIntent)
+Planned: Any = left_out("Planned", Request, ByIntent, without=("seed", "fit"))
+SAMPLED = ("steps", "guidance", "sampler")
+Sampled: Any = left_out("Sampled", Request, only=SAMPLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model, and how it is opened and run."""
+
+    model: str = key("a bundled or public name, a run folder, a folder or file of weights, a hub id", "toy")
+    base: str = key("the model that it is a change of, if not where its pipeline.json says", "")
+    device: str = key("cpu or cuda, else cuda where there is one", "")
+    dtype: str = key("float32, bfloat16 or float16; else float32 on a CPU, bfloat16 on a GPU", "")
+    vae_dtype: str = key("of the VAE, else as its family asks for (often float32), or as the others", "")
+    offload: str = key(
+        "none: networks stay open; model: one at a time; block: one block at a time; auto: none or model", "auto"
+    )
+    quantize: str = key(
+        'int8: the large matrices of text encoder and DiT in half the memory (pip install "videodit[int8]")', ""
+    )
+    passes: int | None = key(
+        "of a step with guidance, else 1: 2 takes the prompt and the negative one after the other, in less memory", None
+    )
+    chunk: int | None = key(
+        "latent frames decoded at a time, else 4; 0: all; where memory does not suffice it goes down by itself", None,
+        ge=0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Opened, Asked):
+    """`videodit generate`."""
+
+    prompt: str = key("what the video shows", "")
+    prompts: str = key("a .jsonl file of requests instead; out is then a folder of videos", "")
+    recipe: str = key("what videodit wrote, to be made again", "")
+    out: str = key(
+        ".mp4 .webm .gif .webp, .png or .jpg of one frame, frames/ for a folder of PNGs; the record: video.mp4.json",
+        "video.mp4",
+    )
+    sheet: str = key("a contact sheet as well: a .png; of several seeds there is one anyhow", "")
+    lora: str = key("adapters of it, files or folders, and their strengths: a.safetensors:0.8,b.safetensors:0.5", "")
+    compile: bool = key("torch.compile for the DiT's blocks, which takes a while once", False)
+    kernel: str = key(
+        "of attention: sdpa, varlen, flex, xformers, reference; auto: on a GPU varlen for unequal clips, else sdpa",
+        "auto",
+    )
+    memory: Literal["check", "auto", "off"] = key(
+        "before anything is loaded, a run that cannot fit is refused; auto: changed until it fits; off", "check"
+    )
+    count: int | None = key(
+        "videos of one prompt, seeds counting up: out=ball.mp4 gives ball-seed0.mp4 and on, out=folder/ numbers them",
+        None,
+    )
+    batch: int | None = key("requests of a file, or seeds, that are made together, else 8", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Opened, Planned):
+    """`videodit plan`."""
+
+    prompt: str = key(
+        "what the video would show",
+        "a prompt of about twenty words, as long as most are, to count the states that attention will see",
+    )
+    limit: str = key("plan for this much memory instead of what is free here, such as 24GiB", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """`videodit decode`."""
+
+    path: str = key("the file of latents", "")
+    out: str = key("a file as of generate, or a folder for several; where the latents are if empty", "")
+    model: str = key(
+        "the model, if it has another name now or is not on this machine's disk under an absolute path", ""
+    )
+    device: str = key("cpu or cuda, else cuda where there is one", "")
+    vae_dtype: str = key("of the VAE, else as the run would have", "")
+    chunk: int | None = key(
+        "latent frames at a time, else as the run would have; 0: all; where memory does not suffice it goes down by "
+        "itself", None, ge=0,
+    )  # fmt: skip
+    keep: bool = key("keep the file of latents", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Sampled):
+    """`videodit evaluate`."""
+
+    model: str = key("a bundled name, a run folder, or a folder of weights", "toy")
+    base: str = key("the model that it is a change of, if not where its pipeline.json says", "")
+    out: str = key("folder for the report", "evaluation")
+    prompts: tuple[Literal["ordinary", "composition", "two"], ...] = key(
+        "kinds of prompts: as in training, never rendered combinations, two bodies", ("ordinary", "composition", "two")
+    )
+    count: int = key("prompts of each kind; prompt i starts from seed + i", 200, ge=1)
+    seed: int = key("of the first prompt", 0, ge=0)
+    shapes: int = key("ordinary prompts for each row of the table of shapes; 0 for no table", 100, ge=0)
+    clips: int = key("rendered clips that go through the VAE in each shape; 0 for none", 100, ge=0)
+    losses: int = key("held-out clips for the loss by time; 0 for none", 200, ge=0)
+    page: int = key("clips on each page", 48, ge=1)
+    batch: int = key("clips generated at a time", 16, ge=1)
+    kernel: str = key("of attention, as `videodit generate` takes it", "auto")
+    judge: str = key("the weights that read clips, else the bundled ones", "")
+    device: str = key("cpu or cuda, else cuda where there is one", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """`videodit info`."""
+
+    path: str = key("a video, a model, a run's folder, a set, or a file of weights", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`videodit report`."""
+
+    path: str = key("the run's folder", "")
+    out: str = key("the page, else report.html in the run's folder", "")
+    compare: str = key("folders of other runs, with commas between", "")
+    reference: str = key("a shipped curve to draw beside, else the one of the run's own name if there is one", "")
+    log: bool = key("logarithmic axes for losses and norms that vary by more than ten times", True)
 
 
 @dataclass(frozen=True, kw_only=True)

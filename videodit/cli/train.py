@@ -16,7 +16,6 @@ from videodit.checkpoint.store import sole
 from videodit.cli.clips import runs_before
 from videodit.cli.compose import make, plain, resolved
 from videodit.cli.folder import settle, stamp, start_over
-from videodit.cli.memory import room, size_of
 from videodit.cli.possible import check_possible, check_settings
 from videodit.cli.prepare import Made, Prepared, prepare, stand_ins
 from videodit.cli.sketch import is_sketched, sketched
@@ -28,7 +27,7 @@ from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import parallelize, use_kernel
 from videodit.parallel.store import STATE, Checkpoints
 from videodit.plan.generation import base_memory
-from videodit.plan.machine import GIB, Limit, limits, rates, resident
+from videodit.plan.machine import GIB, Limit, limits, rates, resident, room, size_of
 from videodit.plan.training import StepPlan
 from videodit.printable import answer, say
 from videodit.track.tracker import Composite, Tracker

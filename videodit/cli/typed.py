@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 SUFFIX = "_settings"  # of the names under which hydra finds them
 # Where the class of each command's settings is, in modules that are light to import.
-CLASSES: Mapping[str, str] = MappingProxyType({"export": "videodit.cli.settings.Export"})
+CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        command: f"videodit.cli.settings.{command.title()}"
+        for command in ("generate", "plan", "decode", "evaluate", "export", "info", "report")
+    }
+)
 
 
 def settings_of(name: str) -> type | None:

@@ -20,7 +20,7 @@ from videodit.data.resize import Fit, resize
 from videodit.data.sample import ENLARGED, INTERLACED, REPEATED, BadSample, Sample, faster, to_clip
 from videodit.data.split import held_out
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import note
 from videodit.shapes import Sizes, Triple, VideoShape, longest
 from videodit.untrusted import opened
 
@@ -204,9 +204,9 @@ def read_entries(root: Path, *, tell: bool = False) -> list[Entry]:
         wanted = f"{TABLES[0]}: no such file; {WANTED}"
         raise InputError(f"{root / tables[0]}: lists no clip" if tables else f"{root}/{wanted}")
     absent = [entry.file_name for entry in entries if not entry.caption]
-    for note, names in {"clips have no caption": absent, **notes}.items():
+    for told, names in {"clips have no caption": absent, **notes}.items():
         if tell and names:
-            say(f"{root}: {len(names)} {note}, such as {names[0]}")
+            note(__name__, f"{root}: {len(names)} {told}, such as {names[0]}")
     return entries
 
 
@@ -262,5 +262,5 @@ def _only(part: Part, share: float | None, root: Path, entries: list[Entry]) -> 
     if held:
         return [entry for entry in entries if (entry.source in held) == (part == "heldout")]
     if part == "heldout":  # once for the two parts
-        say(f"{root}: one source, {entries[0].source}: held-out clips are those trained on")
+        note(__name__, f"{root}: one source, {entries[0].source}: held-out clips are those trained on")
     return entries

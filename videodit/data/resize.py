@@ -5,33 +5,15 @@ Letters: T frames, H height, W width.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal
-
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from videodit.errors import InputError
+from videodit.shapes import Fit
 
-Fit = Literal["crop", "pad", "stretch"]
-
-# (height, width) of the usual screens: full HD upright and lying, a 3:4 tablet, and the square of a feed.
-PRESETS: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"phone": (1920, 1080), "tablet": (2048, 1536), "desktop": (1080, 1920), "square": (1080, 1080)}
-)
 CHUNK = 8  # frames resized at a time: only the result is ever held whole
-
-
-def parse_size(size: str) -> tuple[int, int]:
-    """(height, width) of a size written width x height: "96x64" is (64, 96). Raises InputError for anything else."""
-    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", str(size).strip().lower())
-    if match is None or 0 in (sides := tuple(map(int, match.groups()))):
-        raise InputError(f"size must be WIDTHxHEIGHT in pixels, such as 96x64, got {size!r}")
-    return sides[1], sides[0]
 
 
 def resize(clip: Tensor, height: int, width: int, *, fit: Fit = "crop") -> Tensor:

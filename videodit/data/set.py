@@ -23,7 +23,7 @@ from videodit.data.resize import resize
 from videodit.data.sample import BadSample, Sample, to_clip
 from videodit.data.video.frame import FASTEST, PIXELS
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import note
 from videodit.shapes import Sizes, VideoShape
 from videodit.untrusted import KIB, MIB, MOST, check, read_json
 
@@ -187,7 +187,7 @@ def _sources(root: Path, split: str) -> str | Refusal:
         return Refusal(told)
     folder = os.path.normpath(root.absolute() / said)
     if split == "train" and not Path(folder).is_relative_to(root.absolute()):  # once for the two parts
-        say(f"{root / ABOUT}: its videos are those in {folder}; data.sources= names others")
+        note(__name__, f"{root / ABOUT}: its videos are those in {folder}; data.sources= names others")
     return folder
 
 

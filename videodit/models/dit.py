@@ -230,9 +230,10 @@ class DiT(Denoiser):
 
     def prepare(
         self, context: Context, pack: Pack, *, times: Tensor | None = None, keep: bool = False,
-        run: Runner = run_blocks,
+        run: Runner = run_blocks, kernel: str = "",
     ) -> Session:  # fmt: skip
         """See `Denoiser.prepare`."""
+        kernel = kernel or self.kernel
         keep = keep and self.time_mode != "cross"  # where the time is one of the states
         lengths, rope = pack.lengths, self._rope(pack.positions)
         if self.time_mode == "in_context":
@@ -242,8 +243,8 @@ class DiT(Denoiser):
         text, copies = self._padded(context.streams["text"].of(span.clips))
         return Session(
             span=span,
-            own=Own(span, self.kernel),
-            cross=Cross(span.lengths, text.lengths, copies, self.kernel),
+            own=Own(span, kernel),
+            cross=Cross(span.lengths, text.lengths, copies, kernel),
             text=text,
             rope=span.split(rope),
             times=None if times is None or not keep else sorted(set(times.flatten().tolist())),

@@ -80,12 +80,13 @@ class Denoiser(Stacked):
 
     def prepare(
         self, context: Context, pack: Pack, *, times: Tensor | None = None, keep: bool = False,
-        run: Runner = run_blocks,
+        run: Runner = run_blocks, kernel: str = "",
     ) -> Any:  # fmt: skip
         """What stays the same for all packs of this one's layout: a session, for `forward`. No weight is used.
 
         times: all that will come, (n,), if they are known. keep: forward may keep in the session what it computes from
-        weights; not where blocks' weights come and go. run: how the blocks of a stack are run.
+        weights; not where blocks' weights come and go. run: how the blocks of a stack are run. kernel: of attention,
+        if not the network's own.
         """
         raise NotImplementedError
 

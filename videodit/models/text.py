@@ -228,6 +228,22 @@ def train_tokenizer(captions: Sequence[str], path: Path, *, vocabulary: int) -> 
     return Tokenizer(path=path)
 
 
+def byte_tokenizer(path: Path) -> Tokenizer:
+    """Write a tokenizer whose tokens are the 256 bytes to `path`: it knows any text, and nothing is learnt."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    special = ["<pad>", "</s>", "<unk>"]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Backend(models.BPE({token: i for i, token in enumerate(tokens)}, [], unk_token="<unk>"))
+    backend.add_special_tokens(special)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backend.save(str(path))
+    return Tokenizer(path=path)
+
+
 def extended(path: Path, captions: Iterable[str], *, vocabulary: int) -> bytes:
     """A tokenizer's file with the captions' words that it does not know, the most frequent first, as far as there is
     room. One that splits words into pieces, as public models' do, stays as it is.

@@ -9,7 +9,7 @@ from itertools import product
 
 import torch
 
-from videodit.checkpoint.parts import first
+from videodit.checkpoint.parts import ROLES, first
 from videodit.checkpoint.pretrained import Components
 from videodit.decode import Way, ways
 from videodit.errors import InputError
@@ -20,6 +20,9 @@ from videodit.shapes import LatentShape
 
 CUDA_CONTEXT = 600 * 2**20  # what a process takes of a GPU before any tensor
 TRACED = 2**18  # tokens of a pack that is traced whatever the limit
+# Numbers that are alive at once, at most by far: of a denoiser for each token and channel (a trace counts up to 39), of
+# a VAE for each pixel and channel of its widest layer (up to 0.8).
+PER_TOKEN, PER_PIXEL = 64, 4
 STATES = 5  # of a pack's size, that a step cache holds at most
 LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's libraries take when they first work
 
@@ -100,6 +103,32 @@ class Planner:
     def plan(self, job: Job, setup: Setup) -> Plan:
         """What the job will take with this setup."""
         return Plan(tuple(self._stages(job, setup)), setup, self.limit)
+
+    def check(self, job: Job, setup: Setup) -> None:
+        """InputError for a job that does not fit, with what would. One that is small is not traced."""
+        if self.at_most(job, setup) <= self.limit.free:
+            return
+        planned = self.plan(job, setup)
+        if not planned.fits:
+            raise InputError(f"{self.refusal(job, planned)} (memory=auto chooses; memory=off tries)")
+
+    def at_most(self, job: Job, setup: Setup) -> int:
+        """Bytes that no stage exceeds, without a trace."""
+        vae, pixels = first(self.parts.parts, VAE).outline, 0
+        for shape in job.shapes:
+            clip = shape.video(vae.stride)
+            pixels += clip.frames * clip.height * clip.width
+        widest = max(x.shape[0] for x in vae.parameters() if x.dim() > 1)
+        width = self.parts.sizes(DENOISER).width
+        text = self._text(job, setup)
+        each = (
+            text.peak,
+            PER_TOKEN * 4 * width * (self._tokens(job) * (1 + job.guided) + sum(job.lengths)),
+            PER_PIXEL * 4 * widest * pixels,
+        )
+        others = [part for name, part in self.parts.parts.items() if ROLES[name] != TEXT_ENCODER]
+        weights = text.weights + 4 * sum(x.numel() for part in others for x in part.skeleton.state_dict().values())
+        return self.base + weights + max(each) + sum(self._latents_and_clips(job).values()) + self._keys(job, setup)
 
     def fits(self, job: Job, setup: Setup) -> bool:
         """Whether it fits; nothing is traced after the first stage that does not."""

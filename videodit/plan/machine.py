@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from videodit.untrusted import read_json
 
 GIB = 2**30
 UNLIMITED = 2**60
+UNITS = {"": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
 @dataclass(frozen=True)
@@ -161,3 +163,16 @@ def _best(work: Callable[[], object], device: torch.device, least: float = 0.3) 
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def room(limit: Limit, base: int) -> Limit:
+    """The limit counted from nothing, as stages are, which hold what the process holds already."""
+    return Limit(limit.name, limit.free + base)
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as 24GiB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[2].lower() not in UNITS:
+        raise InputError(f"limit={text}: expected a size such as 24GiB or 800MB")
+    return int(float(match[1]) * UNITS[match[2].lower()])

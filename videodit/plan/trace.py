@@ -1,7 +1,8 @@
 """Memory and work of a computation, found by running it on tensors without values.
 
-A pass of a network of any size on hollow tensors takes no memory and a fraction of a second. Every operation is seen:
-which storages are alive, what it multiplies, what it reads and writes.
+For a CPU these are torch's fake tensors, for a GPU that may not be here those of the meta device. A pass of a network
+of any size takes no memory and a fraction of a second. Every operation is seen: which storages are alive, what it
+multiplies, what it reads and writes.
 """
 
 from __future__ import annotations
@@ -9,21 +10,21 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from videodit.nn import winograd
-from videodit.plan.hollow import CPU, META, on_cpu, on_meta, tensors
 
-Run = Callable[[Any, tuple, dict], Any]
+CPU, META = torch.device("cpu"), torch.device("meta")
 aten = torch.ops.aten
 
 
@@ -31,27 +32,18 @@ class Trace(TorchDispatchMode):
     """Counts what passes below it.
 
     peak: most bytes alive at once. work: floating-point operations by kind ("matmul", "conv", "attention") and
-    "bytes", what all other operations read and write. calls: number of operations that are not views. `run` carries
-    operations out where the tensors are without values.
+    "bytes", what all other operations read and write. calls: number of operations that are not views.
     """
 
-    def __init__(self, run: Run | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.run = run
         self.alive = self.peak = self.calls = 0
         self.work: Counter[str] = Counter()
         self._seen: dict[int, weakref.ref] = {}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False: torch need not load its compiler in order to keep it away from here."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.ops.prim.device.default:  # asked by torch itself
-            return args[0].device
         kwargs = kwargs or {}
-        out = self.run(func, args, kwargs) if self.run else func(*args, **kwargs)
+        out = _convolution(*args) if func is aten.mkldnn_convolution.default else func(*args, **kwargs)
         inputs, outputs = list(tensors(args, *kwargs.values())), list(tensors(out))
         fresh = [x for x in outputs if self._is_new(x)]
         self._count(func, args, kwargs, out, inputs, outputs, fresh)
@@ -119,6 +111,13 @@ class Trace(TorchDispatchMode):
         self.peak = max(self.peak, self.alive + size)
 
 
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, stride: Any, dilation: Any, groups: int
+) -> Tensor:
+    """oneDNN's convolution, which torch has no rule for, as the common one."""
+    return aten.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+
 def _conv_scratch(x: Tensor, weight: Tensor, out: Tensor) -> int:
     """oneDNN brings weights into its own order, and tensors that are not channels-last as well."""
     if x.device.type != "cpu":
@@ -162,7 +161,16 @@ def tracing(device: str, *, grad: bool = False) -> Iterator[tuple[Trace, torch.d
     Passes backward are traced on a CPU only.
     """
     assert device == "cpu" or not grad, f"a backward pass is traced on a CPU, not on {device}"
-    at, run = (CPU, on_cpu) if device == "cpu" else (META, on_meta)
-    trace = Trace(run)
-    with trace, nullcontext() if device == "cpu" else _Fusing(trace), torch.set_grad_enabled(grad):
-        yield trace, at
+    trace = Trace()
+    with FakeTensorMode(allow_non_fake_inputs=True) if device == "cpu" else _Fusing(trace):
+        with trace, torch.set_grad_enabled(grad):
+            yield trace, CPU if device == "cpu" else META
+
+
+def tensors(*values: Any) -> Iterator[Tensor]:
+    """Those in what an operation takes or gives, which is in lists and tuples."""
+    for value in values:  # torch's own functions for this know every container, and take longer
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(*value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from videodit.checkpoint.families import ltx, wan
 from videodit.checkpoint.families.record import Family, Network
@@ -22,10 +23,15 @@ def by_sign() -> dict[str, Network]:
     return {sign: network for network in networks for sign in network.signs}
 
 
-def by_architecture(name: str) -> Network | None:
-    """The first family's network of this architecture of ours."""
-    networks = (network for family in FAMILIES.values() for network in family.networks.values())
-    return next((network for network in networks if network.architecture == name), None)
+def of_network(spec: Mapping[str, Any]) -> tuple[Family, Network] | None:
+    """The family that a network of ours (models/build.py) is of, and its record there.
+
+    It is the first of this architecture whose own all have such arguments, else the first of this architecture.
+    """
+    found = [(f, network) for f in FAMILIES.values() for network in f.networks.values()]
+    found = [one for one in found if one[1].architecture == spec["architecture"]]
+    own = [one for one in found if all(spec["arguments"].get(key) == x for key, x in one[1].always.items())]
+    return next(iter(own or found), None)
 
 
 def of_parts(architectures: Mapping[str, str]) -> Family | None:

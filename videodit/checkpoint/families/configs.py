@@ -24,13 +24,10 @@ Class = Annotated[list[str | None], Len(2, 2)]  # a library and a class of it
 
 
 class ModelIndex(TypedDict, total=False):
-    """A model_index.json of diffusers: which components there are."""
+    """A model_index.json of diffusers. The components that it names beside these are those of its family (a Class)."""
 
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     _class_name: str
-    transformer: Class
-    transformer_2: Class
-    text_encoder: Class
-    vae: Class
     scheduler: Class
     boundary_ratio: Annotated[float, Gt(0), Le(1)] | None
 

@@ -1,19 +1,17 @@
-"""How others spell an adapter: before a module's name, behind it, in a file's name and in its header. Data alone.
+"""How trainers spell an adapter: before a module's name, behind it, in a file's name and in its header. Data alone.
 
-`*` stands for one part of a name, such as PEFT's name of the adapter (`default`).
+What only the adapters of one family have is in its record (`record.Adapters`). `*` stands for one part of a name, such
+as PEFT's name of the adapter (`default`).
 """
 
 from __future__ import annotations
 
-LAYOUTS = ("vendor", "diffusers")  # of the names between a prefix and an end
 HIGH, LOW = "dit", "dit_low"  # the experts
 
-PREFIXES = {  # before a module's name, perhaps several in a row -> the expert that it names
-    **dict.fromkeys(("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "model."), ""),
-    **dict.fromkeys(("unet.", "pipe.dit.", "dit."), ""),
-    **dict.fromkeys(("high_noise_model.", "high_noise."), HIGH),
-    **dict.fromkeys(("transformer_2.", "pipe.dit2.", "dit2.", "low_noise_model.", "low_noise."), LOW),
-}
+PREFIXES = (  # before a module's name, perhaps several in a row
+    *("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "model."),
+    *("unet.", "pipe.dit.", "dit."),
+)
 FLAT = ("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_")  # the same, before names with _ for every dot
 
 ENDS = {  # behind a module's name -> which tensor of the change it is
@@ -32,7 +30,7 @@ TAILS = {  # which tensor -> what makes a parameter's name of the module's
     **dict.fromkeys(("down", "up", "magnitude", "alpha", "value"), (".weight",)),
     **dict.fromkeys(("up_bias", "bias_difference", "bias_value"), (".bias",)),
     "difference": (".weight", ""),
-    "table_difference": (".modulation", ".scale_shift_table"),
+    "table_difference": (),  # what the family's record says
 }
 KOHYA = ("lora_down.weight", "lora_up.weight")  # ends of the trainer whose headers have ss_network_alpha
 
@@ -40,15 +38,10 @@ OTHERS = {  # in a key -> a kind of adapter that is not read
     **{"lokr_": "LoKr", "hada_": "LoHa", "oft_": "OFT", "vera_": "VeRA", "ia3_": "IA3", "lora_E": "AdaLoRA"},
     **{"lora_mid.": "LoCon with a kernel between its matrices", "lora_embedding_": "LoRA of an embedding"},
 }
-IMAGE = (  # modules of a branch for images, which a model of texts lacks
-    *("k_img", "v_img", "norm_k_img", "img_emb"),
-    *("add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"),
-)
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (PEFT_FILE, "pytorch_lora_weights.safetensors")  # in a folder: PEFT's, diffusers'
 METADATA = "lora_adapter_metadata"  # diffusers' key in a header: PEFT's config as JSON, a prefix before each word
-COMPONENTS = {"": ("transformer", ""), HIGH: ("transformer", ""), LOW: ("transformer_2", "")}  # those prefixes
 KOHYA_ALPHA = "ss_network_alpha"
 ALPHAS, RANKS = ("lora_alpha", "alpha", "network_alpha"), ("rank", "lora_rank", "r", "network_dim")  # in other headers
 UNSAID = ("", "None", "Dynamic")  # values that say nothing

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videodit.checkpoint.families import t5
-from videodit.checkpoint.families.record import Detected, Family, Network, Shapes, count_blocks
+from videodit.checkpoint.families.record import Adapters, Detected, Family, Network, Shapes, count_blocks
 from videodit.checkpoint.keymap import Row, Table
 
 HEAD_DIM = 64  # of all its transformers; single files do not say it
@@ -78,7 +78,9 @@ FAMILY = Family(
             table=dit_table,
             signs=("transformer_blocks.0.attn1.to_q.weight",),
             detect=detect_dit,
+            always={"time": "adaln_single", "norm": "rms", "cross_norm": False, "fractions": FRACTIONS},
         ),
         "text": t5.ENCODER,
     },
+    adapters=Adapters(tables=(".scale_shift_table",)),
 )

@@ -44,6 +44,7 @@ class Network:
         config: our arguments, and values of its buffers -> their config.json. InputError for what it cannot express.
         buffers: our buffers that their config.json holds -> the keys.
         library, stem: of the class, and of its files.
+        always: arguments that all of the family's own have, which tell it from other families of this architecture.
     """
 
     architecture: str
@@ -56,6 +57,27 @@ class Network:
     buffers: Mapping[str, str] = field(default_factory=dict)
     library: str = "diffusers"
     stem: str = "diffusion_pytorch_model"
+    always: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """How a family's adapters are spelt, beside what trainers write for any (families/lora.py).
+
+    Args:
+        layouts: of the names between a prefix and an end.
+        prefixes: before a module's name -> the part, one of several denoisers, that they name.
+        tables: what makes a table's name of its module's.
+        absent: modules, such as a branch for images, that adapters may change and no model here has: left out, told.
+        plain, dora: prefix and layout with which an adapter is written, without and with lengths of rows.
+    """
+
+    layouts: tuple[str, ...] = ("vendor", "diffusers")
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    plain: tuple[str, str] = ("diffusion_model.", "vendor")
+    dora: tuple[str, str] = ("transformer.", "diffusers")
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,7 @@ class Family:
         folders: where another library's folder has each part; empty if no such folder is read.
         pipeline: the class that such a folder's index names.
         text_length: states of a text that its pipeline gives a denoiser, zero ones included; 0: a prompt's own.
+        adapters: how changes of its denoisers are spelt.
     """
 
     name: str
@@ -75,6 +98,7 @@ class Family:
     folders: Mapping[str, str] = field(default_factory=dict)
     pipeline: str = ""
     text_length: int = 0
+    adapters: Adapters = Adapters()
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:

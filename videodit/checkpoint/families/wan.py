@@ -11,12 +11,13 @@ from typing import Any
 
 from videodit.checkpoint.families import t5
 from videodit.checkpoint.families.configs import TRANSFORMER_CLASSES, VAE_CLASSES
-from videodit.checkpoint.families.record import Detected, Family, Network, Shapes, count_blocks
+from videodit.checkpoint.families.record import Adapters, Detected, Family, Network, Shapes, count_blocks
 from videodit.checkpoint.keymap import FIRST_OF_ONE, Row, Table, channels_last, kernel, trailing_ones
 from videodit.checkpoint.resolve import shared_parts
 from videodit.errors import InputError
 
 TEXT_LENGTH = 512  # states that cross-attention sees, zero ones included
+ALWAYS = {"time": "adaln_single", "norm": "layer", "qk_norm": "full", "fractions": None}
 HEAD_DIM = 128  # of all published transformers of this vendor; single files do not say it
 
 
@@ -97,8 +98,7 @@ def dit_arguments(theirs: Mapping[str, Any], *, source: object) -> dict[str, Any
 
 def to_dit_config(arguments: Mapping[str, Any], buffers: Mapping[str, list[float]]) -> dict[str, Any]:
     """diffusers' WanTransformer3DModel for a DiT of ours; InputError says what that class cannot express."""
-    fixed = {"time": "adaln_single", "norm": "layer", "qk_norm": "full", "fractions": None}
-    if other := [f"{key}={arguments[key]}" for key, value in fixed.items() if arguments[key] != value]:
+    if other := [f"{key}={arguments[key]}" for key, value in ALWAYS.items() if arguments[key] != value]:
         raise InputError(f"diffusers' WanTransformer3DModel cannot express {', '.join(other)}")
     return {
         **{"_class_name": "WanTransformer3DModel", "patch_size": list(arguments["patch"])},
@@ -254,6 +254,7 @@ DIT = Network(
     classes=TRANSFORMER_CLASSES,
     arguments=dit_arguments,
     config=to_dit_config,
+    always=ALWAYS,
 )
 VAE = Network(
     architecture="video_vae",
@@ -271,4 +272,15 @@ FAMILY = Family(
     folders={"dit": "transformer", "dit_low": "transformer_2", "text": "text_encoder", "vae": "vae"},
     pipeline="WanPipeline",
     text_length=TEXT_LENGTH,
+    adapters=Adapters(
+        prefixes={
+            **dict.fromkeys(("high_noise_model.", "high_noise."), "dit"),
+            **dict.fromkeys(("transformer_2.", "pipe.dit2.", "dit2.", "low_noise_model.", "low_noise."), "dit_low"),
+        },
+        tables=(".modulation", ".scale_shift_table"),
+        absent=(
+            *("k_img", "v_img", "norm_k_img", "img_emb"),
+            *("add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"),
+        ),
+    ),
 )

@@ -1,4 +1,7 @@
-"""Latents that wait for decoding: in a file that no other run replaces or deletes, until their videos are there."""
+"""Latents that wait for decoding: in a file that no other run replaces or deletes, until their videos are there.
+
+C, t, h, w of latents
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.resolve import bundled, families
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.data.video import KINDS
 from videodit.errors import InputError
-from videodit.generate import Pipe
-from videodit.record import checked
-from videodit.request import Request
+from videodit.generate.layout import Layout
+from videodit.generate.model import Model
+from videodit.generate.pipe import Pipe
+from videodit.generate.record import checked
+from videodit.generate.request import OWN, Request
+from videodit.generate.video import Denoised
+from videodit.printable import note, warn
 from videodit.signals import later
 from videodit.untrusted import check
 
@@ -48,6 +56,53 @@ class Waiting(NamedTuple):
     place: os.stat_result
 
 
+class OnDisk:
+    """Where the latents of one pack wait while they are decoded: beside the first of its videos, `paths`.
+
+    path: the file where they wait. typed: whether its reader has to name the model again, as no file's word is fetched.
+    """
+
+    def __init__(
+        self, pipe: Pipe, requests: Sequence[Request], paths: Sequence[Path], layout: Layout | None = None
+    ) -> None:
+        self.pipe, self.requests, self.first = pipe, requests, paths[0]
+        self.model, self.typed = lasting(pipe.parts.name)
+        records = pipe.records(requests, layout)
+        self.header = {"model": self.model, "paths": [path.name for path in paths], "records": records}
+        self.path: Path | None = None
+        self._place: os.stat_result | None = None
+
+    def take(self) -> list[Denoised] | None:
+        """Those that an earlier run of the same requests has left there, if it has."""
+        found = find(self.pipe, self.first, self.requests, self.header)
+        if found is None:
+            return None
+        self.path, left = found
+        self._place = left.place
+        note(__name__, f"{self.path} waits from an earlier run: only decoding is left")
+        return [Denoised(*one) for one in zip(left.latents, self.requests, self.header["records"], strict=True)]
+
+    def keep(self, denoised: Sequence[Denoised]) -> None:
+        """Write them, if a disk takes them: what it does not take is no reason to give up, as videos are smaller."""
+        try:
+            self.path, self._place = keep(self.first, [one.latents for one in denoised], self.header)
+        except InputError as error:
+            warn(__name__, f"the latents are not kept: {error}")
+
+    def forget(self) -> None:
+        """Delete them: all videos are there."""
+        if self._place is not None:
+            forget(places(self.first, self.header), self._place)
+
+
+def lasting(model: str) -> tuple[str, bool]:
+    """What a file may call a model, and whether its reader has to be told it again: a file's word is never fetched."""
+    if model in bundled():
+        return model, False
+    local = model not in families() and Path(model).exists()
+    return (str(Path(model).absolute()), False) if local else (model, True)
+
+
 def keep(video: Path, latents: Sequence[Tensor], header: Mapping[str, Any]) -> tuple[Path, os.stat_result]:
     """Write latents, of which `video` is the first that comes of them -> the file, VIDEO.latents.safetensors.
 
@@ -73,7 +128,7 @@ def places(video: Path, header: Mapping[str, Any]) -> tuple[Path, Path]:
 
 
 def find(
-    pipe: Pipe, video: Path, requests: Sequence[Request], header: Mapping[str, Any]
+    model: Model, video: Path, requests: Sequence[Request], header: Mapping[str, Any]
 ) -> tuple[Path, Waiting] | None:
     """The file where latents of just these requests wait, made as they would be now, if there is one."""
     wanted = json.loads(json.dumps(header))
@@ -81,7 +136,7 @@ def find(
         with suppress(InputError):  # others', or of another version
             if path.exists():
                 waiting = read(path)
-                check_latents(pipe, path, waiting, requests)
+                check_latents(model, path, waiting, requests)
                 if wanted == {"model": waiting.model, "paths": waiting.names, "records": waiting.records}:
                     return path, waiting
     return None
@@ -91,8 +146,13 @@ def forget(paths: Sequence[Path], place: os.stat_result) -> None:
     """Delete the file that had this place, under whichever of the names it has, and no other."""
     for path in paths:
         with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), place):
+            if _identity(path.stat()) == _identity(place):
                 path.unlink()
+
+
+def _identity(place: os.stat_result) -> tuple[int, ...]:
+    """What no other file has: a number alone is given to the next one when it is free again."""
+    return place.st_dev, place.st_ino, place.st_size, place.st_mtime_ns
 
 
 def read(path: Path) -> Waiting:
@@ -119,15 +179,27 @@ def read(path: Path) -> Waiting:
     return Waiting(header["model"], names, records, [tensors[str(n)] for n in range(len(records))], path.stat())
 
 
-def check_latents(pipe: Pipe, path: Path, waiting: Waiting, requests: Sequence[Request]) -> None:
+def denoised(pipe: Pipe, path: Path, waiting: Waiting) -> list[Denoised]:
+    """What waits in a file, to be decoded by a pipe. InputError where that has another VAE, or they do not fit."""
+    own, theirs = pipe.parts.fingerprints["vae"], waiting.records[0]["weights"].get("vae")
+    if own != theirs:
+        raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({own})")
+    requests = [pipe.request(**{key: one[key] for key in OWN if key in one}) for one in waiting.records]
+    check_latents(pipe, path, waiting, requests)
+    # What an older file does not say is as it is now.
+    records = [{**now, **one} for now, one in zip(pipe.records(requests), waiting.records, strict=True)]
+    return [Denoised(*one) for one in zip(waiting.latents, requests, records, strict=True)]
+
+
+def check_latents(model: Model, path: Path, waiting: Waiting, requests: Sequence[Request]) -> None:
     """Refuse latents that are not of their requests. Records of old files are told what they were made at."""
-    vae = pipe.parts.sizes("vae")
+    vae = model.parts.sizes("vae")
     for number, (x, one, record) in enumerate(zip(waiting.latents, requests, waiting.records, strict=True)):
         # How many frames are made for those that are asked for has been another number.
         latent_frames = x.shape[1] if x.ndim == 4 else 1
-        own = {"frames": 1 + (latent_frames - 1) * vae.stride[0], "fps": pipe.defaults["fps"]}
-        generated = record.setdefault("generated", {**asdict(pipe.native(one)), **own})
-        shape = replace(pipe.native(one), frames=generated["frames"]).latent(vae.stride)
+        own = {"frames": 1 + (latent_frames - 1) * vae.stride[0], "fps": model.defaults["fps"]}
+        generated = record.setdefault("generated", {**asdict(model.native(one)), **own})
+        shape = replace(model.native(one), frames=generated["frames"]).latent(vae.stride)
         wanted = (vae.latent_channels, shape.frames, shape.height, shape.width)
         if tuple(x.shape) != wanted or not x.is_floating_point():
             kind = str(x.dtype).removeprefix("torch.")

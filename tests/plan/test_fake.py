@@ -1,4 +1,4 @@
-"""Tensors without values: operations give what they give for real ones, and the compiler of torch stays unloaded."""
+"""Traces on tensors without values: operations give what they give for real ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from videodit.nn.causal import conv
-from videodit.plan.hollow import Hollow
 from videodit.plan.trace import tracing
 
 FORM = torch.contiguous_format
@@ -63,7 +63,7 @@ def test_shape_type_and_order_are_those_of_the_real_result(name: str) -> None:
         real = run(torch.rand(MATRIX), torch.rand(VOLUME))
     with torch.no_grad(), tracing("cpu") as (_, at):
         hollow = run(torch.empty(MATRIX, device=at), torch.empty(VOLUME, device=at))
-        assert isinstance(hollow, Hollow) and hollow.device == real.device
+        assert isinstance(hollow, FakeTensor) and hollow.device == real.device
         assert (hollow.shape, hollow.dtype) == (real.shape, real.dtype)
         assert hollow.stride() == real.stride()
     with tracing("cuda") as (_, at):
@@ -87,19 +87,16 @@ def test_gradients_and_autocast() -> None:
         assert layer.weight.grad.shape == (4, 8) and layer.weight.grad.dtype == torch.float32
 
 
-def test_outside_of_a_trace_they_are_of_no_use() -> None:
-    with tracing("cpu") as (_, at):
-        x = torch.empty(3, device=at)
-    with pytest.raises(RuntimeError, match="outside of their trace"):
-        x + 1
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_refusal_loads_neither_a_compiler_nor_transformers(device: str, tmp_path: Path) -> None:
+def test_a_refusal_loads_no_transformers(device: str, tmp_path: Path) -> None:
     """They would take longer than the plan."""
     words = ["plan", "a ball", "model=wan2.1-t2v-1.3b", f"device={device}", "limit=1GiB"]
-    heavy = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "diffusers")
-    code = f"import sys; from videodit.cli.main import main; code = main({words!r})\n"
-    code += f"assert code == 2; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert _loaded(words, ("transformers", "diffusers"), 2, tmp_path) == "[]"
+
+
+def _loaded(words: list[str], heavy: tuple[str, ...], code: int, folder: Path) -> str:
+    """Which of these modules a command has loaded."""
+    program = f"import sys; from videodit.cli.main import main; code = main({words!r})\n"
+    program += f"assert code == {code}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder)
+    return done.stdout.splitlines()[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from videodit.errors import InputError
-from videodit.request import KINDS, OWN, check_keys, complete
+from videodit.generate.request import KEYS, OWN, check_keys, complete
 
 DEFAULTS = {
     **{"height": 32, "width": 32, "frames": 9, "fps": 8.0},
@@ -47,7 +47,7 @@ def test_a_bad_value_is_one_line_with_its_key(key: str, values: list[Any]) -> No
 
 
 def test_every_key_of_a_request_has_a_kind() -> None:
-    assert set(OWN) < set(KINDS)
+    assert set(OWN) < set(KEYS)
     request = complete({"prompt": "a ball", "size": "48x32", "seconds": 2, "fps": 12, "guidance": "4"}, DEFAULTS, 1)
     assert (request.height, request.width, request.frames, request.fps, request.guidance) == (32, 48, 24, 12.0, 4.0)
     check_keys(asdict(request))

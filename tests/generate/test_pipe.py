@@ -15,6 +15,7 @@ from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.data.video import probe, read
 from videodit.errors import InputError
 from videodit.generate import Pipe
+from videodit.generate.layout import layouts
 from videodit.shapes import LatentShape, VideoShape
 
 
@@ -97,7 +98,7 @@ def test_the_frames_asked_for_are_made_and_what_is_beyond_is_cut(
 def test_an_older_record_is_made_again_at_its_own_shape(pipe: Pipe) -> None:
     """13 frames were made for 16, and the last one held."""
     request = pipe.request(CAPTIONS[0], frames=16)
-    layout = {**pipe.layouts([request])[0], "shapes": [[4, 4, 4]]}
+    layout = {**layouts(pipe, [request])[0], "shapes": [[4, 4, 4]]}
     video, short = pipe.run([request], layout=layout)[0], pipe(CAPTIONS[0], frames=13)
     assert video.record["generated"] == {"frames": 13, "height": 32, "width": 32, "fps": 8.0}
     assert torch.equal(video.clip[:, :13], short.clip)
