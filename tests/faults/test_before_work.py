@@ -158,9 +158,9 @@ def test_of_a_doctor(key: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])
 def test_of_a_scorer(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    scorer = f"{{_target_: videodit.ingest.looks.ImageClassifier{arguments}}}"
+    scorer = f"{{_target_: videodit.features.image_models.ImageClassifier{arguments}}}"
     told = refused(["ingest", "nowhere", "out=set", f"measure.scorers=[{scorer}]"], capsys)
-    assert told.startswith("measure.scorers.0: videodit.ingest.looks.ImageClassifier: ")
+    assert told.startswith("measure.scorers.0: videodit.features.image_models.ImageClassifier: ")
 
 
 def test_every_object_of_the_shipped_configs_is_there() -> None:

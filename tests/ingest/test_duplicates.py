@@ -12,8 +12,9 @@ from PIL import Image, ImageFilter
 
 from videodit.data import video
 from videodit.errors import InputError
+from videodit.features.fingerprint import fingerprint
 from videodit.ingest import duplicates
-from videodit.ingest.duplicates import fingerprint, near_by_embedding, near_duplicates
+from videodit.ingest.duplicates import near_by_embedding, near_duplicates
 from videodit.toy.world import ToyWorld
 
 REAL = Path(__file__).parents[3] / "shared" / "clips"

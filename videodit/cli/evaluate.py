@@ -15,10 +15,12 @@ from videodit.checkpoint.store import give, load_tensors
 from videodit.checkpoint.weights import fingerprint
 from videodit.cli.settings import SAMPLED, Evaluate
 from videodit.config import assets_dir
-from videodit.errors import InputError
+from videodit.errors import InputError, did_you_mean
 from videodit.eval.page import page
 from videodit.eval.protocol import PROMPTS_SEED, Ask, Benchmark, by_shape, follow
 from videodit.eval.report import by_time, reconstruction, summary, write_json
+from videodit.features.frames import opencv
+from videodit.features.measures import MEASURES
 from videodit.generate.pipe import Pipe, load
 from videodit.generate.request import check_keys, given_of
 from videodit.printable import answer
@@ -100,7 +102,8 @@ def held_out_losses(
 def asking(asked: Evaluate, count: int, label: str, rounds: int) -> Iterator[Ask]:
     """How to ask for clips, with a progress bar that follows."""
     with Progress(total=count * rounds, label=label) as progress:
-        yield Ask(count, asked.seed, asked.batch, request(asked), lambda done, total: progress.update(done))
+        measures = [one for one in MEASURES if one.name in asked.measures]
+        yield Ask(count, asked.seed, asked.batch, request(asked), lambda done, total: progress.update(done), measures)
 
 
 def request(asked: Evaluate) -> dict[str, Any]:
@@ -111,6 +114,12 @@ def request(asked: Evaluate) -> dict[str, Any]:
 def check(asked: Evaluate) -> None:
     """Raise InputError, naming the key, for what cannot be evaluated."""
     check_keys(request(asked))
+    known = [one.name for one in MEASURES]
+    if strange := [name for name in asked.measures if name not in known]:
+        told = f"measures: no such measure {strange[0]!r}; there are {', '.join(known)}"
+        raise InputError(told + did_you_mean(strange[0], known))
+    if asked.measures:
+        opencv()  # say now where it is not there
     if Path(asked.out).is_file():
         raise InputError(f"out={asked.out}: is a file; give the name of a folder")
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 MOVED = {
     "videodit.data.toy.ToyWorld": "videodit.toy.world.ToyWorld",
+    "videodit.ingest.looks.ImageClassifier": "videodit.features.image_models.ImageClassifier",
+    "videodit.ingest.looks.ImageEmbedding": "videodit.features.image_models.ImageEmbedding",
+    "videodit.ingest.measure.NoEmbedding": "videodit.features.measures.NoEmbedding",
 }
 
 

@@ -6,7 +6,7 @@ the score of real clips that show the same, and a floor, the score with the prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from videodit.alive import doing
+from videodit.data.sample import to_frames
 from videodit.eval.metrics import frechet
 from videodit.eval.scoring import Marks, accuracy, floor, wrong
+from videodit.features.measures import Measure, measure
 from videodit.shapes import VideoShape
 
 PROMPTS_SEED = 2  # of the prompts, the same for every model; `seed` is that of the noise
 DISTANCE = "judge Fréchet distance"
 REFERENCES = 1000  # real clips that features are compared with
 LOT = 50  # real clips made at a time
+EDGE = 256  # pixels of the short side that measures look at
 
 Section = dict[str, Any]  # of the report: plain values that JSON holds
 Report = Callable[[int, int], None]  # (clips done, clips in all)
@@ -83,13 +86,14 @@ class Shown:
 @dataclass(frozen=True)
 class Ask:
     """How clips are asked for: `count` prompts, clip i from the noise of seed + i, `batch` at a time; `request` goes
-    to the pipe as it is, and `report` hears of every batch."""
+    to the pipe as it is, `report` hears of every batch, and `measures` are taken of the clips of the usual shape."""
 
     count: int
     seed: int
     batch: int
     request: Mapping[str, Any]
     report: Report
+    measures: Sequence[Measure] = ()
 
 
 def follow(pipe: Pipe, benchmark: Benchmark, kind: str, shape: VideoShape, ask: Ask) -> tuple[Section, list[Shown]]:
@@ -124,6 +128,9 @@ def follow(pipe: Pipe, benchmark: Benchmark, kind: str, shape: VideoShape, ask: 
         **benchmark.shares(reads),
         "wrong": [{"prompt": one.prompt, "seed": one.seed, **one.wrong} for one in shown if one.wrong],
     }
+    if ask.measures:
+        with doing("measure the clips"):
+            section["measures"] = compared([one.clip for one in shown], benchmark, asked, shape, ask.measures)
     if shape != benchmark.shape or len(asked) < 2:  # of other shapes the scores say enough
         return section, shown
     with doing("compare with rendered clips"):
@@ -141,8 +148,25 @@ def by_shape(pipe: Pipe, benchmark: Benchmark, ask: Ask) -> Section:
         def report(done: int, total: int, place: int = place) -> None:
             ask.report(place * total + done, len(shapes) * total)
 
-        table[str(shape)] = follow(pipe, benchmark, benchmark.kinds[0], shape, replace(ask, report=report))[0]
+        own = replace(ask, report=report, measures=())
+        table[str(shape)] = follow(pipe, benchmark, benchmark.kinds[0], shape, own)[0]
     return table
+
+
+def compared(
+    made: Sequence[Tensor], benchmark: Benchmark, asked: Sequence[Any], shape: VideoShape, measures: Sequence[Measure]
+) -> Section:
+    """Means of the measures over generated clips, with half their 95 % intervals, and over real clips of the same."""
+
+    def of(clips: Iterable[Tensor]) -> Tensor:
+        rows = [measure(to_frames(clip), benchmark.fps, edge=EDGE, measures=measures) for clip in clips]
+        return torch.tensor([list(row.values()) for row in rows], dtype=torch.float64)
+
+    ours, real = of(made), of(clip for some in lots(asked, LOT) for clip in benchmark.render(some, shape))
+    half = 1.96 * ours.std(0, correction=1) / len(ours) ** 0.5 if len(ours) > 1 else ours[0] * 0
+    rows = {"generated": ours.mean(0), "give or take": half, "rendered": real.mean(0)}
+    names = [one.name for one in measures]
+    return {row: dict(zip(names, numbers.tolist(), strict=True)) for row, numbers in rows.items()}
 
 
 def read_real(benchmark: Benchmark, asked: Sequence[Any], shape: VideoShape) -> tuple[list[Any], Tensor]:

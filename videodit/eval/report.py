@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +72,8 @@ def summary(value: Mapping[str, Any]) -> Iterator[str]:
     for kind, section in value.get("prompts", {}).items():
         yield f"{kind}: {section['prompts']} prompts, {section['shape']}"
         yield from _table({name: section[name] for name in ("accuracy", "ceiling", "floor")})
+        if "measures" in section:
+            yield from _table(section["measures"], "{:.3f}".format)
         if DISTANCE in section:  # of two clips and more
             rendered = section[f"{DISTANCE}, rendered"]
             yield f"  {DISTANCE} {section[DISTANCE]:.2f}, of as many rendered clips {rendered:.2f}"
@@ -85,11 +87,17 @@ def summary(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"held-out loss, t {row['from']:.1f} to {row['to']:.1f}: {row['loss']:.4f}"
 
 
-def _table(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """Shares as a table of percentages: a line of column names, then one a row; a blank where a row lacks one."""
+def percent(share: float) -> str:
+    """A share in percent, with one decimal."""
+    return f"{100 * share:.1f}"
+
+
+def _table(rows: Mapping[str, Mapping[str, float]], form: Callable[[float], str] = percent) -> Iterator[str]:
+    """Numbers as a table: a line of column names, then one a row; a blank where a row lacks one."""
     columns = max((list(row) for row in rows.values()), key=len)
-    first = max(map(len, rows)) + 2
-    yield "  " + " " * first + "".join(f"{name.removeprefix('first ').removeprefix('second '):>9}" for name in columns)
+    titles = [name.removeprefix("first ").removeprefix("second ") for name in columns]
+    first, wide = max(map(len, rows)) + 2, max(9, *(len(title) + 1 for title in titles))
+    yield "  " + " " * first + "".join(title.rjust(wide) for title in titles)
     for label, row in rows.items():
-        cells = (f"{100 * row[name]:9.1f}" if name in row else " " * 9 for name in columns)
-        yield "  " + label.ljust(first) + "".join(cells)
+        cells = (form(row[name]) if name in row else "" for name in columns)
+        yield "  " + label.ljust(first) + "".join(cell.rjust(wide) for cell in cells)

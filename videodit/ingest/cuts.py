@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from videodit.errors import InputError
-from videodit.ingest.images import checked, opencv, shrink
-from videodit.ingest.record import Stop
+from videodit.errors import InputError, Stop
+from videodit.features.frames import checked, opencv, shrink
 
 if TYPE_CHECKING:
     from scenedetect import SceneDetector

@@ -1,4 +1,4 @@
-"""Learned looks at a clip, by image models of transformers: scores, and an embedding by which duplicates are known.
+"""Measure a clip by image models of transformers: scores, and an embedding by which duplicates are known.
 
 D values of an embedding
 """
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videodit.ingest.hub import found, opened
-from videodit.ingest.record import Stop
+from videodit.errors import Stop
+from videodit.features.hub import found, opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ DIGITS = 4  # of an embedding's values that are kept
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModel:
-    """An image network, opened where it first looks.
+    """An image network, which is opened when it sees its first frames.
 
     Args:
         model: a folder or a hub id. Weights are read from safetensors only, and code from neither.
@@ -84,7 +84,7 @@ class ImageEmbedding(ImageModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifier(ImageModel):
-    """A score by a model that classifies images, such as one for safety or for aesthetics (`measure.Scorer`).
+    """A score by a model that classifies images, such as one for safety or for aesthetics (`measures.Scorer`).
 
     Args:
         name: of the score.
@@ -96,6 +96,11 @@ class ImageClassifier(ImageModel):
 
     key = "measure.scorers"
     kind = "AutoModelForImageClassification"
+
+    @property
+    def meaning(self) -> str:
+        """What the score says, its range."""
+        return f"mean probability of {self.label} in a few frames, 0 to 1"
 
     def __call__(self, frames: Sequence[np.ndarray]) -> float:
         """The probability of the label, 0 to 1."""
