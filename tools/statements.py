@@ -21,14 +21,15 @@ PACKAGE = "videodit"
 
 def main(*refs: str) -> int:
     """Print the table; returns the exit code."""
-    tables = [here()]
+    tables = []
     for ref in refs:
         try:
-            tables.insert(0, at(ref))
+            tables.append(at(ref))
         except subprocess.CalledProcessError as error:
             print(f"statements: error: {ref}: {error.stderr.strip()}", file=sys.stderr)
             return 2
-    print("room".ljust(12) + "".join(f"{name[:10]:>12}" for name in [*reversed(refs), "here"]))
+    tables.append(here())
+    print("room".ljust(12) + "".join(f"{name[:10]:>12}" for name in [*refs, "here"]))
     for room in sorted({room for table in tables for room in table}):
         print(room.ljust(12) + "".join(f"{table[room]:>12,}" for table in tables))
     print("whole".ljust(12) + "".join(f"{table.total():>12,}" for table in tables))

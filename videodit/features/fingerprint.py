@@ -6,13 +6,9 @@ their Hamming distance, 0 to 64 bits; pictures of different scenes by some 20.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
 import numpy as np
 
-from videodit.errors import InputError
-from videodit.features.frames import checked, opencv, shrink
+from videodit.features.frames import opencv, shrink
 from videodit.features.measures import Clip, Measure, View
 
 PER_SECOND = 4.0  # hashes; a copy that begins between two of them is at most an eighth of a second away from one
@@ -22,53 +18,41 @@ COLOURED = 8.0  # coefficients of colour below this, a quarter of a level of the
 BLANK = 4.0  # levels: where neither brightness nor colours deviate more from their means, there is no picture
 BAR = 24  # levels: the black of bars around a picture is darker everywhere
 BAR_FRAMES = 16  # frames that tell where bars are
-BANDS, BAND_BITS = 4, 16  # a hash is searched by
+BANDS, BAND_BITS = 4, 16  # parts of a hash, by which others near it are found
 
 
 class Fingerprint:
-    """The hashes of frames uint8 (H,W,3) at `fps` a second, which are seen one by one.
+    """The hashes of a clip's frames, which are seen one by one.
 
     The hash is pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) with colour:
     signs of the lowest frequencies of a cosine transform, of brightness and of two colour differences. Black bars are
     cut off first, where they are the same in the first four seconds. Hardly anything changes with resolution,
     proportions, rate, compression and brightness; a few bits with a slight crop; mirrored pictures are others. Scenes
     alike in layout and colours have hashes that are alike: of the pairs of clips of the toy world, which share grounds
-    and skies, about one in a thousand counts as near-duplicates. Raises InputError for a bad rate and for what is no
-    frame.
+    and skies, about one in a thousand counts as near-duplicates.
     """
 
-    def __init__(self, fps: float) -> None:
-        if not 0 < fps < math.inf:
-            raise InputError(f"fps must be above 0, got {fps}")
-        self.fps, self.index, self.due = fps, 0, 0
+    def __init__(self, clip: Clip) -> None:
+        self.fps, self.due = clip.fps, 0
         self.found: list[int] = []
         self.held: list[np.ndarray] = []  # pictures made small, until there are enough to tell bars
         self.bars: tuple[slice, slice] | None = None
 
-    def see(self, frame: np.ndarray) -> None:
-        """The next frame. Those nearest to the multiples of 1 / PER_SECOND seconds are hashed, each at most once."""
-        if self.index == round(self.due * self.fps / PER_SECOND):
-            self.held.append(shrink(checked(frame), 2 * SIDE))
-            while round(self.due * self.fps / PER_SECOND) <= self.index:
+    def see(self, view: View) -> None:
+        """Hash the frames nearest to the multiples of 1 / PER_SECOND seconds, each at most once."""
+        if view.index == round(self.due * self.fps / PER_SECOND):
+            self.held.append(shrink(view.frame, 2 * SIDE))
+            while round(self.due * self.fps / PER_SECOND) <= view.index:
                 self.due += 1
             if self.bars is None and len(self.held) == BAR_FRAMES:
                 self.bars = _inside(self.held)
             if self.bars is not None:
                 self.found += _hashes(self.held, self.bars)
                 self.held = []
-        self.index += 1
 
-    def hashes(self) -> np.ndarray:
-        """uint64 (n,) of what was seen; blank frames (black, white, one colour) have none."""
-        return np.array(self.found + _hashes(self.held, self.bars or _inside(self.held)), np.uint64)
-
-
-def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
-    """The hashes uint64 (n,) of a clip's frames: see Fingerprint."""
-    seen = Fingerprint(fps)
-    for frame in frames:
-        seen.see(frame)
-    return seen.hashes()
+    def number(self) -> list[int]:
+        """The hashes, 64 bits each, of what was seen; blank frames (black, white, one colour) have none."""
+        return self.found + _hashes(self.held, self.bars or _inside(self.held))
 
 
 def _inside(small: list[np.ndarray]) -> tuple[slice, slice]:
@@ -103,17 +87,4 @@ def _hashes(small: list[np.ndarray], bars: tuple[slice, slice]) -> list[int]:
     return found
 
 
-class _Hashes:
-    """A fingerprint on its way through a clip."""
-
-    def __init__(self, clip: Clip) -> None:
-        self.seen = Fingerprint(clip.fps)
-
-    def see(self, view: View) -> None:
-        self.seen.see(view.frame)
-
-    def number(self) -> list[int]:
-        return self.seen.hashes().tolist()
-
-
-HASHES = Measure("hashes", "64-bit hashes of the pictures, four a second: those of copies differ in few bits", _Hashes)
+HASHES = Measure("hashes", "64-bit hashes of the pictures, four a second; those of copies differ little", Fingerprint)
