@@ -5,8 +5,7 @@ D values of an embedding
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -73,8 +72,10 @@ class ImageEmbedding(ImageModel):
         """The mean of the frames' directions, (D,) of length 1."""
         import torch
 
+        from videodit.nn.device import threads
+
         network, inputs = self._opened[0], self._seen(frames)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), threads(1):
             told = network.get_image_features(**inputs) if hasattr(network, "get_image_features") else network(**inputs)
             states = getattr(told, "pooler_output", told)
             states = told.last_hidden_state[:, 0] if states is None else states
@@ -106,22 +107,11 @@ class ImageClassifier(ImageModel):
         """The probability of the label, 0 to 1."""
         import torch
 
+        from videodit.nn.device import threads
+
         network, inputs = self._opened[0], self._seen(frames)
         known = {str(name): place for place, name in network.config.id2label.items()}
         if self.label not in known:
             raise Stop(f"{self.key}: {self.model} knows no label {self.label}, but {', '.join(sorted(known))}")
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), threads(1):
             return float(network(**inputs).logits.float().softmax(-1)[:, int(known[self.label])].mean())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Every core has a process of its own."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
