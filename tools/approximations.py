@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import videodit
-from videodit.data.toy import evaluation_prompts
 from videodit.generate import Pipe
+from videodit.toy.grammar import evaluation_prompts
 
 
 def main(arguments: list[str]) -> None:

@@ -16,9 +16,9 @@ import torch
 
 from videodit.cli import compose
 from videodit.config import conf_dir
-from videodit.data.toy import ToyWorld
 from videodit.models.pack import Context, Times, patchify
-from videodit.nn.kernels import KERNELS, attend, refusal
+from videodit.nn.kernels import KERNELS, Use, attend
+from videodit.toy.world import ToyWorld
 from videodit.train.machine import matmul_rate
 from videodit.train.optim import Optimizer
 
@@ -88,7 +88,7 @@ def main(seconds: float) -> None:
     q, lengths = torch.randn(48 * 80, 4, 64), (80,) * 48
     with torch.no_grad():
         for kernel in KERNELS:
-            reason = refusal(kernel, q, q, q)
+            reason = Use(CPU, torch.float32, 64, grad=False).refusal(kernel)
             if reason:
                 row(f"  {kernel}", "–", f"  {reason}")
                 continue

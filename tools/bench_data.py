@@ -36,9 +36,9 @@ from torch import Tensor
 from videodit.checkpoint.latents import LatentCache, fill, latent_key
 from videodit.data import video
 from videodit.data.sample import to_frames
-from videodit.data.toy import ToyWorld
 from videodit.errors import InputError
 from videodit.shapes import VideoShape
+from videodit.toy.world import ToyWorld
 from videodit.train.encode import SHARD
 
 Clock = Callable[[], float]

@@ -20,9 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from videodit.cli.compose import Line, config, make
 from videodit.config import conf_dir
-from videodit.data.toy import COLOURS, GROUNDS, KINDS, MOTIONS, RELATIONS, SIZES, caption, scene
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer, train_tokenizer
+from videodit.toy.grammar import caption
+from videodit.toy.scenes import COLOURS, GROUNDS, KINDS, MOTIONS, RELATIONS, SIZES, scene
 
 OF_A_BODY = {"kind": KINDS, "colour": COLOURS, "size": SIZES, "motion": MOTIONS}
 ASKED = {f"{name} {place}": words for place in (1, 2) for name, words in OF_A_BODY.items()}

@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from videodit.checkpoint.parts import first
 from videodit.config import conf_dir
 from videodit.decode import Way
 from videodit.errors import is_out_of_memory
@@ -321,7 +322,8 @@ def planned(page: Page, found: Mapping[str, Any], shape: Shape, vae_dtype: torch
     parts = {}
     for name in ("dit", "text", "vae"):
         parts[name] = Sketch({key: found[name][key] for key in ("architecture", "arguments")})
-    model = SimpleNamespace(parts=parts, experts=["dit"], device=page.device, sizes=lambda name: parts[name].outline)
+    sizes = {"sizes": lambda role: first(parts, role).outline}
+    model = SimpleNamespace(parts=parts, experts=["dit"], device=page.device, **sizes)
     planner = Planner(model, Limit("none", 2**60), base=0)
     job = Job(shapes=(LatentShape(*shape),), lengths=PROMPTS, calls=1, guided=True)
     setup = Setup("block" if offload == "block" else "model", page.dtype, Way(CHUNK), vae_dtype=vae_dtype)

@@ -34,7 +34,7 @@ def their_dit(arguments: Mapping[str, Any], device: torch.device, dtype: torch.d
     """WanTransformer3DModel, in float32 what `from_pretrained` keeps so."""
     torch.manual_seed(0)
     with _made_at(device, dtype):
-        network = WanTransformer3DModel.from_config(wan.to_dit_config(arguments)).eval().requires_grad_(False)
+        network = WanTransformer3DModel.from_config(wan.to_dit_config(arguments, {})).eval().requires_grad_(False)
     exact = network._keep_in_fp32_modules or ()
     for name, parameter in network.named_parameters():
         if any(one in name.split(".") for one in exact):
@@ -73,7 +73,7 @@ def their_vae(found: Mapping[str, Any], device: torch.device, dtype: torch.dtype
     """AutoencoderKLWan with the published statistics."""
     torch.manual_seed(0)
     channels = found["arguments"]["latent_channels"]
-    config = wan.to_vae_config(found["arguments"], found["mean"][:channels], found["std"][:channels])
+    config = wan.to_vae_config(found["arguments"], {key: found[key][:channels] for key in ("mean", "std")})
     with _made_at(device, dtype):
         return AutoencoderKLWan.from_config(config).eval().requires_grad_(False)
 

@@ -19,10 +19,11 @@ from videodit.checkpoint.export import put
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.parts import FILES, TOKENIZER
 from videodit.checkpoint.store import save_model, write_json
-from videodit.data.toy import caption, scene
 from videodit.errors import InputError
 from videodit.models.build import rebuild
 from videodit.models.text import Tokenizer
+from videodit.toy.grammar import caption
+from videodit.toy.scenes import scene
 
 SEED, BATCH, RATE = 11, 96, 3e-3
 

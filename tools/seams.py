@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import videodit
-from videodit.data.render import render
-from videodit.data.toy import scene
 from videodit.decode import OVERLAP, Way, decode, starts
+from videodit.toy.render import render
+from videodit.toy.scenes import scene
 
 
 def main(arguments: list[str]) -> None:

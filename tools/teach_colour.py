@@ -25,25 +25,26 @@ from torch.nn import functional as F
 
 import videodit
 from videodit.cli.main import main as videodit_main
-from videodit.data import grammar, render, toy
 from videodit.data.sample import to_frames
 from videodit.data.sheet import sheet
-from videodit.data.toy import Scene, caption, evaluation_prompts, scene
 from videodit.data.video import write
-from videodit.eval.train_judge import spoil
+from videodit.toy import grammar, render, scenes
+from videodit.toy.grammar import caption, evaluation_prompts
+from videodit.toy.scenes import Scene, scene
+from videodit.toy.train_judge import spoil
 
 NAME, RGB = "navy", (0.05, 0.07, 0.36)
 FRAMES, SIZE, FPS = 17, 64, 8.0
 DEFAULTS = {"folder": "../runs/navy", "clips": "160", "others": "80", "steps": "200", "prompts": "24"}
 EYE_STEPS = 300
-ALL = (*toy.COLOURS, NAME)
+ALL = (*scenes.COLOURS, NAME)
 
 
 @contextmanager
 def ninth_colour() -> Iterator[None]:
     """While this lasts, the world has it: scenes are drawn with it, said and rendered."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(toy, "COLOURS", ALL))
+        stack.enter_context(patch.object(scenes, "COLOURS", ALL))
         stack.enter_context(patch.object(render, "COLOUR_RGB", {**render.COLOUR_RGB, NAME: RGB}))
         stack.enter_context(patch.object(grammar, "SAY_COLOUR", {**grammar.SAY_COLOUR, NAME: (NAME,)}))
         yield

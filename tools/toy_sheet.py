@@ -12,8 +12,9 @@ import time
 import torch
 from PIL import Image, ImageDraw
 
-from videodit.data.render import render
-from videodit.data.toy import caption, scene
+from videodit.toy.grammar import caption
+from videodit.toy.render import render
+from videodit.toy.scenes import scene
 
 
 def main() -> None:

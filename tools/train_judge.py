@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from videodit.checkpoint.store import load_tensors, save_tensors
-from videodit.eval.attributes import Judge, vocabulary
-from videodit.eval.train_judge import train_judge, validate
 from videodit.shapes import VideoShape
+from videodit.toy.judge import Judge, vocabulary
+from videodit.toy.train_judge import train_judge, validate
 
 OPTIONS = {
     "steps": 3000, "batch": 32, "lr": 3e-3, "seed": 1, "width": 32, "maps": 2, "features": 64,

@@ -25,6 +25,10 @@ class InputError(ValueError):
         super().__init__(one_line(text))
 
 
+class Stop(InputError):
+    """Bad input that every other file or clip would meet as well: no such package, model or server, a refused key."""
+
+
 # How libraries say it; cuDNN, whose tries all failed, may not say why, nor oneDNN, which could not even begin.
 MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|ALLOCATION_FAILED"

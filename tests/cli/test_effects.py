@@ -245,6 +245,7 @@ REFUSED = [
     *(("train", ["stage=vae", f"vae_loss.{key}=0.1"], f"vae_loss.{key}= has no effect without a critic")
       for key in ("adversarial", "perceptual")),
     ("evaluate", ["prompts=[]", "page=3"], "page= has no effect with prompts="),
+    ("evaluate", ["prompts=[]", "measures=[motion]"], "measures= has no effect with prompts="),
     ("ingest", ["v", "out=o", "caption.frames=3"], "caption.frames= has no effect with captioner=given"),
     ("ingest", ["v", "out=o", "caption.bundle=3"], "caption.bundle= has no effect with captioner=given"),
     ("ingest", ["v", "out=o", "caption.workers=3"], "caption.workers= has no effect with captioner=given"),

@@ -12,7 +12,7 @@ from videodit.cli.main import main
 from videodit.cli.prepare import sample_prompts
 from videodit.cli.typed import settings
 from videodit.data.batches import fetch
-from videodit.data.toy import ToyWorld
+from videodit.toy.world import ToyWorld
 from videodit.track.jsonl import records
 from videodit.track.names import PROMPTS
 

@@ -21,7 +21,6 @@ from videodit.cli import start
 from videodit.cli.main import main
 from videodit.cli.start import find_vae, open_vae
 from videodit.data.batches import fetch
-from videodit.data.toy import ToyWorld, caption, scene
 from videodit.data.video import write
 from videodit.doctor import checks
 from videodit.doctor.captions import bag_of_words, captions_heard, order_counts
@@ -31,6 +30,9 @@ from videodit.models.pack import Context
 from videodit.models.text import train_tokenizer
 from videodit.nn.kernels import attend
 from videodit.plan.machine import Limit
+from videodit.toy.grammar import caption
+from videodit.toy.scenes import scene
+from videodit.toy.world import ToyWorld
 from videodit.train.encode import calibrate
 
 SOUND = "nothing is wrong"

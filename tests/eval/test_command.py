@@ -11,14 +11,16 @@ import torch
 from videodit.checkpoint.store import save_tensors
 from videodit.cli import evaluate
 from videodit.cli.settings import Evaluate
-from videodit.data.render import render
-from videodit.data.toy import evaluation_prompts
+from videodit.data.sample import to_frames
 from videodit.errors import InputError
-from videodit.eval.attributes import Judge, vocabulary
-from videodit.eval.report import PROMPTS_SEED
+from videodit.eval.protocol import PROMPTS_SEED
+from videodit.features.measures import measure
 from videodit.flow.path import RectifiedFlow
 from videodit.settings import read
 from videodit.shapes import LatentShape
+from videodit.toy.grammar import evaluation_prompts
+from videodit.toy.judge import Judge, vocabulary
+from videodit.toy.render import render
 
 
 def asked(**changes) -> Evaluate:
@@ -71,7 +73,7 @@ def test_a_saved_judge_reads_the_same(tmp_path: Path) -> None:
     loaded = evaluate.load_judge(save(tmp_path / "judge.safetensors", judge().state_dict()))
     clips = torch.rand(2, 3, 3, 24, 24)
     for label, scores in judge()(clips).items():
-        assert torch.equal(loaded(clips)[label], scores)
+        assert torch.equal(loaded.judge(clips)[label], scores)
 
 
 def test_a_judge_is_loaded_strictly(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_the_command_writes_everything(
 ) -> None:
     pipe = FakePipe()
     monkeypatch.setattr(evaluate, "load", lambda model, **how: pipe)
-    monkeypatch.setattr("videodit.eval.report.REFERENCES", 4)
+    monkeypatch.setattr("videodit.eval.protocol.REFERENCES", 4)
     path = save(tmp_path / "judge.safetensors", judge().state_dict())
     small = {"count": 2, "shapes": 1, "clips": 1, "losses": 4, "steps": 2, "prompts": ["ordinary", "two"]}
     evaluate.run(asked(out=str(tmp_path / "out"), judge=str(path), **small))
@@ -102,6 +104,32 @@ def test_the_command_writes_everything(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "ordinary.png", "two.png"}
     assert pipe.asked[0] == {"seed": 0, "steps": 2}
     assert "ceiling" in capsys.readouterr().out
+
+
+def test_measures_of_the_clips_stand_beside_those_of_rendered_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = FakePipe()
+    monkeypatch.setattr(evaluate, "load", lambda model, **how: pipe)
+    monkeypatch.setattr("videodit.eval.protocol.REFERENCES", 4)
+    path = save(tmp_path / "judge.safetensors", judge().state_dict())
+    small = {"count": 2, "shapes": 1, "clips": 0, "losses": 0, "prompts": ["ordinary"], "judge": str(path)}
+    evaluate.run(asked(out=str(tmp_path / "out"), measures=["compression", "motion"], **small))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    found = report["prompts"]["ordinary"]["measures"]
+    assert list(found) == ["generated", "give or take", "rendered"]
+    assert found["generated"] == found["rendered"] and list(found["generated"]) == ["motion", "compression"]
+    pairs = evaluation_prompts("ordinary", 2, PROMPTS_SEED)
+    clips = render([scene for _, scene in pairs], frames=17, height=64, width=64, fps=8.0)
+    alone = [measure(to_frames(clip), 8.0, edge=256)["motion"] for clip in clips]
+    assert found["generated"]["motion"] == pytest.approx(sum(alone) / 2) and min(alone) >= 0 < max(alone)
+    assert found["give or take"]["motion"] == pytest.approx(1.96 * abs(alone[0] - alone[1]) / 2)
+    assert not any("measures" in section for section in report["shapes"].values())
+    lines = capsys.readouterr().out.splitlines()
+    head = next(place for place, line in enumerate(lines) if line.split() == ["motion", "compression"])
+    assert lines[head + 1].split() == ["generated", *(f"{x:.3f}" for x in found["generated"].values())]
+    with pytest.raises(InputError, match="measures: no such measure 'mozion'; .*did you mean 'motion'"):
+        evaluate.run(asked(out=str(tmp_path / "out"), measures=["mozion"], **small))
 
 
 @pytest.mark.parametrize(

@@ -8,38 +8,26 @@ import pytest
 import torch
 from PIL import Image
 
-from videodit.data.render import render
-from videodit.data.toy import evaluation_prompts
 from videodit.errors import InputError
-from videodit.eval.attributes import Judge, vocabulary
 from videodit.eval.page import page
-from videodit.eval.report import (
-    DISTANCE,
-    ORDINARY,
-    PROMPTS_SEED,
-    SHAPES,
-    Ask,
-    Shown,
-    by_shape,
-    by_time,
-    distance,
-    follow,
-    reconstruction,
-    summary,
-    write_json,
-)
+from videodit.eval.protocol import DISTANCE, PROMPTS_SEED, Ask, Shown, by_shape, distance, follow
+from videodit.eval.report import by_time, reconstruction, summary, write_json
 from videodit.shapes import VideoShape
+from videodit.toy.benchmark import ORDINARY, ToyBenchmark
+from videodit.toy.grammar import evaluation_prompts
+from videodit.toy.judge import Judge, vocabulary
+from videodit.toy.render import render
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def toy() -> ToyBenchmark:
     torch.manual_seed(0)
-    return Judge(words=vocabulary(), width=8, maps=1, features=4).eval()
+    return ToyBenchmark(Judge(words=vocabulary(), width=8, maps=1, features=4).eval())
 
 
 @pytest.fixture(autouse=True)
 def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videodit.eval.report.REFERENCES", 12)
+    monkeypatch.setattr("videodit.eval.protocol.REFERENCES", 12)
 
 
 class Oracle:
@@ -61,9 +49,9 @@ def ask(count: int, done: list | None = None, **request) -> Ask:
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "composition", "two"])
-def test_a_perfect_pipe_reaches_the_ceiling_exactly(judge: Judge, kind: str) -> None:
+def test_a_perfect_pipe_reaches_the_ceiling_exactly(toy: ToyBenchmark, kind: str) -> None:
     pipe, done = Oracle(kind, 6), []
-    section, shown = follow(pipe, judge, kind, ORDINARY, ask(6, done, steps=3))
+    section, shown = follow(pipe, toy, kind, ORDINARY, ask(6, done, steps=3))
     assert section["accuracy"] == section["ceiling"]
     assert section[DISTANCE] == pytest.approx(section[f"{DISTANCE}, rendered"], rel=1e-6)
     assert [one.seed for one in shown] == [7, 8, 9, 10, 11, 12]
@@ -85,25 +73,25 @@ def test_a_feature_that_hardly_varies_in_rendered_clips_does_not_decide_the_dist
     assert distance(8 * good, 8 * references) == pytest.approx(distance(good, references))
 
 
-def test_every_shape_has_its_row_and_a_still_is_not_asked_to_move(judge: Judge) -> None:
+def test_every_shape_has_its_row_and_a_still_is_not_asked_to_move(toy: ToyBenchmark) -> None:
     done: list = []
-    table = by_shape(Oracle("ordinary", 2), judge, ask(2, done))
-    assert list(table) == [str(shape) for shape in SHAPES]
+    table = by_shape(Oracle("ordinary", 2), toy, ask(2, done))
+    assert list(table) == [str(shape) for shape in toy.shapes]
     assert done[-1] == (12, 12)
     assert "motion" not in table["64x64, 1 frames"]["accuracy"]
     assert "motion" in table["96x64, 17 frames"]["accuracy"]
 
 
-def test_an_unknown_kind_of_prompt_is_refused(judge: Judge) -> None:
+def test_an_unknown_kind_of_prompt_is_refused(toy: ToyBenchmark) -> None:
     with pytest.raises(InputError, match="kind of prompt"):
-        follow(Oracle("ordinary", 1), judge, "rhyming", ORDINARY, ask(1))
+        follow(Oracle("ordinary", 1), toy, "rhyming", ORDINARY, ask(1))
 
 
-def test_reconstruction_of_a_known_loss() -> None:
+def test_reconstruction_of_a_known_loss(toy: ToyBenchmark) -> None:
     vae = SimpleNamespace(encode=lambda clip: clip * 0.5, decode=lambda latents: latents * 2 + 0.02,
                           mean=torch.zeros(1))  # fmt: skip
     shapes = (VideoShape(1, 16, 16), VideoShape(2, 16, 24))
-    table = reconstruction(vae, shapes, count=3, seed=1, batch=2, device="cpu")
+    table = reconstruction(vae, toy, shapes, count=3, seed=1, batch=2, device="cpu")
     assert list(table) == ["16x16, 1 frames", "24x16, 2 frames"]
     for row in table.values():
         assert row["clips"] == 3
@@ -117,8 +105,8 @@ def test_losses_fall_into_their_bins() -> None:
     assert [(row["from"], row["count"], row["loss"]) for row in rows] == [(0, 2, 2), (0.3, 1, 5), (0.9, 1, 7)]
 
 
-def test_the_report_is_written_whole_and_summed_up(judge: Judge, tmp_path: Path) -> None:
-    section, shown = follow(Oracle("ordinary", 3), judge, "ordinary", ORDINARY, ask(3))
+def test_the_report_is_written_whole_and_summed_up(toy: ToyBenchmark, tmp_path: Path) -> None:
+    section, shown = follow(Oracle("ordinary", 3), toy, "ordinary", ORDINARY, ask(3))
     losses = by_time(torch.ones(1), torch.ones(1), 2)
     report = {"prompts": {"ordinary": section}, "shapes": {"64x64, 17 frames": section}, "loss": losses}
     write_json(tmp_path / "deep" / "report.json", report)

@@ -25,7 +25,7 @@ FAULTS = {  # what is typed beside TRAIN -> how the line goes on
     "+optim.make.nope=1": "optim.make: videodit.train.optim.muon: got an unexpected keyword argument 'nope'",
     "~flow.times.shift": "flow.times: videodit.train.dit_step.TrainingTimes: missing a required",
     "tracker.trackers.0._target_=a.b": "tracker.trackers.0._target_=a.b: cannot be imported: No module named 'a'",
-    "+data.train.0.nope=1": "data.train.0: videodit.data.toy.ToyWorld: got an unexpected keyword argument 'nope'",
+    "+data.train.0.nope=1": "data.train.0: videodit.toy.world.ToyWorld: got an unexpected keyword argument 'nope'",
     "model._target_=a.b": "model._target_=a.b: cannot be imported",
     "model.dim=33": "model: dim=33 should divide into heads=2",
     "+model.nope=1": "model: nope: ",
@@ -158,9 +158,9 @@ def test_of_a_doctor(key: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])
 def test_of_a_scorer(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    scorer = f"{{_target_: videodit.ingest.looks.ImageClassifier{arguments}}}"
+    scorer = f"{{_target_: videodit.features.image_models.ImageClassifier{arguments}}}"
     told = refused(["ingest", "nowhere", "out=set", f"measure.scorers=[{scorer}]"], capsys)
-    assert told.startswith("measure.scorers.0: videodit.ingest.looks.ImageClassifier: ")
+    assert told.startswith("measure.scorers.0: videodit.features.image_models.ImageClassifier: ")
 
 
 def test_every_object_of_the_shipped_configs_is_there() -> None:

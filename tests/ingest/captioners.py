@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videodit.errors import Stop
 from videodit.ingest.caption import Captions, Failed, Request
-from videodit.ingest.record import Stop
 
 
 @dataclass(kw_only=True)

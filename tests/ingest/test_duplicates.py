@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 from videodit.data import video
-from videodit.data.toy import ToyWorld
 from videodit.errors import InputError
+from videodit.features.fingerprint import HASHES
+from videodit.features.measures import measure
 from videodit.ingest import duplicates
-from videodit.ingest.duplicates import fingerprint, near_by_embedding, near_duplicates
+from videodit.ingest.duplicates import near_by_embedding, near_duplicates
+from videodit.toy.world import ToyWorld
 
 REAL = Path(__file__).parents[3] / "shared" / "clips"
 USUAL = {"distance": 6, "share": 0.7}
@@ -38,6 +41,10 @@ def encoded(frames: np.ndarray, path: Path, fps: float, monkeypatch: pytest.Monk
     return video.read(path)[0]
 
 
+def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
+    return np.array(measure(frames, fps, edge=64, measures=[HASHES])["hashes"], np.uint64)
+
+
 def alike(one: np.ndarray, other: np.ndarray) -> bool:
     return near_duplicates([one, other], **USUAL) == [[0, 1]]
 
@@ -47,7 +54,6 @@ def test_a_fingerprint_has_four_hashes_a_second_at_any_rate() -> None:
     assert fingerprint(frames, 30.0).dtype == np.uint64
     assert len(fingerprint(frames, 30.0)) == 8 and len(fingerprint(frames[::2], 15.0)) == 8
     assert len(fingerprint(frames[:5], 2.0)) == 5 and len(fingerprint(frames[:1], 30.0)) == 1
-    assert len(fingerprint([], 30.0)) == 0
     assert np.array_equal(fingerprint(iter(frames), 30.0)[:4], fingerprint(frames[:30], 30.0))
 
 
@@ -192,10 +198,6 @@ def test_embeddings_are_grouped_by_their_cosine(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(InputError, match="fps must be above 0"):
-        fingerprint([], 0.0)
-    with pytest.raises(InputError, match="must be uint8"):
-        fingerprint([np.zeros((4, 4))], 25.0)
     with pytest.raises(InputError, match="distance must be in"):
         near_duplicates([], distance=64, share=0.5)
     with pytest.raises(InputError, match="fingerprint 1 must be uint64"):

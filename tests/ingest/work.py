@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 
-from videodit.errors import InputError
+from videodit.errors import InputError, Stop
 from videodit.ingest.engine import Local
 from videodit.ingest.guard import outcome
-from videodit.ingest.record import Dropped, Record, Stop
+from videodit.ingest.record import Dropped, Record
 
 
 @dataclass(frozen=True, kw_only=True)

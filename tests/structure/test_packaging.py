@@ -114,7 +114,7 @@ def test_the_wheel_generates(elsewhere: Path) -> None:
 
 
 def test_the_ignore_file_hides_no_source() -> None:
-    sources = ("data/toy.safetensors", "videodit/data/toy.py", "conf/data/toy.yaml", "docs/loss.png")
+    sources = ("data/toy.safetensors", "videodit/data/sample.py", "videodit/toy/world.py", "conf/data/toy.yaml")
     command = ["git", "check-ignore", "--no-index", *sources]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == ""
 

@@ -15,12 +15,12 @@ from tests.compare import assert_equal
 from tests.tiny import tiny_pipeline
 from tests.train.test_finetune import command
 from videodit.cli.main import main
-from videodit.data.toy import ToyWorld
 from videodit.data.video import write
 from videodit.flow.path import RectifiedFlow
 from videodit.flow.samplers import euler
 from videodit.flow.schedules import linear
 from videodit.generate import load
+from videodit.toy.world import ToyWorld
 from videodit.track.jsonl import records
 from videodit.train.teacher import Teacher
 from videodit.untrusted import read_json

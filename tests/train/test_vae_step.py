@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
 from videodit.data.batches import ClipBatch
-from videodit.data.toy import ToyWorld
 from videodit.eval.metrics import ssim
 from videodit.models.critic import PatchCritic, critic_losses
+from videodit.toy.world import ToyWorld
 from videodit.train.ema import EMA
 from videodit.train.vae_step import VAEObjective
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli.moved import with_new_names
 from videodit.cli.objects import FOLLOWS, NETWORKS
 from videodit.cli.typed import own_defaults, register
 from videodit.cli.values import (
@@ -87,7 +88,7 @@ def config(conf: Path, command: str, line: Line) -> DictConfig:
         raise explained(error, conf, command, overrides) from None
     for key, value in line.plain.items():
         cfg[key] = literal(value)
-    return at_home(cfg)
+    return with_new_names(at_home(cfg))
 
 
 def text(cfg: DictConfig) -> str:
@@ -149,7 +150,7 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
             cfg.tracked.group = literal(Path(job.sweep.dir).name)
         try:
             with _unmade(Path(cfg.run_dir)):
-                return call(run, at_home(cfg))
+                return call(run, with_new_names(at_home(cfg)))
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
             if os.getpid() != here:  # a launcher's process, which brings the error to this one
                 raise

@@ -54,7 +54,7 @@ EFFECTS: Mapping[str, Mapping[str, str]] = {
     "doctor": _effects(_TRAINING, f"{_RUN} out doctor"),
     "encode": _effects("data model init vae_from limit", "cache device workers"),
     "evaluate": _effects(
-        "model base prompts count seed shapes clips losses judge kernel", "out page batch device", SAMPLED
+        "model base prompts count seed shapes clips losses measures judge kernel", "out page batch device", SAMPLED
     ),
     "export": _effects("model format lora dtype vae_from base", "out"),
     "info": _effects("path", ""),
@@ -99,7 +99,8 @@ IDLE: Mapping[str, Sequence[Idle]] = {
              "with format=adapter, which writes that of a run alone"),
     ),
     "evaluate": (
-        Idle(("count", "page"), lambda cfg: not cfg.prompts, "with prompts=[]: there are no kinds of prompts to make"),
+        Idle(("count", "page", "measures"), lambda cfg: not cfg.prompts,
+             "with prompts=[]: there are no kinds of prompts to make"),
     ),
     "ingest": (
         Idle(("caption.frames", "caption.bundle", "caption.workers"), lambda cfg: _asks_nobody(cfg),

@@ -12,6 +12,7 @@ import torch
 from typing_extensions import TypedDict
 
 import videodit
+from videodit.cli.moved import renamed
 from videodit.cli.objects import NETWORKS
 from videodit.cli.origin import origin
 from videodit.parallel.mesh import Mesh
@@ -53,7 +54,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     config = {key: value for key, value in config.items() if key not in OF_THIS_START}
     before = read_json(path, dict[str, Any]) if resuming and path.exists() else dict(config)
     check(before, Settled, path)
-    before = {key: value for key, value in LATER.items() if key in config} | before
+    before = {key: value for key, value in LATER.items() if key in config} | renamed(before)
     forget_sizes(before)
     known = before.get("precision", "auto")
     if config["precision"] == "auto":

@@ -18,7 +18,6 @@ from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, re
 from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
-from videodit.ingest.measure import MEASURES
 from videodit.ingest.page import Facts, page, pictured
 from videodit.ingest.run import Outcome, Plan, Run
 from videodit.ingest.select import check_bounds
@@ -61,7 +60,7 @@ def run(cfg: DictConfig) -> None:
             facts = Facts(
                 title=f"{cfg.videos} as a training set",
                 bounds=plan.select,
-                measures=MEASURES | {name: "a learned score" for name in plan.measure.names[len(MEASURES) :]},
+                measures={one.name: one.meaning for one in plan.measure.numbers},
                 pictures=work.pictures(pictured(found)),
                 sizes=networks_of(cfg),
                 settings=about,
@@ -71,7 +70,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.dry_run:
             write_files(out, report)
         else:
-            write_set(out, found, plan.measure.names, about, report)
+            write_set(out, found, [one.name for one in plan.measure.numbers], about, report)
     answer(*verdict(found))
     if cfg.report:
         answer(out / next(iter(report)))
@@ -94,7 +93,7 @@ def planned(cfg: DictConfig) -> Plan:
     scorers = tuple(make(one) for one in cfg.measure.scorers)
     measure = Measure(root=root, edge=cfg.measure.edge, scorers=scorers, embedder=make(cfg.embedder))
     select = {name: bounds for name, bounds in plain(cfg.select).items() if bounds is not None}
-    check_bounds(select, ["seconds", "height", "width", "source_fps", *measure.names])
+    check_bounds(select, ["seconds", "height", "width", "source_fps", *(one.name for one in measure.numbers)])
     shape = plain(cfg.shape)
     sizes = coarser(networks_of(cfg), shape.pop("multiple"))
     return Plan(

@@ -111,6 +111,7 @@ class Evaluate(Sampled):
     shapes: int = key("ordinary prompts for each row of the table of shapes; 0 for no table", 100, ge=0)
     clips: int = key("rendered clips that go through the VAE in each shape; 0 for none", 100, ge=0)
     losses: int = key("held-out clips for the loss by time; 0 for none", 200, ge=0)
+    measures: tuple[str, ...] = key("numbers to report of the clips: motion, sharpness, flicker …", ())
     page: int = key("clips on each page", 48, ge=1)
     batch: int = key("clips generated at a time", 16, ge=1)
     kernel: str = key("of attention, as `videodit generate` takes it", "auto")

@@ -14,7 +14,7 @@ from videodit.data.video import replacing
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-    from videodit.eval.report import Shown
+    from videodit.eval.protocol import Shown
 
 FRAMES = 6  # of a clip, spread over its time
 ZOOM = 1.5

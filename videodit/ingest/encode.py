@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from videodit.data.set import READ, SetClips, fingerprint
 from videodit.ingest.guard import Result, dropped
 from videodit.ingest.record import Record, stopping
 from videodit.models.vae import VideoVAE
+from videodit.nn.device import threads
 
 
 @dataclass(kw_only=True)
@@ -86,7 +86,7 @@ class Encode:
         have = [shard for clip in bundle for shard in clip["have"]]
         wanted = [(latent_key(clips.fingerprint(i), self.made_by), i) for i in range(len(clips)) if not have[i]]
         faults: dict[int, str] = {}
-        with _threads(self.threads), stopping():
+        with threads(self.threads), stopping():
             written = fill(
                 self.folder, wanted, lambda few: self._latents(clips, few, faults), shard=len(wanted), faults=faults,
                 known=(),
@@ -112,13 +112,3 @@ class Encode:
                 faults[index] = reason
             for _, sample in samples:
                 yield index, self.network.encode_all(sample.clip[None].to(self.device))[0].cpu(), ""
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,8 +14,8 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
-from videodit.errors import InputError, is_out_of_memory
-from videodit.ingest.record import Dropped, Record, Stage, Stop
+from videodit.errors import InputError, Stop, is_out_of_memory
+from videodit.ingest.record import Dropped, Record, Stage
 from videodit.printable import one_line
 
 START = 120.0  # seconds for a process to begin; a model may have to be loaded

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from videodit.errors import InputError
+from videodit.errors import InputError, Stop
 
 Record = dict[str, Any]  # values that JSON holds
 Stage = Callable[[Record], list[Record]]  # raises Dropped or InputError for this record, Stop for all of them
@@ -65,10 +65,6 @@ class Dropped(Exception):
     def __init__(self, reason: str, detail: str = "", *, again: bool = False) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.again = reason, detail, again
-
-
-class Stop(InputError):
-    """What would meet every other record as well: no server, a key that is refused, no package, no such model."""
 
 
 @contextmanager

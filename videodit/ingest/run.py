@@ -22,7 +22,7 @@ from videodit.data.files import Listing, Root
 from videodit.data.sample import INTERLACED, faster
 from videodit.data.split import held_out
 from videodit.errors import InputError
-from videodit.ingest.duplicates import near_by_embedding, near_duplicates, together
+from videodit.ingest.duplicates import components, groups, near_by_embedding, near_duplicates
 from videodit.ingest.encode import Encode
 from videodit.ingest.engine import Engine
 from videodit.ingest.guard import Result, dropped
@@ -253,14 +253,14 @@ class Run:
     def unique(self, shots: list[Record]) -> list[Record]:
         """Shots without near-duplicates of better ones; each gets its group."""
         with doing("find near-duplicates"):
-            groups = self.alike(shots)
+            alike = self.alike(shots)
         better: dict[int, Record] = {}
-        for group in groups:
+        for group in alike:
             ordered = sorted(group, key=lambda i: (*quality(shots[i]), shots[i]["shot"]))
             self.found.groups.append([shots[i] for i in ordered])
             better |= {i: shots[ordered[0]] for i in ordered[1:]}
         related = [[s["sha256"], s["origin"] or s["sha256"]] for s in shots]
-        related += [[shots[i]["sha256"] for i in group] for group in groups]
+        related += [[shots[i]["sha256"] for i in group] for group in alike]
         names = components(related)
         shots = [{**shot, "group": names[shot["sha256"]]} for shot in shots]
         places = {shot["shot"]: i for i, shot in enumerate(shots)}
@@ -281,7 +281,7 @@ class Run:
         by_hash = near_duplicates([np.array(s["hashes"], dtype=np.uint64) for s in shots], **how)
         directions = np.array([shot["embedding"] for shot in shots]).reshape(len(shots), -1 if shots else 0)
         by_embedding = near_by_embedding(directions, cosine=cosine)
-        return together(len(shots), by_hash, by_embedding)
+        return groups([*by_hash, *by_embedding])
 
     def captions(self, shots: list[Record]) -> list[Record]:
         """Shots with their captions; the one that came with a clip is kept as it is."""
@@ -323,20 +323,3 @@ class Run:
 def quality(shot: Record) -> tuple[float, ...]:
     """What makes a shot the better of two, smaller is better: size, compression, a caption, length."""
     return (-shot["height"] * shot["width"], shot["compression"], not shot["caption"], -shot["seconds"])
-
-
-def components(related: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The name of each one's group, the least of its members: those that share a list are of one group."""
-    parent: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for names in related:
-        for name in names:
-            low, high = sorted((find(names[0]), find(name)))
-            parent[high] = low
-    return {name: find(name) for name in parent}

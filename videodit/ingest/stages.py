@@ -16,15 +16,16 @@ from PIL import Image
 
 from videodit.data import video
 from videodit.data.files import Root
+from videodit.errors import Stop
+from videodit.features.fingerprint import HASHES
+from videodit.features.measures import MEASURES, Embedder, Scorer, embedding, score, watch
+from videodit.features.measures import Measure as MeasureOf
 from videodit.ingest.caption import Captioner, Captions, Failed, Request
 from videodit.ingest.cuts import CutDetector
-from videodit.ingest.duplicates import Fingerprint
 from videodit.ingest.guard import Result, dropped
-from videodit.ingest.measure import MEASURES, Embedder, Scorer, measure
-from videodit.ingest.record import Dropped, Record, Stop, digest, stopping
+from videodit.ingest.record import Dropped, Record, digest, stopping
 
 GAP = 2.0  # seconds between two frames of a shot, at most
-SCORED = 6  # frames of a shot that a scorer sees
 
 
 @contextmanager
@@ -120,35 +121,20 @@ class Measure:
     embedder: Embedder
 
     @property
-    def names(self) -> list[str]:
-        """Of all that is measured."""
-        return [*MEASURES, *(f"score_{scorer.name}" for scorer in self.scorers)]
+    def numbers(self) -> list[MeasureOf]:
+        """All measures that give a number, which can be selected by."""
+        return [*MEASURES, *map(score, self.scorers)]
 
     def __call__(self, record: Record) -> list[Record]:
         """See the class."""
         if record["behind"]:
             why = f"frame {record['first']} stands at {record['shot_start']:.3f} seconds, which have been"
             raise Dropped("its clock jumped back", why)
-        rate, count = record["count"] / record["seconds"], record["count"]
-        seen, prints = [], Fingerprint(rate)
-        every = -(-count // SCORED)
+        count, measures = record["count"], [*self.numbers, embedding(self.embedder), HASHES]
         with reading(self.root, record) as path:
             frames = video.stream(path, start=record["shot_start"], frames=count)
-            looked = seen if self.scorers or self.embedder.looks else None
-            numbers = measure(_watched(frames, prints, looked, every), rate, edge=self.edge)
-        scores = {f"score_{scorer.name}": float(scorer(seen)) for scorer in self.scorers}
-        return [{**numbers, **scores, "embedding": self.embedder(seen), "hashes": prints.hashes().tolist()}]
-
-
-def _watched(
-    frames: Iterable[np.ndarray], prints: Fingerprint, seen: list[np.ndarray] | None, every: int
-) -> Iterator[np.ndarray]:
-    """The frames, of which the hashes are taken on the way, and every so many kept for who wants to see them."""
-    for index, frame in enumerate(frames):
-        prints.see(frame)
-        if seen is not None and index % every == 0:
-            seen.append(frame)
-        yield frame
+            seen = watch(frames, count / record["seconds"], edge=self.edge, measures=measures, count=count)
+        return [{name: running.number() for name, running in seen.items()}]
 
 
 @dataclass(frozen=True, kw_only=True)

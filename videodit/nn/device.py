@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -38,3 +40,14 @@ def pick_dtype(dtype: Any, key: str = "dtype") -> torch.dtype | None:
 def name_of(dtype: torch.dtype) -> str:
     """What keys and records call a type."""
     return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads of this process while the `with` block lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from videodit.data import toy
-from videodit.data.render import render
-from videodit.data.stage import MOTION_RATES, SOLIDS, items_of, view_of
-from videodit.data.toy import Body, Scene, scene
 from videodit.errors import InputError
+from videodit.toy import scenes as toy
+from videodit.toy.motion import MOTION_RATES, SOLIDS, items_of, view_of
+from videodit.toy.render import render
+from videodit.toy.scenes import Body, Scene, scene
 
 SHAPES = [(64, 64), (96, 64), (64, 96)]  # height, width
 

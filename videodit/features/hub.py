@@ -1,11 +1,12 @@
-"""Models of transformers that a stage looks with: where they are, and what tells their weights from others."""
+"""Open models of transformers from a folder or the hub, and tell their weights from others."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from videodit.ingest.record import Stop, digest
+from videodit.errors import Stop
 
 
 def found(model: str, revision: str, key: str) -> tuple[str | None, str]:
@@ -62,7 +63,8 @@ def _folder_digest(folder: Path, key: str) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
     if not any(path.name == "config.json" for path in files):
         raise Stop(f"{key}={folder}: no config.json is there; give a folder that transformers saved")
-    return digest([(path.name, fingerprint(path)) for path in files])
+    told = str([(path.name, fingerprint(path)) for path in files])
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _hub_commit(model: str, revision: str, key: str) -> str:

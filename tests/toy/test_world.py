@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videodit.data import grammar, toy
-from videodit.data.toy import ToyWorld, caption, evaluation_prompts, scene
 from videodit.errors import InputError
+from videodit.toy import grammar
+from videodit.toy import scenes as toy
+from videodit.toy.grammar import caption, evaluation_prompts
+from videodit.toy.scenes import scene
+from videodit.toy.world import ToyWorld
 
 MANY = 4000
 

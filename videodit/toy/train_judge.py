@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videodit.data.render import render
-from videodit.data.toy import Scene, scene
-from videodit.eval.attributes import MIRRORED, OTHER_BODY, SLOTS, Judge, head, read, shown, truth, vocabulary
 from videodit.shapes import VideoShape
+from videodit.toy.judge import MIRRORED, OTHER_BODY, SLOTS, Judge, head, read, shown, truth, vocabulary
+from videodit.toy.render import render
+from videodit.toy.scenes import Scene, scene
 
 LABELS = (
     *(f"{name} {place + 1}" for place in range(SLOTS) for name in ("kind", "colour", "size", "motion")),

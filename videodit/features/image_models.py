@@ -1,20 +1,19 @@
-"""Learned looks at a clip, by image models of transformers: scores, and an embedding by which duplicates are known.
+"""Measure a clip by image models of transformers: scores, and an embedding by which duplicates are known.
 
 D values of an embedding
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videodit.ingest.hub import found, opened
-from videodit.ingest.record import Stop
+from videodit.errors import Stop
+from videodit.features.hub import found, opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ DIGITS = 4  # of an embedding's values that are kept
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModel:
-    """An image network, opened where it first looks.
+    """An image network, which is opened when it sees its first frames.
 
     Args:
         model: a folder or a hub id. Weights are read from safetensors only, and code from neither.
@@ -73,8 +72,10 @@ class ImageEmbedding(ImageModel):
         """The mean of the frames' directions, (D,) of length 1."""
         import torch
 
+        from videodit.nn.device import threads
+
         network, inputs = self._opened[0], self._seen(frames)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), threads(1):
             told = network.get_image_features(**inputs) if hasattr(network, "get_image_features") else network(**inputs)
             states = getattr(told, "pooler_output", told)
             states = told.last_hidden_state[:, 0] if states is None else states
@@ -84,7 +85,7 @@ class ImageEmbedding(ImageModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifier(ImageModel):
-    """A score by a model that classifies images, such as one for safety or for aesthetics (`measure.Scorer`).
+    """A score by a model that classifies images, such as one for safety or for aesthetics (`measures.Scorer`).
 
     Args:
         name: of the score.
@@ -97,26 +98,20 @@ class ImageClassifier(ImageModel):
     key = "measure.scorers"
     kind = "AutoModelForImageClassification"
 
+    @property
+    def meaning(self) -> str:
+        """What the score says, its range."""
+        return f"mean probability of {self.label} in a few frames, 0 to 1"
+
     def __call__(self, frames: Sequence[np.ndarray]) -> float:
         """The probability of the label, 0 to 1."""
         import torch
+
+        from videodit.nn.device import threads
 
         network, inputs = self._opened[0], self._seen(frames)
         known = {str(name): place for place, name in network.config.id2label.items()}
         if self.label not in known:
             raise Stop(f"{self.key}: {self.model} knows no label {self.label}, but {', '.join(sorted(known))}")
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), threads(1):
             return float(network(**inputs).logits.float().softmax(-1)[:, int(known[self.label])].mean())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Every core has a process of its own."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

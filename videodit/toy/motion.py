@@ -13,14 +13,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from videodit.data.toy import Body, Scene
+from videodit.toy.scenes import Body, Scene
 
 HORIZON = 0.24  # of the frame height, from the top
 EYE = 1.84

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.ingest import tiny_models
 from tests.ingest.commands import folder, here, rows
 from videodit.errors import InputError
-from videodit.ingest.looks import ImageClassifier, ImageEmbedding
+from videodit.features.image_models import ImageClassifier, ImageEmbedding
 
 BRIEF = ["vae=", "report=false", "shape.frames=5", "shape.shortest=1", "heldout_share=0.3", "duplicates.distance=0"]
 
@@ -79,7 +79,7 @@ def test_the_command_scores_selects_and_deduplicates_with_models(tmp_path: Path)
     videos, out = folder(tmp_path / "videos", 4), tmp_path / "set"
     judge = tiny_models.save_classifier(tmp_path / "judge", ["a", "b"])
     eye = ["embedder=image", f"embedder.model={tiny_models.save_clip(tmp_path / 'eye')}"]
-    scorer = f"{{_target_: videodit.ingest.looks.ImageClassifier, name: b, model: {judge}, label: b}}"
+    scorer = f"{{_target_: videodit.features.image_models.ImageClassifier, name: b, model: {judge}, label: b}}"
     scored = [*BRIEF, f"measure.scorers=[{scorer}]"]
     assert here(videos, out, *scored, *eye, "duplicates.cosine=1") == 0
     found = {row["source"]: row["score_b"] for row in rows(out)}

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videodit.data.render import render
-from videodit.data.toy import evaluation_prompts, scene
-from videodit.eval.attributes import Judge, _places, read, shown, truth, vocabulary
-from videodit.eval.train_judge import LABELS, mirrored, spoil, train_judge, validate
 from videodit.shapes import VideoShape
+from videodit.toy.grammar import evaluation_prompts
+from videodit.toy.judge import Judge, _places, read, shown, truth, vocabulary
+from videodit.toy.render import render
+from videodit.toy.scenes import scene
+from videodit.toy.train_judge import LABELS, mirrored, spoil, train_judge, validate
 
 
 def small_judge() -> Judge:
@@ -81,10 +82,10 @@ def test_spoiled_clips_stay_near_and_a_third_is_untouched() -> None:
 
 
 def test_training_is_repeatable_and_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videodit.eval.train_judge.SHAPES", ((VideoShape(2, 32, 32), 1.0),))
-    monkeypatch.setattr("videodit.eval.train_judge.CLIP_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("videodit.toy.train_judge.SHAPES", ((VideoShape(2, 32, 32), 1.0),))
+    monkeypatch.setattr("videodit.toy.train_judge.CLIP_PIXELS", 2 * 32 * 32)
     again = lambda seed, index, split: scene(seed, index % 16, split=split)  # noqa: E731
-    monkeypatch.setattr("videodit.eval.train_judge.scene", again)
+    monkeypatch.setattr("videodit.toy.train_judge.scene", again)
 
     def run(steps: int) -> list[float]:
         losses: list[float] = []

@@ -19,7 +19,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videodit.data.toy import CAMERAS, COLOURS, GROUNDS, KINDS, MOTIONS, SIZES, Scene
+from videodit.toy.scenes import CAMERAS, COLOURS, GROUNDS, KINDS, MOTIONS, SIZES, Scene
 
 SLOTS = 2
 OF_A_BODY = ("kind", "colour", "size", "motion")

@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from videodit.data.toy import evaluation_prompts, scene
-from videodit.eval.attributes import truth
-from videodit.eval.scoring import accuracy, compare, floor, wrong
-from videodit.eval.train_judge import mirrored
+from videodit.eval.scoring import Mark, accuracy, floor, wrong
+from videodit.toy.grammar import evaluation_prompts
+from videodit.toy.judge import truth
+from videodit.toy.scenes import scene
+from videodit.toy.scoring import compare
+from videodit.toy.train_judge import mirrored
+
+
+def marks(frames: int) -> Mark:
+    return lambda seen, asked: compare(seen, asked, frames)
 
 
 def scenes(kind: str, count: int) -> list:
@@ -16,8 +22,8 @@ def scenes(kind: str, count: int) -> list:
 def test_a_perfect_reading_is_all_right_and_shuffled_prompts_are_not(kind: str) -> None:
     drawn = scenes(kind, 60)
     reads = [truth(one) for one in drawn]
-    assert set(accuracy(reads, drawn, 17).values()) == {1.0}
-    chance = floor(reads, drawn, 17, seed=0)
+    assert set(accuracy(marks(17), reads, drawn).values()) == {1.0}
+    chance = floor(marks(17), reads, drawn, seed=0)
     assert chance["all"] < 0.1 < chance["ground"] < 0.4
 
 
@@ -25,7 +31,7 @@ def test_each_attribute_is_scored_by_itself() -> None:
     drawn = scenes("ordinary", 40)
     for name, label in (("kind", "kind 1"), ("motion", "motion 1"), ("camera", "camera")):
         reads = [truth(one) | {label: "something else"} for one in drawn]
-        shares = accuracy(reads, drawn, 17)
+        shares = accuracy(marks(17), reads, drawn)
         assert shares.pop(name) == shares.pop("all") == 0
         assert set(shares.values()) == {1.0}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from videodit.data import video
 from videodit.errors import InputError
-from videodit.ingest.measure import MEASURES, BlockGrid, Lettering, Scorer, measure
+from videodit.features.fingerprint import HASHES
+from videodit.features.measures import MEASURES, BlockGrid, Clip, Lettering, Scorer, measure, score
 
 REAL = Path(__file__).parents[3] / "shared" / "clips" / "camera"
 
@@ -31,7 +34,7 @@ def still(value: int, frames: int, height: int = 72, width: int = 128) -> list[n
 
 def test_the_numbers_are_those_of_the_table() -> None:
     found = measure([picture(0, 90, 160)] * 3, 25.0, edge=64)
-    assert list(found) == list(MEASURES)
+    assert list(found) == [one.name for one in MEASURES]
     assert all(type(value) is float and np.isfinite(value) for value in found.values())
 
 
@@ -112,11 +115,11 @@ def test_the_harder_compressed_the_more_blocks_wherever_the_grid(offset: tuple[i
 
 
 def test_blocks_of_flat_colour_are_all_there_is() -> None:
-    grid = BlockGrid()
-    grid.see(np.kron(np.random.default_rng(0).integers(0, 256, (20, 30)), np.ones((8, 8))).astype(np.uint8))
+    grid = BlockGrid(Clip(25.0, 64, 0))
+    grid.count(np.kron(np.random.default_rng(0).integers(0, 256, (20, 30)), np.ones((8, 8))).astype(np.uint8))
     assert grid.number() > 0.9
-    ramp = BlockGrid()
-    ramp.see(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
+    ramp = BlockGrid(Clip(25.0, 64, 0))
+    ramp.count(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
     assert ramp.number() == 0
 
 
@@ -153,8 +156,8 @@ def test_text_over_a_moving_picture_is_found_and_the_picture_alone_is_none() -> 
 def test_a_gradient_has_no_text() -> None:
     ramp = np.repeat(np.tile(np.linspace(0, 255, 400).astype(np.uint8), (256, 1))[..., None], 3, axis=2)
     assert measure([ramp] * 10, 25.0, edge=256)["text"] == 0
-    lettering = Lettering(256, 8)
-    lettering.see(np.kron([[0, 255], [255, 0]], np.ones((128, 128))).astype(np.uint8))  # strong edges, but no lines
+    lettering = Lettering(Clip(25.0, 256, 0))
+    lettering.count(np.kron([[0, 255], [255, 0]], np.ones((128, 128))).astype(np.uint8))  # strong edges, but no lines
     assert lettering.number() == 0
 
 
@@ -195,6 +198,38 @@ def test_bad_arguments_are_named() -> None:
         measure([np.zeros((64, 64, 3))], 25.0, edge=64)
 
 
+def test_every_measure_says_what_it_means_and_its_range() -> None:
+    names = [one.name for one in [*MEASURES, HASHES]]
+    assert len(set(names)) == len(names)
+    for one in MEASURES:
+        assert re.search(r"\d( \w+)? to |0 none|a second$", one.meaning), one.name
+
+
+def test_some_measures_alone_are_what_they_are_among_all() -> None:
+    wide = picture(0, 90, 260, blur=4.0)
+    frames = [wide[:, 3 * t : 3 * t + 160] for t in range(12)]
+    every = measure(frames, 24.0, edge=64)
+    some = [one for one in MEASURES if one.name in ("motion", "text", "flicker")]
+    assert measure(frames, 24.0, edge=64, measures=some) == {one.name: every[one.name] for one in some}
+    assert len(measure(frames, 24.0, edge=64, measures=[HASHES])["hashes"]) == 2
+
+
+@pytest.mark.parametrize(("count", "seen"), [(1, [0]), (6, range(6)), (7, range(0, 7, 2)), (60, range(0, 60, 10))])
+def test_a_model_sees_few_frames_evenly_spread(count: int, seen: Sequence[int]) -> None:
+    class Blue:
+        name, meaning = "blue", "level of blue of each frame"
+
+        def __call__(self, frames: Sequence[np.ndarray]) -> float:
+            levels.extend(int(frame[0, 0, 2]) for frame in frames)
+            return float(np.mean(levels))
+
+    levels: list[int] = []
+    frames = (np.full((8, 8, 3), place, np.uint8) for place in range(count))
+    blue = score(Blue())
+    assert measure(frames, 25.0, edge=32, measures=[blue], count=count) == {"score_blue": np.mean(seen)}
+    assert levels == list(seen) and blue.meaning == Blue.meaning
+
+
 def test_a_scorer_is_any_function_with_a_name() -> None:
     class Redness:
         name = "redness"
@@ -204,6 +239,8 @@ def test_a_scorer_is_any_function_with_a_name() -> None:
 
     scorer: Scorer = Redness()
     assert scorer(still(7, 2)) == 7
+    assert measure(still(7, 2), 25.0, edge=64, measures=[score(scorer)]) == {"score_redness": 7}
+    assert score(scorer).meaning == "a learned score"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared clips are not beside this checkout")

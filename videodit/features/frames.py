@@ -1,4 +1,4 @@
-"""What the modules that look at frames share: OpenCV where it is installed, and frames made small.
+"""What everything that looks at frames needs: OpenCV, which is an extra, and frames made small.
 
 A frame is uint8 (H,W,3) RGB; a grey picture uint8 (h,w).
 """
@@ -9,8 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from videodit.errors import InputError
-from videodit.ingest.record import Stop
+from videodit.errors import InputError, Stop
 
 
 def opencv() -> ModuleType:

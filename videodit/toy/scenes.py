@@ -1,7 +1,6 @@
-"""The toy world: an endless captioned video set that is computed, not stored.
+"""Scenes of the toy world: a few words (kind, colour, motion, ground, camera …) and the numbers that place them.
 
-A scene is a few words (kind, colour, size, motion, ground, camera ...) and a few numbers that place them; a grammar
-says it in many ways; `videodit.data.render` draws it. Scene i is a pure function of (seed, i, split).
+Scene i is a pure function of (seed, i, split). `grammar` describes it in many ways, `render` draws it.
 
 Some (kind, colour) and (kind, motion) pairs are never drawn for training. Every single word is, so a model that is
 asked for such a pair must compose what it learnt apart: split "composition" asks for exactly those.
@@ -14,15 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from torch.utils.data import Dataset
-
-from videodit.data.grammar import describe
-from videodit.data.render import render
-from videodit.data.sample import Sample
 from videodit.errors import InputError
-from videodit.shapes import Sizes, VideoShape
-
-VERSION = 1  # of the pixels and captions: raise it when either changes, so that no cached latents outlive the change
 
 KINDS = ("ball", "cube", "cone", "cylinder")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -81,10 +72,10 @@ class Body:
     speed: float  # times the motion's usual speed
 
     def __post_init__(self) -> None:
-        _check("kind", self.kind, KINDS)
-        _check("colour", self.colour, COLOURS)
-        _check("size", self.size, SIZES)
-        _check("motion", self.motion, MOTIONS)
+        check_word("kind", self.kind, KINDS)
+        check_word("colour", self.colour, COLOURS)
+        check_word("size", self.size, SIZES)
+        check_word("motion", self.motion, MOTIONS)
 
 
 @dataclass(frozen=True)
@@ -98,13 +89,13 @@ class Scene:
     relation: str | None  # of the first body to the second
 
     def __post_init__(self) -> None:
-        _check("ground", self.ground, GROUNDS)
-        _check("sky", self.sky, SKIES)
-        _check("camera", self.camera, CAMERAS)
+        check_word("ground", self.ground, GROUNDS)
+        check_word("sky", self.sky, SKIES)
+        check_word("camera", self.camera, CAMERAS)
         if len(self.bodies) not in (1, 2):
             raise InputError(f"a toy scene has 1 or 2 bodies, not {len(self.bodies)}")
         if len(self.bodies) == 2:
-            _check("relation", self.relation, RELATIONS)
+            check_word("relation", self.relation, RELATIONS)
 
 
 def scene(seed: int, index: int, *, split: str, bodies: int | None = None) -> Scene:
@@ -113,96 +104,18 @@ def scene(seed: int, index: int, *, split: str, bodies: int | None = None) -> Sc
     split: "train" never has a held-out pair, "composition" has one body with at least one, "any" draws freely.
     bodies: 1, 2, or None for either. Raises InputError at an unknown split or another count of bodies.
     """
-    return _draw(Random(f"toy-{split}-{seed}-{index}"), split, bodies)
+    return draw(Random(f"toy-{split}-{seed}-{index}"), split, bodies)
 
 
-def caption(scene: Scene, seed: int, index: int) -> str:
-    """One of several phrasings of the scene, in lower case: a pure function of its arguments.
-
-    About one in ten leaves out the size, the colour, the motion or the ground. A still camera is rarely mentioned.
-    """
-    rng = Random(f"toy-caption-{seed}-{index}")
-    left_out = rng.choice(("size", "colour", "motion", "ground")) if rng.random() < 0.1 else None
-    return describe(scene, rng, left_out, asides=True)
-
-
-def evaluation_prompts(kind_of_prompt: str, count: int, seed: int) -> list[tuple[str, Scene]]:
-    """`count` (prompt, scene) pairs to score a model with; the prompt states every attribute of the scene but the sky.
-
-    kind_of_prompt: "ordinary" (one body, like the training ones), "composition" (one body, a held-out pair) or
-    "two" (two bodies, like the training ones). Never a scene that `scene` gives: they are drawn from other seeds.
-    """
-    _check("kind of prompt", kind_of_prompt, ("ordinary", "composition", "two"))
-    split = "composition" if kind_of_prompt == "composition" else "train"
-    pairs = []
-    for index in range(count):
-        rng = Random(f"toy-evaluation-{kind_of_prompt}-{seed}-{index}")
-        drawn = _draw(rng, split, 2 if kind_of_prompt == "two" else 1)
-        pairs.append((describe(drawn, rng, left_out=None, asides=False), drawn))
-    return pairs
-
-
-class ToyWorld(Dataset):
-    """The toy world as a map-style dataset: item i is rendered when it is asked for, always the same."""
-
-    def __init__(
-        self,
-        *,
-        seed: int,
-        size: int,
-        frames: int,
-        height: int,
-        width: int,
-        fps: float,
-        split: str = "train",
-        bodies: int | None = None,
-    ) -> None:
-        """size: number of clips; frames, height, width: of each; split and bodies as in `scene`.
-
-        Raises InputError at an unknown split or an empty shape.
-        """
-        _check("split", split, SPLITS)
-        self.shape = VideoShape(frames, height, width)  # says what is wrong with a bad one
-        self.seed, self.size, self.split, self.bodies = seed, size, split, bodies
-        self.frames, self.height, self.width, self.fps = frames, height, width, fps
-
-    def __len__(self) -> int:
-        return self.size
-
-    def check(self, sizes: Sizes, name: str) -> None:
-        """InputError, which begins with `name`, where networks of these sizes do not take the clips."""
-        sizes.check(self.shape, name)
-
-    def fingerprint(self, index: int) -> str:
-        """What the pixels of item `index` depend on."""
-        shape = f"{self.frames}x{self.height}x{self.width}@{self.fps:g}"
-        return f"toy-v{VERSION}-{self.seed}-{self.split}-{self.bodies}-{index}-{shape}"
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several clips rendered together, which a DataLoader asks for by itself: three times as fast as one by one."""
-        if not all(0 <= index < self.size for index in indices):
-            raise IndexError(f"clips {list(indices)} of a toy world of {self.size}")
-        drawn = [scene(self.seed, index, split=self.split, bodies=self.bodies) for index in indices]
-        clips = render(drawn, frames=self.frames, height=self.height, width=self.width, fps=self.fps)
-        return [
-            Sample(clip, caption(each, self.seed, index), self.fps, f"toy-{self.seed}-{self.split}-{index}")
-            for clip, each, index in zip(clips, drawn, indices, strict=True)
-        ]
-
-
-# --------------------------------------------------------------------------------------------------------------- scenes
-
-
-def _check(what: str, word: str | None, known: Sequence[str]) -> None:
+def check_word(what: str, word: str | None, known: Sequence[str]) -> None:
+    """Raise InputError, which names what it is, for a word that is not among those known."""
     if word not in known:
         raise InputError(f"unknown {what} {word!r} in the toy world: it knows {', '.join(known)}")
 
 
-def _draw(rng: Random, split: str, bodies: int | None) -> Scene:
-    _check("split", split, SPLITS)
+def draw(rng: Random, split: str, bodies: int | None) -> Scene:
+    """Draw a scene of a split with this many bodies (None: one or two): see `scene`."""
+    check_word("split", split, SPLITS)
     if bodies not in (None, 1, 2) or (split == "composition" and bodies == 2):
         raise InputError(f"bodies={bodies} with split={split}: bodies must be 1 or 2, and 1 for composition")
     count = bodies or (2 if split != "composition" and rng.random() < TWO_BODIES else 1)

@@ -12,18 +12,15 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from videodit.data.stage import EYE, HORIZON, SOLIDS, Items, View, items_of, per_kind, view_of
 from videodit.errors import InputError
 from videodit.shapes import VideoShape
-
-if TYPE_CHECKING:
-    from videodit.data.toy import Scene
+from videodit.toy.motion import EYE, HORIZON, SOLIDS, Items, View, items_of, per_kind, view_of
+from videodit.toy.scenes import Scene
 
 LIGHT = (-0.50, 0.82, -0.30)  # towards the light: from above, the left and behind the camera
 AMBIENT, DIFFUSE, GLOSS, MARK, SHADOW = 0.54, 0.56, 0.14, 0.48, 0.5

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from videodit.data.toy import Body, Scene
+from videodit.toy.scenes import Body, Scene, check_word, draw
 
 CANONICAL = 0.4  # share of the captions that use the first word of each row and the first phrasing
 
@@ -78,7 +76,34 @@ SAY_RELATION = MappingProxyType(
     }
 )
 
+KINDS_OF_PROMPT = ("ordinary", "composition", "two")
 Say = Callable[[tuple[str, ...]], str]  # picks one of several ways
+
+
+def caption(scene: Scene, seed: int, index: int) -> str:
+    """One of several phrasings of the scene, in lower case: a pure function of its arguments.
+
+    About one in ten leaves out the size, the colour, the motion or the ground. A still camera is rarely mentioned.
+    """
+    rng = Random(f"toy-caption-{seed}-{index}")
+    left_out = rng.choice(("size", "colour", "motion", "ground")) if rng.random() < 0.1 else None
+    return describe(scene, rng, left_out, asides=True)
+
+
+def evaluation_prompts(kind_of_prompt: str, count: int, seed: int) -> list[tuple[str, Scene]]:
+    """`count` (prompt, scene) pairs to score a model with; the prompt states every attribute of the scene but the sky.
+
+    kind_of_prompt: "ordinary" (one body, like the training ones), "composition" (one body, a held-out pair) or
+    "two" (two bodies, like the training ones). Never a scene that `scene` gives: they are drawn from other seeds.
+    """
+    check_word("kind of prompt", kind_of_prompt, KINDS_OF_PROMPT)
+    split = "composition" if kind_of_prompt == "composition" else "train"
+    pairs = []
+    for index in range(count):
+        rng = Random(f"toy-evaluation-{kind_of_prompt}-{seed}-{index}")
+        drawn = draw(rng, split, 2 if kind_of_prompt == "two" else 1)
+        pairs.append((describe(drawn, rng, left_out=None, asides=False), drawn))
+    return pairs
 
 
 def describe(scene: Scene, rng: Random, left_out: str | None, *, asides: bool) -> str:

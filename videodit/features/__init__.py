@@ -1,0 +1,1 @@
+"""What can be measured of a clip: `ingest` selects by it, `eval` reports it."""
