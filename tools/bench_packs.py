@@ -32,8 +32,6 @@ from torch import Tensor
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli import compose
 from videodit.cli.compose import make
-from videodit.cli.prepare import work_of
-from videodit.cli.start import find_vae, open_vae
 from videodit.config import Launch, conf_dir, launch
 from videodit.data.batches import PackBatches
 from videodit.data.datasets import VideoFolder
@@ -46,8 +44,10 @@ from videodit.parallel.shard import parallelize
 from videodit.parallel.store import Checkpoints
 from videodit.shapes import Triple
 from videodit.track.tracker import Tracker
+from videodit.train.build import work_of
 from videodit.train.dit_step import FlowObjective, TrainingTimes
 from videodit.train.ema import EMA
+from videodit.train.init import find_vae, open_vae
 from videodit.train.loop import Run
 from videodit.train.machine import Compute, keep_freed_memory
 from videodit.train.settings import Loop

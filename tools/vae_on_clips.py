@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from videodit.cli.start import find_vae, open_vae
 from videodit.data.resize import resize
 from videodit.data.sample import to_clip
 from videodit.data.video import probe, stream
@@ -20,6 +19,7 @@ from videodit.errors import InputError
 from videodit.eval.metrics import psnr, ssim
 from videodit.models.vae import VideoVAE
 from videodit.shapes import VideoShape
+from videodit.train.init import find_vae, open_vae
 
 
 def clip(path: Path, frames: int, area: int, stride: tuple[int, int, int]) -> torch.Tensor:

@@ -14,24 +14,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from videodit.errors import InputError, did_you_mean
+from videodit.factory import Factory
 
 HELP, LIMITS, WRITTEN, GROUP = "help", "limits", "written", "group"  # in a field's metadata
-
-
-class Factory:
-    """An object that a config describes, made when this is called.
-
-    Args:
-        key: where the config has it, for errors.
-        node: what it is (`_target_`) and its arguments.
-        make: (node, key, more arguments) -> the object.
-    """
-
-    def __init__(self, key: str, node: Mapping[str, Any], make: Callable[..., Any]) -> None:
-        self.key, self.node, self._make = key, node, make
-
-    def __call__(self, **more: Any) -> Any:
-        return self._make(self.node, self.key, **more)
 
 
 class Before(NamedTuple):

@@ -12,7 +12,6 @@ import pytest
 from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli import effects
 from videodit.cli.effects import EFFECTS, IDLE, RESULT, WORK
-from videodit.cli.folder import is_safe
 from videodit.cli.keys import everything
 from videodit.cli.main import COMMANDS, main
 from videodit.config import conf_dir
@@ -20,6 +19,7 @@ from videodit.errors import InputError
 from videodit.generate.record import read_record
 from videodit.generate.request import OWN, Request
 from videodit.settings import LIMITS
+from videodit.train.folder import is_safe
 
 SMALL = {"steps": 2, "frames": 5, "size": "32x32"}
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from torch.distributed import DistBackendError
 
-from videodit.cli import keys, typed
+from videodit.cli import keys
 from videodit.cli import main as cli
 from videodit.errors import InputError
 
@@ -101,7 +101,7 @@ def ran(conf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
     for name in ("generate", "train"):
         monkeypatch.setitem(sys.modules, f"videodit.cli.{name}", SimpleNamespace(run=configs.append))
     monkeypatch.setattr(cli, "conf_dir", lambda: conf)
-    monkeypatch.setattr(typed, "CLASSES", {})
+    monkeypatch.setattr(settings, "CLASSES", {})
     monkeypatch.chdir(tmp_path)
     return configs
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.train import tiny
 from videodit.cli.main import main
-from videodit.cli.moved import MOVED, renamed
 from videodit.config import conf_dir
+from videodit.moved import MOVED, renamed
 
 OLD = "videodit.data.toy.ToyWorld"
 BRIEF = "loop={steps: 2, clip_norm: 1.0, max_bad: 5, log_every: 1, save_every: 2, sample_every: 2}"
@@ -37,9 +37,7 @@ def test_a_nested_config_is_renamed_and_nothing_else_in_it() -> None:
     assert renamed({"_target_": None}) == {"_target_": None}
 
 
-def test_a_run_of_an_earlier_version_goes_on_without_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_an_earlier_version_goes_on_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its config has the old names of the same objects; a name that is typed is followed, and said in one line."""
     run = tmp_path / "run"
     command = ["train", *tiny.COMMAND, f"vae_from={tiny.saved_vae(tmp_path)}", f"cache={tmp_path / 'cache'}", BRIEF,

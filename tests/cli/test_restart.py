@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.train import tiny
-from videodit.cli.doctor import Visit
 from videodit.cli.main import main
 from videodit.cli.typed import settings
+from videodit.doctor.visit import Visit
 
 BRIEF = "loop={steps: 2, clip_norm: 1.0, max_bad: 5, log_every: 1, save_every: 2, sample_every: 2}"
 

@@ -9,12 +9,12 @@ import pytest
 
 from tests.train import tiny
 from videodit.cli.main import main
-from videodit.cli.prepare import sample_prompts
 from videodit.cli.typed import settings
 from videodit.data.batches import fetch
 from videodit.toy.world import ToyWorld
 from videodit.track.jsonl import records
 from videodit.track.names import PROMPTS
+from videodit.train.build import sample_prompts
 
 BRIEF = "loop={steps: 3, save_every: 3, sample_every: 3, log_every: 1}"
 

@@ -16,7 +16,6 @@ from tests.train import tiny
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.parts import FILES
 from videodit.checkpoint.store import save_model
-from videodit.cli.clips import datasets_of, sizes_of
 from videodit.cli.main import main
 from videodit.cli.typed import settings
 from videodit.data.set import read_manifest
@@ -25,6 +24,7 @@ from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.shapes import Sizes
 from videodit.track.jsonl import records
+from videodit.train.inputs import datasets_of, sizes_of
 from videodit.untrusted import read_json
 
 EDGES = [f"data.{split}.0.{edge}=48" for split in ("train", "heldout") for edge in ("height", "width")]

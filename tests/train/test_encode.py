@@ -12,12 +12,12 @@ from torch import Tensor
 from tests.train import tiny
 from tests.train.runs import alone
 from videodit.checkpoint.latents import LatentCache
-from videodit.cli.prepare import tell_made_up
 from videodit.data.batches import Few
 from videodit.data.datasets import VideoFolder
 from videodit.data.sample import ENLARGED, REPEATED, BadSample, Sample
 from videodit.data.video import write
 from videodit.models.vae import VideoVAE
+from videodit.train.build import tell_made_up
 from videodit.train.encode import calibrate, encode_datasets
 
 

@@ -49,7 +49,7 @@ def test_freed_memory_is_used_again_until_it_is_released() -> None:
 AFTER = """
 import sys, torch
 from omegaconf import OmegaConf
-from videodit.cli.train import check
+from videodit.train.run import check
 from videodit.config import launch
 from videodit.parallel.mesh import Mesh
 from videodit.plan.machine import resident

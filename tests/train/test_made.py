@@ -19,12 +19,12 @@ from videodit.checkpoint.find import describe
 from videodit.checkpoint.parts import FILES
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, save_tensors
-from videodit.cli.folder import start_over
 from videodit.errors import InputError, Interrupted
 from videodit.parallel.store import Checkpoints
 from videodit.track.jsonl import Jsonl, records
 from videodit.track.names import PROMPTS
 from videodit.track.tracker import Tracker
+from videodit.train.folder import start_over
 from videodit.train.loop import Run
 from videodit.train.made import FILE
 from videodit.untrusted import read_json

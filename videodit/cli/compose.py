@@ -17,9 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.moved import with_new_names
-from videodit.cli.objects import FOLLOWS, NETWORKS
-from videodit.cli.typed import own_defaults, register
+from videodit.cli.objects import FOLLOWS
+from videodit.cli.settings import own_defaults, register
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
@@ -34,6 +33,9 @@ from videodit.cli.values import (
 )  # fmt: skip
 from videodit.config import raise_hydra_errors
 from videodit.errors import InputError, did_you_mean
+from videodit.moved import MOVED
+from videodit.printable import say
+from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -186,6 +188,18 @@ def _unmade(folder: Path) -> Iterator[None]:
         raise
 
 
+def with_new_names(cfg: DictConfig) -> DictConfig:
+    """Replace the old names in a config's `_target_`s, and say so in one line for each."""
+    from omegaconf import OmegaConf
+
+    every = dotted(OmegaConf.to_container(cfg, resolve=False), "")
+    found = {key: str(name) for key, name in every if key.endswith("_target_") and str(name) in MOVED}
+    for key, name in found.items():
+        OmegaConf.update(cfg, key, MOVED[name])
+    say(*(f"deprecated: {name} is now {MOVED[name]}; write that" for name in sorted(set(found.values()))))
+    return cfg
+
+
 def make(node: Mapping[str, Any], key: str = "", **more: Any) -> Any:
     """The object that a node of a config describes, with `more` arguments. `key`: where the config has it, if the node
     does not know that itself.
@@ -239,7 +253,7 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         match = _ASSIGNMENT.fullmatch(override)
         key = match["key"] if match else None
         if key and key[0] not in "+~" and not key.startswith("hydra") and key.partition("@")[0] not in known:
-            gone = key.rpartition(".")[2] in NETWORKS  # which data sets had, before the networks said it
+            gone = key.rpartition(".")[2] in Sizes._fields  # which data sets had, before the networks said it
             return InputError(f"{key}: {FOLLOWS}" if gone else f"unknown key {key!r}{did_you_mean(key, known)}")
     if str(error).startswith("Ambiguous value"):
         return InputError(f"{_first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")

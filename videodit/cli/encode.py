@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from videodit.cli.clips import dit_patch
-from videodit.cli.prepare import cached
-from videodit.cli.start import find_vae, open_vae
 from videodit.config import launch
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
 from videodit.shapes import Sizes
+from videodit.train.build import cached
+from videodit.train.init import find_vae, open_vae
+from videodit.train.inputs import dit_patch
 from videodit.train.settings import Encode
 
 

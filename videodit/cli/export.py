@@ -16,10 +16,10 @@ from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.about import is_run
 from videodit.cli.settings import Export
-from videodit.cli.start import base_named, find_vae, open_vae
 from videodit.errors import InputError
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer
+from videodit.train.init import base_named, find_vae, open_vae
 
 ADAPTER = "adapter"  # the format: what was trained alone, as diffusers and ComfyUI take it
 FORMATS = {"videodit": export_own, "diffusers": export_diffusers}

@@ -11,12 +11,12 @@ from typing import Any
 
 from videodit.checkpoint.weights import ENDINGS
 from videodit.cli.about import find_model, is_run, model_lines, run_lines
-from videodit.cli.origin import versions
 from videodit.cli.settings import Info
 from videodit.config import assets_dir, conf_dir
 from videodit.data.set import MANIFEST
 from videodit.errors import InputError
 from videodit.printable import answer, one_line
+from videodit.provenance import versions
 from videodit.track.progress import duration
 from videodit.untrusted import MOST, parse_json, read_json
 

@@ -14,7 +14,6 @@ from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.weights import Weights
 from videodit.cli.compose import make, plain
-from videodit.cli.start import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.ingest.encode import Encode
@@ -30,6 +29,7 @@ from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.printable import answer
 from videodit.shapes import Sizes
+from videodit.train.init import Base, base_named, find_vae, kept_in, open_vae, remembered, tell_unheard
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -10,7 +10,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videodit.cli.typed import SUFFIX, settings_of
+from videodit.cli.settings import SUFFIX, settings_of
 from videodit.config import conf_dir
 from videodit.settings import keys_of
 

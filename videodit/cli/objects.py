@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.values import dotted
 from videodit.errors import InputError
+from videodit.factory import found, parameters
 from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 DATA = ("data.train.", "data.heldout.")  # keys of data sets
-NETWORKS = Sizes._fields  # what data sets are given of the networks, if they take it
 FOLLOWS = "sizes are those that the VAE and the DiT take: leave it out"
 
 
@@ -31,45 +29,27 @@ def check_objects(cfg: DictConfig) -> None:
             _check(key, node)
 
 
-def taken(name: str, arguments: Iterable[str]) -> set[str]:
-    """Those of the arguments that are parameters of what stands under a dotted name."""
-    try:
-        return set(inspect.signature(_found(name.split("."))).parameters).intersection(arguments)
-    except (TypeError, ValueError):  # some of those that are written in C have no signature
-        return set()
-
-
 def _check(key: str, node: dict[str, Any]) -> None:
     name = node["_target_"]
     if isinstance(name, str) and "${" in name:  # another key's value, which is seen there
         return
     try:
-        target = _found(str(name).split("."))
+        target = found(str(name).split("."))
     except Exception as error:  # whatever a module raises that is imported
         raise InputError(f"{key}._target_={name}: cannot be imported: {error or type(error).__name__}") from None
     if not callable(target):
         raise InputError(f"{key}._target_={name}: it makes no objects; name a class or a function")
     arguments = {argument: value for argument, value in node.items() if not argument.startswith("_")}
     if key.startswith(DATA):
-        for own in sorted(arguments.keys() & set(NETWORKS)):
+        for own in sorted(arguments.keys() & set(Sizes._fields)):
             raise InputError(f"{key}.{own}: {FOLLOWS}")
-        arguments |= dict.fromkeys(taken(str(name), NETWORKS))
+        arguments |= dict.fromkeys(parameters(str(name)) & set(Sizes._fields))
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # see `taken`
+    except (TypeError, ValueError):  # see `parameters`
         return
     try:
         partly = node.get("_partial_") or node.get("_args_")
         (signature.bind_partial if partly else signature.bind)(**arguments)
     except TypeError as error:
         raise InputError(f"{key}: {name}: {error}") from None
-
-
-def _found(parts: Sequence[str]) -> Any:
-    """What stands under a dotted name, as hydra looks for it (whose own function prints what it does not find)."""
-    found = import_module(parts[0])
-    for number, part in enumerate(parts[1:], 2):
-        if not hasattr(found, part):
-            import_module(".".join(parts[:number]))
-        found = getattr(found, part)
-    return found

@@ -1,18 +1,34 @@
-"""The keys of the commands that have no room of their own: names, defaults, limits and what `--help` says of them."""
+"""The settings of each command: the class whose fields are its keys; here also the classes of the small commands.
+
+A command's YAML takes its keys by `- <command>_settings` in its defaults, and adds groups and its examples.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from types import MappingProxyType
 from typing import Any, Literal
 
 from videodit.generate.request import ByIntent, Request
-from videodit.settings import key, left_out
+from videodit.settings import defaults_of, key, left_out
 
 # What a person may say of a request: all of it, what changes the work, and how it is sampled.
 Asked: Any = left_out("Asked", Request, ByIntent)
 Planned: Any = left_out("Planned", Request, ByIntent, without=("seed", "fit"))
 SAMPLED = ("steps", "guidance", "sampler")
 Sampled: Any = left_out("Sampled", Request, only=SAMPLED)
+
+SUFFIX = "_settings"  # of the names under which hydra finds them
+# Where the class of each command's settings is, in modules that are light to import.
+CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        command: f"videodit.cli.settings.{command.title()}"
+        for command in ("generate", "plan", "decode", "evaluate", "export", "info", "report")
+    }
+    | {command: f"videodit.train.settings.{command.title()}" for command in ("train", "doctor", "encode")}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,3 +167,30 @@ class Export:
         "a model that goes with it: what is the same there is left out (format=videodit), and what it is a change of "
         "is taken from there, if not from where its pipeline.json says", "",
     )  # fmt: skip
+
+
+def settings_of(name: str) -> type | None:
+    """The class of a command's settings, or of what its YAML calls `<command>_settings`; None where it has none."""
+    place = CLASSES.get(name.removesuffix(SUFFIX))
+    if place is None:
+        return None
+    module, _, kind = place.rpartition(".")
+    return getattr(import_module(module), kind)
+
+
+def register() -> None:
+    """Let hydra find the settings of all commands."""
+    from hydra.core.config_store import ConfigStore
+
+    for command in CLASSES:
+        ConfigStore.instance().store(name=f"{command}{SUFFIX}", node=own_defaults(command))
+
+
+def own_defaults(command: str) -> dict[str, Any]:
+    """The defaults of a command's keys, but for those of another command that it extends, whose YAML its own takes on."""
+    kind = settings_of(command)
+    if kind is None:
+        return {}
+    others = [one for one in map(settings_of, CLASSES) if one is not kind and issubclass(kind, one)]
+    taken = {field.name for one in others for field in fields(one)} - set(kind.__annotations__)
+    return {name: default for name, default in defaults_of(kind).items() if name not in taken}

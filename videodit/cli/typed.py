@@ -1,67 +1,24 @@
-"""The settings of each command: the class whose fields are its keys, and a config made into an instance of it.
-
-A command's YAML takes the keys on by `- <command>_settings` in its defaults, and adds groups and its examples.
-"""
+"""A config made into the settings of its command: frozen dataclasses, and factories of what has a `_target_`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from importlib import import_module
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli.compose import Line, config, make
+from videodit.cli.objects import check_objects
+from videodit.cli.settings import settings_of
 from videodit.config import conf_dir
 from videodit.errors import InputError
-from videodit.settings import Before, Factory, defaults_of, read
+from videodit.factory import Factory
+from videodit.settings import Before, read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SUFFIX = "_settings"  # of the names under which hydra finds them
-# Where the class of each command's settings is, in modules that are light to import.
-CLASSES: Mapping[str, str] = MappingProxyType(
-    {
-        command: f"videodit.cli.settings.{command.title()}"
-        for command in ("generate", "plan", "decode", "evaluate", "export", "info", "report")
-    }
-    | {command: f"videodit.train.settings.{command.title()}" for command in ("train", "doctor", "encode")}
-)
-
-
-def settings_of(name: str) -> type | None:
-    """The class of a command's settings, or of what its YAML calls `<command>_settings`; None where it has none."""
-    place = CLASSES.get(name.removesuffix(SUFFIX))
-    if place is None:
-        return None
-    module, _, kind = place.rpartition(".")
-    return getattr(import_module(module), kind)
-
-
-def register() -> None:
-    """Let hydra find the settings of all commands."""
-    from hydra.core.config_store import ConfigStore
-
-    for command in CLASSES:
-        ConfigStore.instance().store(name=f"{command}{SUFFIX}", node=own_defaults(command))
-
-
-def own_defaults(command: str) -> dict[str, Any]:
-    """The defaults of a command's keys, but for those of another command that it extends, whose YAML its own takes on.
-    """
-    kind = settings_of(command)
-    if kind is None:
-        return {}
-    others = [one for one in map(settings_of, CLASSES) if one is not kind and issubclass(kind, one)]
-    taken = {field.name for one in others for field in fields(one)} - set(kind.__annotations__)
-    return {name: default for name, default in defaults_of(kind).items() if name not in taken}
-
 
 def settings(command: str, overrides: Sequence[str]) -> Any:
     """A command's settings with these overrides, in hydra's grammar."""
-    from videodit.cli.compose import Line, config
-    from videodit.cli.objects import check_objects
-
     cfg = config(conf_dir(), command, Line(list(overrides), {}))
     check_objects(cfg)
     return typed(command, cfg)
@@ -113,8 +70,6 @@ def _before(overrides: Any) -> Before:
 
 def _with_factories(tree: Any, key: str) -> Any:
     """The same tree in which each outermost node with a `_target_` is a Factory."""
-    from videodit.cli.compose import make
-
     if isinstance(tree, list):
         return [_with_factories(one, f"{key}.{number}") for number, one in enumerate(tree)]
     if not isinstance(tree, dict):

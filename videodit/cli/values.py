@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videodit.cli.typed import register
+from videodit.cli.settings import register
 from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What a training is told: every key of `videodit train` and `videodit doctor`, with its type, default and limits.
 
-What has `_target_` in a config is a `settings.Factory` here, which makes the object when it is called, and each run of
+What has `_target_` in a config is a `factory.Factory` here, which makes the object when it is called, and each run of
 `after` a `settings.Before`. Groups (model, vae, text, data, flow, optim, parallel, tracker, adapter) have no default
 here: theirs are the files in conf/.
 """

@@ -15,15 +15,15 @@ from videodit.checkpoint.find import WordCount
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import family_of, read_family
 from videodit.checkpoint.weights import Weights
-from videodit.cli.clips import datasets_of
-from videodit.cli.prepare import how, shapes_and_words, share, work_of
-from videodit.cli.start import adapter_of, check_trains, kept_in
 from videodit.data.batches import Clips, PackBatches, fetch
 from videodit.errors import InputError
 from videodit.parallel.mesh import Mesh
 from videodit.plan.machine import GIB, Limit
 from videodit.plan.training import StepPlan, dit_step
 from videodit.shapes import LatentShape, Sizes, VideoShape
+from videodit.train.build import how, shapes_and_words, share, work_of
+from videodit.train.init import adapter_of, check_trains, kept_in
+from videodit.train.inputs import datasets_of
 from videodit.train.settings import Train
 
 MANY = 64  # clips that are read for their shapes, evenly spread

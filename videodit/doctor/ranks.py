@@ -11,13 +11,11 @@ from socket import socket
 import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
-from videodit.cli.compose import make
-from videodit.cli.train import train
 from videodit.config import Launch
 from videodit.errors import InputError
 from videodit.parallel.mesh import AXES, filled
-from videodit.settings import Factory
 from videodit.track.jsonl import records
+from videodit.train.run import train
 from videodit.train.settings import Trackers, Train
 
 SMALLER = 8  # times, steps are than those of the run, where two of the largest clips still fit
@@ -25,11 +23,11 @@ SMALLER = 8  # times, steps are than those of the run, where two of the largest 
 
 def shortened(cfg: Train, folder: Path, largest: int, steps: int) -> Train:
     """The config of the run's first steps, with smaller ones, in a folder of their own; `largest`: see `Prepared`."""
-    node = {"_target_": "videodit.track.jsonl.Jsonl", "path": str(folder / "metrics.jsonl")}
+    log = cfg.optim.make.another("tracker.trackers.0", "videodit.track.jsonl.Jsonl", path=str(folder / "metrics.jsonl"))
     return replace(
         cfg,
         run_dir=str(folder),
-        tracker=Trackers(trackers=[Factory("tracker.trackers.0", node, make)]),
+        tracker=Trackers(trackers=[log]),
         samples=replace(cfg.samples, prompts=[]),
         # The rest is what samples and checkpoints need; the plan is told already.
         loop=replace(cfg.loop, steps=steps, log_every=1, save_every=steps, sample_every=steps),

@@ -20,22 +20,6 @@ from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import Entry, LatentCache
 from videodit.checkpoint.pretrained import Components, Part
-from videodit.cli.clips import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
-from videodit.cli.possible import check_channels, check_teacher, freeze
-from videodit.cli.start import (
-    adapter_of,
-    base_named,
-    base_of,
-    described,
-    find_vae,
-    has_adapter,
-    inherits,
-    kept_in,
-    networks,
-    open_vae,
-    pipeline_of,
-    words,
-)
 from videodit.data.batches import CropBatches, PackBatches, fetch
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
@@ -53,8 +37,24 @@ from videodit.settings import tree_of
 from videodit.shapes import LatentShape, Sizes, VideoShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
+from videodit.train.check import check_channels, check_teacher, freeze
 from videodit.train.dit_step import FlowObjective
 from videodit.train.encode import encode_datasets
+from videodit.train.init import (
+    adapter_of,
+    base_named,
+    base_of,
+    described,
+    find_vae,
+    has_adapter,
+    inherits,
+    kept_in,
+    networks,
+    open_vae,
+    pipeline_of,
+    words,
+)
+from videodit.train.inputs import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
 from videodit.train.loop import Objective
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.samples import dit_samples, vae_samples

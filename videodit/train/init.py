@@ -19,6 +19,7 @@ from videodit.checkpoint.store import HEADER
 from videodit.checkpoint.texts import Remembered
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
+from videodit.factory import Factory
 from videodit.models.arguments import ARGUMENTS
 from videodit.models.interfaces import Denoiser
 from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
@@ -26,7 +27,6 @@ from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
 from videodit.printable import say
-from videodit.settings import Factory
 from videodit.track.progress import Progress
 from videodit.train.adapter import LoRA
 from videodit.train.machine import PRECISIONS, pick_precision
@@ -168,9 +168,7 @@ def kept_in(cfg: Train, device: torch.device) -> torch.dtype:
     return PRECISIONS[pick_precision(cfg.precision, device)] if device.type == "cuda" else torch.float32
 
 
-def initial(
-    cfg: Train, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Any:
+def initial(cfg: Train, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
     """A network as the config describes it, or the one of `init`, which comes from its files tensor by tensor."""
     if base is None:
         return getattr(cfg, _GROUPS[part])().to(device)

@@ -12,14 +12,14 @@ from torch import nn
 
 from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
-from videodit.cli.clips import Spec, coming_before, crops_of, datasets_of, dit_vae, sizes_of, vae_of
-from videodit.cli.start import adapter_of, base_of, described
 from videodit.errors import InputError
 from videodit.generate.request import complete
 from videodit.models.build import without_weights
 from videodit.models.interfaces import Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
+from videodit.train.init import adapter_of, base_of, described
+from videodit.train.inputs import Spec, coming_before, crops_of, datasets_of, dit_vae, sizes_of, vae_of
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.settings import Train
 from videodit.untrusted import check

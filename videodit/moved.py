@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from videodit.cli.values import dotted
-from videodit.printable import say
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from typing import Any
 
 MOVED = {
     "videodit.data.toy.ToyWorld": "videodit.toy.world.ToyWorld",
@@ -16,18 +10,6 @@ MOVED = {
     "videodit.ingest.looks.ImageEmbedding": "videodit.features.image_models.ImageEmbedding",
     "videodit.ingest.measure.NoEmbedding": "videodit.features.measures.NoEmbedding",
 }
-
-
-def with_new_names(cfg: DictConfig) -> DictConfig:
-    """Replace the old names in a config's `_target_`s, and say so in one line for each."""
-    from omegaconf import OmegaConf
-
-    every = dotted(OmegaConf.to_container(cfg, resolve=False), "")
-    found = {key: str(name) for key, name in every if key.endswith("_target_") and str(name) in MOVED}
-    for key, name in found.items():
-        OmegaConf.update(cfg, key, MOVED[name])
-    say(*(f"deprecated: {name} is now {MOVED[name]}; write that" for name in sorted(set(found.values()))))
-    return cfg
 
 
 def renamed(content: Any) -> Any:

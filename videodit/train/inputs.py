@@ -8,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videodit.cli.objects import NETWORKS, taken
-from videodit.cli.start import base_named, described, find_vae
 from videodit.data.batches import Clips, Crop, few
 from videodit.errors import InputError
 from videodit.models.build import without_weights
 from videodit.shapes import Sizes, VideoShape
+from videodit.train.init import base_named, described, find_vae
 from videodit.train.settings import Train
 
 Spec = Mapping[str, Any]  # of a network: its architecture and arguments
@@ -27,7 +26,7 @@ def datasets_of(cfg: Train, split: str, sizes: Sizes) -> list[Clips]:
     """
     found = []
     for factory in cfg.data[split]:
-        given = {name: getattr(sizes, name) for name in taken(factory.node["_target_"], NETWORKS)}
+        given = {name: getattr(sizes, name) for name in factory.accepts(Sizes._fields)}
         clips = factory(**given)
         if hasattr(clips, "check"):
             clips.check(sizes, factory.key + (f", {factory.node['root']}" if "root" in factory.node else ""))

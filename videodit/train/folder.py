@@ -12,11 +12,11 @@ import torch
 from typing_extensions import TypedDict
 
 import videodit
-from videodit.cli.moved import renamed
-from videodit.cli.objects import NETWORKS
-from videodit.cli.origin import origin
+from videodit.moved import renamed
 from videodit.parallel.mesh import Mesh
 from videodit.printable import say
+from videodit.provenance import origin
+from videodit.shapes import Sizes
 from videodit.train.machine import pick_precision
 from videodit.train.made import FILE as MADE
 from videodit.untrusted import check, read_json
@@ -74,7 +74,7 @@ def forget_sizes(before: dict[str, Any]) -> None:
     data = before.get("data")
     splits = data.values() if isinstance(data, dict) else ()
     for node in (node for split in splits if isinstance(split, list) for node in split):
-        for name in NETWORKS if isinstance(node, dict) else ():
+        for name in Sizes._fields if isinstance(node, dict) else ():
             node.pop(name, None)
 
 
