@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from videodit.cli import compose
-from videodit.config import conf_dir
+from videodit.cli import typed
 from videodit.models.pack import Context, Times, patchify
 from videodit.nn.kernels import KERNELS, Use, attend
 from videodit.toy.world import ToyWorld
@@ -68,18 +67,17 @@ def training(
 
 def main(seconds: float) -> None:
     """Print the table."""
-    from hydra.utils import instantiate
 
-    cfg = compose.config(conf_dir(), "train", compose.Line([], {}))
-    dit, vae = (instantiate(cfg[part], _convert_="all") for part in ("model", "vae"))
+    settings = typed.settings("train", [])
+    dit, vae = settings.model(), settings.vae()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     row("training step of the toy DiT (forward, backward)", "clips/s", "GFLOP/s", "share of fp32")
-    muon = instantiate(cfg.optim.make, _convert_="all")(dit, curve=lambda step: 1.0)
+    muon = settings.optim.make()(dit, curve=lambda step: 1.0)
     for dtype in (torch.float32, torch.bfloat16):
         for name, frames in (("17 frames", (5,)), ("1 to 17 frames mixed", (1, 3, 5, 5))):
             for optimizer, suffix in ((None, ""), (muon, ", Muon")):
                 rate = matmul_rate(CPU, torch.float32, seconds=1.0)
-                step = training(dit, frames, dtype, cfg.text.dim, optimizer)
+                step = training(dit, frames, dtype, settings.text.arguments["dim"], optimizer)
                 took = best(step, seconds)
                 speed = step.flops / took
                 values = f"{step.clips / took:.1f}", f"{speed / 1e9:.0f}", f"{speed / rate:.2f}"

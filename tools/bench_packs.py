@@ -25,14 +25,12 @@ from socket import socket
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from pack_kinds import CAPTIONS, KINDS, Stored, epoch
 from torch import Tensor
 
 from videodit.checkpoint.store import load_tensors, save_tensors
-from videodit.cli import compose
-from videodit.cli.compose import make
-from videodit.config import Launch, conf_dir, launch
+from videodit.cli import typed
+from videodit.config import Launch, launch
 from videodit.data.batches import PackBatches
 from videodit.data.datasets import VideoFolder
 from videodit.data.packing import Share
@@ -50,7 +48,7 @@ from videodit.train.ema import EMA
 from videodit.train.init import find_vae, open_vae
 from videodit.train.loop import Run
 from videodit.train.machine import Compute, keep_freed_memory
-from videodit.train.settings import Loop
+from videodit.train.settings import Loop, Train
 
 SHAPES = [(t, h, w) for t in (1, 3, 5, 9) for h, w in ((8, 8), (8, 12), (12, 12))]  # 16 to 324 tokens
 LENGTHS = (1, 9, 17, 33)  # frames of a real clip
@@ -94,16 +92,16 @@ def real(root: Path, areas: list[int], patch: Triple) -> list[Tensor]:
     return found
 
 
-def composed(given: dict[str, str]) -> DictConfig:
-    """The configuration of `videodit train`."""
-    return compose.config(conf_dir(), "train", compose.Line([f"{key}={given[key]}" for key in ("model", "optim")], {}))
+def composed(given: dict[str, str]) -> Train:
+    """The settings of `videodit train`."""
+    return typed.settings("train", [f"{key}={given[key]}" for key in ("model", "optim")])
 
 
-def objective(folder: Path, config: DictConfig) -> FlowObjective:
+def objective(folder: Path, config: Train) -> FlowObjective:
     """What is trained."""
     torch.manual_seed(0)
     return FlowObjective(
-        dit=make(config.model), text=make(config.text), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
+        dit=config.model(), text=config.text(), tokenizer=Tokenizer(path=folder / "tokenizer.json"),
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
         device=torch.device("cpu"),
         times=TrainingTimes(mean=0.0, std=1.0, shift=1.0),
@@ -118,7 +116,7 @@ def measure(folder: Path, given: dict[str, str], here: Launch) -> dict[str, floa
     parallelize(trained.module, mesh, recompute="nothing", compile=False, offload=False, precision=torch.float32)
     run = Run(
         folder=folder, objective=trained, batches=lambda start, stop: iter(()),
-        optimizer=make(config.optim.make)(trained.module, curve=lambda step: 0.1),  # as fast at any
+        optimizer=config.optim.make()(trained.module, curve=lambda step: 0.1),  # as fast at any
         ema=EMA(module=trained.module, decay=0.99), tracker=Tracker(), config={}, mesh=mesh,
         compute=Compute(torch.float32),
         checkpoints=Checkpoints(folder=folder / "checkpoints", keep=1, mesh=mesh), sample=lambda step: None,

@@ -18,9 +18,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from videodit.cli import compose
-from videodit.cli.compose import make
-from videodit.config import Launch, conf_dir
+from videodit.cli import typed
+from videodit.config import Launch
 from videodit.data.batches import LatentBatch
 from videodit.flow.path import PATHS
 from videodit.models.text import train_tokenizer
@@ -61,11 +60,11 @@ def training(folder: Path, given: dict[str, str], device: torch.device, precisio
     heads = given["heads"] or max(1, dim // 64)
     sizes = [f"model.dim={dim}", f"model.layers={given['layers']}", f"model.heads={heads}",
              f"model.ffn={given['ffn'] or 4 * dim}"]  # fmt: skip
-    config = compose.config(conf_dir(), "train", compose.Line(sizes, {}))
+    settings = typed.settings("train", sizes)
     torch.manual_seed(0)
     tokenizer = train_tokenizer([CAPTION], folder / "tokenizer.json", vocabulary=64)
     objective = FlowObjective(
-        dit=make(config.model).to(device), text=make(config.text).to(device), tokenizer=tokenizer,
+        dit=settings.model().to(device), text=settings.text().to(device), tokenizer=tokenizer,
         path=PATHS["rectified"](prediction="velocity"), drop=0.1, seed=0, pipeline={}, frozen={},
         times=TrainingTimes(mean=0.0, std=1.0, shift=1.0), device=device,
     )  # fmt: skip

@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from videodit.cli import compose
-from videodit.cli.compose import make
+from videodit.cli import typed
 from videodit.config import Launch, conf_dir
-from videodit.parallel.mesh import Mesh
+from videodit.parallel.mesh import AXES, Mesh
 from videodit.parallel.shard import local, parallelize
 from videodit.plan.training import Training, held
+from videodit.train.settings import Train
 
 GIB = 2**30
 
@@ -32,18 +32,18 @@ def main() -> None:
     print(f"model={model}, {ranks} processes, the first of them\n")
     print("parallel   replicate  shard  context   weights  all that stays      plan")
     for path in sorted((conf_dir() / "parallel").glob("*.yaml")):
-        line = compose.Line([f"model={model}", f"parallel={path.stem}", *(f"{k}={v}" for k, v in given.items())], {})
-        print(row(path, compose.config(conf_dir(), "train", line), ranks))
+        overrides = [f"model={model}", f"parallel={path.stem}", *(f"{k}={v}" for k, v in given.items())]
+        print(row(path, typed.settings("train", overrides), ranks))
 
 
-def row(path: Path, cfg: object, ranks: int) -> str:
+def row(path: Path, cfg: Train, ranks: int) -> str:
     """One line: build, shard, count."""
-    sizes = tuple(cfg.parallel[axis] for axis in ("replicate", "shard", "context"))
+    sizes = tuple(getattr(cfg.parallel, axis) for axis in AXES)
     mesh = Mesh(launch=Launch(0, ranks), device=torch.device("cpu"), sizes=sizes)
     with torch.device("meta"):
-        module = nn.ModuleDict({"dit": make(cfg.model)})
+        module = nn.ModuleDict({"dit": cfg.model()})
     specs = {"dit": module["dit"].spec}
-    how = {key: cfg.parallel[key] for key in ("recompute", "compile", "offload")}
+    how = {key: getattr(cfg.parallel, key) for key in ("recompute", "compile", "offload")}
     parallelize(module, mesh, **how, precision=torch.bfloat16)
     weights = 4 * sum(local(parameter).numel() for parameter in module.parameters())
     plan = held(specs, Training(torch.bfloat16, (), muon=False, shards=mesh.shard * mesh.context))

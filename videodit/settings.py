@@ -175,7 +175,8 @@ def _read(value: Any, hint: Any, name: str) -> Any:
             return tuple(read(inner, row, f"{name}.{i}") for i, row in enumerate(value))
         value = tuple(value)
     shown = f"={value}" if isinstance(value, int | float | str) else ""
-    return check(value, hint, f"{name}{shown[:60]}")
+    found = check(value, hint, f"{name}{shown[:60]}")
+    return value if type(value) is int and found == value else found  # 1 stays 1 where a fraction could be: it is kept
 
 
 def _is_text(hint: Any) -> bool:

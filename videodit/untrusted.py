@@ -43,6 +43,9 @@ PLAIN = (  # what pydantic says, and how it is said here
     ("input should be greater than", "must be above"),
     ("input should be less than", "must be below"),
     ("input should", "must"),
+    ("list should", "must"),
+    ("a valid integer", "a whole number"),
+    (" after validation, not 0", ""),
 )
 
 

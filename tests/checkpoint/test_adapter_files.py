@@ -200,7 +200,7 @@ CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
         ({"peft_type": "LOHA"}, "peft_type='LOHA'"),
         ({"r": 3}, "says rank 3 of blocks.0.self_attn.q, whose tensors are of rank 2"),
         ({"rank_pattern": {"self_attn.q": 5}}, "says rank 5"),
-        ({"r": "2"}, "r: must be a valid integer, not '2'"),
+        ({"r": "2"}, "r: must be a whole number, not '2'"),
         ({"lora_alpha": None}, "lora_alpha: must be a valid number"),
         ({"alpha_pattern": {"q": float("nan")}}, "alpha_pattern.q"),
         ({"alpha_pattern": {"(q+)+$": 1}}, r"the pattern '\(q\+\)\+\$' is not of the simple kind"),

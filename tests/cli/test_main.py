@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from torch.distributed import DistBackendError
 
-from videodit.cli import keys
+from videodit.cli import keys, settings
 from videodit.cli import main as cli
 from videodit.errors import InputError
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.train.runs import alone
-from videodit.cli import folder, origin
+from videodit import provenance
+from videodit.train import folder
 
 
 def _git(where: Path, *arguments: str) -> str:
@@ -21,25 +22,25 @@ def _git(where: Path, *arguments: str) -> str:
 @pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
 def test_a_checkout_has_a_commit_and_is_dirty_when_changed(tmp_path: Path) -> None:
     _git(tmp_path, "init", "-q")
-    assert origin.git_state(tmp_path) is None  # no commit yet
+    assert provenance.git_state(tmp_path) is None  # no commit yet
     (tmp_path / "a.py").write_text("1")
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-qm", "first")
     commit = _git(tmp_path, "rev-parse", "HEAD").strip()
     (tmp_path / "not tracked").write_text("")
-    assert origin.git_state(tmp_path) == {"commit": commit, "dirty": False}
+    assert provenance.git_state(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "a.py").write_text("2")
-    assert origin.git_state(tmp_path) == {"commit": commit, "dirty": True}
+    assert provenance.git_state(tmp_path) == {"commit": commit, "dirty": True}
     (tmp_path / "site-packages").mkdir()
-    assert origin.git_state(tmp_path / "site-packages") is None  # in a checkout, but not of it
+    assert provenance.git_state(tmp_path / "site-packages") is None  # in a checkout, but not of it
 
 
 def test_no_git_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").write_text("gitdir: nowhere\n")
-    assert origin.git_state(tmp_path) is None
+    assert provenance.git_state(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert origin.git_state(tmp_path) is None
-    assert origin.versions()["torch"] == torch.__version__
+    assert provenance.git_state(tmp_path) is None
+    assert provenance.versions()["torch"] == torch.__version__
 
 
 def test_the_origin_is_kept_and_is_no_change_of_a_run(

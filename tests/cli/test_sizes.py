@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,11 @@ def test_the_patch_is_that_of_the_dit_that_trains(place: Path, capsys: pytest.Ca
     student = settings("train", [*vae, *asked, "model.patch=[1,1,3]"])
     assert sizes_of(student) == Sizes((4, 8, 8), (1, 2, 6))
     save_model(tiny_pipeline(place / "two") / FILES["dit"], shake(build("dit", **{**DIT, "patch": [2, 2, 2]})))
-    student.teacher.model = str(place / "two")
+    student = replace(student, teacher=replace(student.teacher, model=str(place / "two")))
     with pytest.raises(InputError, match="two: its DiT takes 2 latent frames at a time, the student's 1"):
         sizes_of(student)
-    student.model.patch = [2, 1, 1]
-    assert sizes_of(student) == Sizes((4, 8, 8), (2, 2, 2))
+    other = settings("train", [*vae, "model.patch=[2,1,1]"]).model
+    assert sizes_of(replace(student, model=other)) == Sizes((4, 8, 8), (2, 2, 2))
 
 
 def test_a_run_before_that_is_not_there_says_what_its_vae_will_take(place: Path) -> None:

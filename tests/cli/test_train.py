@@ -15,12 +15,13 @@ import torch
 
 from tests.train import tiny
 from videodit.checkpoint.pretrained import load_model
-from videodit.cli import folder, train
 from videodit.cli.main import main
 from videodit.data.video import write
 from videodit.errors import InputError
 from videodit.nn import kernels
 from videodit.track.jsonl import records
+from videodit.train import folder
+from videodit.train import run as training
 from videodit.train.build import Prepared
 from videodit.train.init import find_vae, open_vae
 
@@ -182,14 +183,14 @@ def test_a_learned_tokenizer_is_kept_only_with_a_checkpoint(tmp_path: Path, prep
     [
         ("stpes=4", "unknown key 'stpes'"),
         ("loop.stpes=4", "unknown key 'loop.stpes'"),
-        ("stage=dti", "stage=dti: it is vae or dit"),
+        ("stage=dti", "stage=dti: must be 'dit' or 'vae', not 'dti'"),
         ("vae_from=no/such/run", "no VAE in no/such/run"),
         ("precision=fp8", "precision=fp8: it is auto, fp32 or bf16"),
         ("kernel=flash", "kernel=flash: no such kernel, there are auto, sdpa"),
         ("kernel=flex", "kernel=flex: has no backward on cpu, only on CUDA; kernels that can: sdpa, reference"),
         ("device=toaster", "device=toaster"),
         ("device=cuda:77", "device=cuda:77"),
-        ("loop.save_every=0", "loop.save_every=0: must be a whole number"),
+        ("loop.save_every=0", "loop.save_every=0: must be at least 1, not 0"),
         ("loop.steps=many", "loop.steps=many: expected a number"),
         ("request.height=0", "height=0"),
         ("request.sampler=magic", "sampler=magic"),
@@ -265,9 +266,9 @@ class Stages:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, str, list[str]]] = []
-        monkeypatch.setattr(train, "prepare", lambda cfg, folder, mesh: Prepared(lambda: None, 1, lambda: None))
-        monkeypatch.setattr(train, "check", lambda cfg, plan, mesh: None)
-        monkeypatch.setattr(train, "fit", lambda cfg, folder, made, mesh: self.note(cfg.stage, folder))
+        monkeypatch.setattr(training, "prepare", lambda cfg, folder, mesh: Prepared(lambda: None, 1, lambda: None))
+        monkeypatch.setattr(training, "check", lambda cfg, plan, mesh: None)
+        monkeypatch.setattr(training, "fit", lambda cfg, folder, made, mesh: self.note(cfg.stage, folder))
 
     def note(self, stage: str, folder: Path) -> None:
         self.ran.append((stage, folder.name, sorted(path.name for path in folder.iterdir() if path.name != ".lock")))

@@ -17,7 +17,6 @@ from tests.train import tiny
 from videodit.checkpoint.latents import LatentCache
 from videodit.checkpoint.store import save_model
 from videodit.cli import doctor as cli_doctor
-from videodit.cli import start
 from videodit.cli.main import main
 from videodit.data.batches import fetch
 from videodit.data.video import write
@@ -32,6 +31,7 @@ from videodit.plan.machine import Limit
 from videodit.toy.grammar import caption
 from videodit.toy.scenes import scene
 from videodit.toy.world import ToyWorld
+from videodit.train import init
 from videodit.train.encode import calibrate
 from videodit.train.init import find_vae, open_vae
 
@@ -98,7 +98,7 @@ def test_a_parameter_frozen_by_mistake(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of them, which what is learnt hardly shows."""
-    initial = start.initial
+    initial = init.initial
 
     def careless(cfg: Any, base: Any, part: str, *rest: Any) -> nn.Module:
         network = initial(cfg, base, part, *rest)
@@ -106,7 +106,7 @@ def test_a_parameter_frozen_by_mistake(
             network.blocks[1].ffn[0].weight.requires_grad_(False)
         return network
 
-    monkeypatch.setattr(start, "initial", careless)
+    monkeypatch.setattr(init, "initial", careless)
     assert fails(doctor(place), capsys) == {"gradients reach all that trains"}
 
 

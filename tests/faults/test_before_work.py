@@ -153,7 +153,8 @@ def test_of_other_commands(line: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_of_a_doctor(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     for count in ("0", "-1", "2.5"):
         told = refused(["doctor", "data=toy_small", f"doctor.{key}={count}"], capsys)
-        assert told == f"doctor.{key}={count}: must be at least 1, not {count}"
+        right = "a whole number" if count == "2.5" else "at least 1"
+        assert told == f"doctor.{key}={count}: must be {right}, not {count}"
 
 
 @pytest.mark.parametrize("arguments", ["", ", model: x, labels: [a], device: cpu, nope: 1"])

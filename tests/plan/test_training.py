@@ -15,7 +15,6 @@ from videodit.checkpoint.find import describe
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.weights import Weights
-from videodit.cli import sketch, train
 from videodit.cli.main import main
 from videodit.cli.typed import settings
 from videodit.config import Launch
@@ -30,6 +29,8 @@ from videodit.plan.stages import Storage, step_cost
 from videodit.plan.trace import Trace
 from videodit.plan.training import Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
+from videodit.train import run as training
+from videodit.train import sketch
 from videodit.train.build import prepare
 
 ADAMW = Training(torch.float32, (), muon=False)
@@ -125,8 +126,8 @@ def test_the_command(
     words = ["train", *command, "workers=0", f"cache={tmp_path / 'cache'}", f"run_dir={run}"]
     assert main([*words, "plan=true"]) == 0, capsys.readouterr().err
     assert "a step: up to" in capsys.readouterr().out and not (run / "metrics.jsonl").exists()
-    monkeypatch.setattr(train, "limits", lambda device: [Limit("this test", 0)])
-    monkeypatch.setattr(train, "resident", lambda: 0)
+    monkeypatch.setattr(training, "limits", lambda device: [Limit("this test", 0)])
+    monkeypatch.setattr(training, "resident", lambda: 0)
     assert main(words) == 2
     assert "this test leaves 0.0" in capsys.readouterr().err and not (run / "metrics.jsonl").exists()
 

@@ -24,7 +24,6 @@ from tests.train import tiny
 from tests.train.test_resume import state
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.store import write_json
-from videodit.cli import start
 from videodit.cli.main import main
 from videodit.data.video import read, write
 from videodit.models.build import build
@@ -32,6 +31,7 @@ from videodit.models.pack import Ragged, patchify
 from videodit.plan.training import Training, dit_step
 from videodit.shapes import LatentShape
 from videodit.track.jsonl import records
+from videodit.train import init
 from videodit.train.adapter import LoRA
 from videodit.untrusted import read_json
 
@@ -350,7 +350,7 @@ def test_weights_that_stay_may_be_in_half_precision(place: Path, monkeypatch: py
     trained = [parameter for parameter in dit.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     assert dit.blocks[0].ffn[0].base_layer.weight.dtype == torch.bfloat16
-    monkeypatch.setattr(start, "kept_in", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(init, "kept_in", lambda *_: torch.bfloat16)
     sampled = ["precision=bf16", f"samples.prompts=[{WORDS[0]}]", "samples.seed=3"]
     assert main([*command(place, "half", "public", *ADAPTER), *sampled, LOOP.format(steps=2).replace("100", "2")]) == 0
     found = list(records(place / "half" / "metrics.jsonl"))

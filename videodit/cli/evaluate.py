@@ -78,9 +78,7 @@ def measure(asked: Evaluate, pipe: Pipe, benchmark: Benchmark, out: Path) -> dic
 
 
 @torch.no_grad()
-def held_out_losses(
-    pipe: Pipe, benchmark: Benchmark, count: int, batch: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def held_out_losses(pipe: Pipe, benchmark: Benchmark, count: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The training loss on real clips of what prompts of the first kind ask for, which no training sees: times spread
     evenly over (0,1) and the mean squared error of each clip at its time, (N,) each."""
     times = (torch.arange(count, dtype=torch.float64) + 0.5) / count

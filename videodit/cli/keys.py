@@ -62,11 +62,11 @@ def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
     """The header, groups and keys of a root config, with those that it takes on."""
     kind = settings_of(name) if name.endswith(SUFFIX) else None
     header, groups, keys, bases = read_settings(kind) if kind else read_keys((conf / f"{name}.yaml").read_text("utf-8"))
-    for base in bases:
+    own = found = {key.name: key for key in keys}
+    for base in bases:  # a later one has the word
         _, more, taken = everything(base, conf)
-        own = {key.name for key in keys}
-        groups, keys = [*groups, *more], [*keys, *(key for key in taken if key.name not in own)]
-    return header, groups, keys
+        groups, found = [*groups, *more], found | {key.name: key for key in taken}
+    return header, groups, [*(found | own).values()]
 
 
 def read_settings(kind: type) -> Root:
@@ -76,12 +76,14 @@ def read_settings(kind: type) -> Root:
 
 def _written(default: Any) -> str:
     """A default as YAML has it."""
-    if default is None or default is MISSING:
+    if default is MISSING:
         return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, list | dict) and len(str(default)) > COLUMN:
-        return "…"
+    if default is None or isinstance(default, bool):
+        return "null" if default is None else str(default).lower()
+    if isinstance(default, dict):
+        return "{" + ", ".join(f"{name}: {_written(value)}" for name, value in default.items()) + "}"
+    if isinstance(default, list):
+        return "…" if any(isinstance(one, dict) for one in default) else str(default)
     return str(default) if default != "" else '""'
 
 

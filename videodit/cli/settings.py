@@ -187,7 +187,7 @@ def register() -> None:
 
 
 def own_defaults(command: str) -> dict[str, Any]:
-    """The defaults of a command's keys, but for those of another command that it extends, whose YAML its own takes on."""
+    """The defaults of a command's keys, but for those that another command has, whose YAML its own takes on."""
     kind = settings_of(command)
     if kind is None:
         return {}

@@ -245,7 +245,7 @@ def goal(cfg: Train, pipeline: dict[str, Any], vae: Part, mesh: Mesh) -> dict[st
     path, times, teacher = cfg.flow.path(), cfg.flow.times(), teacher_of(cfg, vae, mesh)
     if teacher is not None:  # the student's steps begin where some of its teacher's do
         pipeline["shift"] = teacher.pipe.parts.pipeline["shift"]
-    follows = cfg.flow.times.node["shift"] == cfg.shift
+    follows = cfg.flow.times.arguments["shift"] == cfg.shift
     return {"path": path, "times": replace(times, shift=pipeline["shift"]) if follows else times, "teacher": teacher}
 
 
@@ -299,7 +299,7 @@ def how(cfg: Train, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Trai
 
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    muon, shards = "muon_lr" in cfg.optim.make.node, mesh.shard * mesh.context
+    muon, shards = "muon_lr" in cfg.optim.make.arguments, mesh.shard * mesh.context
     kept = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
     return Training(precision, frozen, muon, parts, shards, mesh.context, change, kept=kept)
 

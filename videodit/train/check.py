@@ -119,7 +119,7 @@ def check_teacher(cfg: Train) -> None:
     """InputError where a teacher is named, and the rest is not as a student needs it."""
     if not cfg.teacher:
         return
-    if cfg.flow.name != "rectified" or cfg.flow.path.node["prediction"] != "velocity":
+    if cfg.flow.name != "rectified" or cfg.flow.path.arguments["prediction"] != "velocity":
         raise InputError(f"flow={cfg.flow.name}: a teacher teaches velocities on the straight path: say flow=rectified")
     if cfg.request["guidance"] != 1 or cfg.request["sampler"] != "euler":
         raise InputError("request: a student goes without guidance, which it has from its teacher, in Euler steps: "

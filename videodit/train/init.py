@@ -80,7 +80,7 @@ def check_trains(cfg: Train, pipeline: Mapping[str, Any], *, two: bool) -> None:
     """InputError where no training can begin with a model of such settings; `two`: it has two experts."""
     if two:
         raise InputError(f"init={cfg.init}: it has two experts, each for its own times; no training knows of these yet")
-    flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.node["prediction"]}
+    flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.arguments["prediction"]}
     if pipeline.get("flow", flow) != flow:
         raise InputError(f"flow={cfg.flow.name}: init={cfg.init} has {pipeline['flow']}")
 
@@ -115,7 +115,7 @@ def inherits(cfg: Train, base: Base | None) -> bool:
 def pipeline_of(cfg: Train, base: Base | None, vae: Part) -> tuple[dict[str, Any], dict[str, Part]]:
     """What the result's pipeline.json says, and the networks that lie beside it though they do not train."""
     if base is None or not inherits(cfg, base):
-        flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.node["prediction"]}
+        flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.arguments["prediction"]}
         own = {"flow": flow, "shift": cfg.shift, "area": cfg.area, "defaults": cfg.request}
         return own, {"vae": vae}
     same = vae.fingerprint == base.parts["vae"].fingerprint
@@ -129,7 +129,7 @@ def described(cfg: Train, base: Base | None, part: str) -> dict[str, Any]:
         return base.parts[part].skeleton.spec  # complete, also where an older file lacks arguments
     group = _GROUPS[part]
     factory = getattr(cfg, group)
-    arguments = {key: value for key, value in factory.node.items() if not key.startswith("_")}
+    arguments = factory.arguments
     architecture = arguments.pop("architecture", None)
     if architecture in ARGUMENTS:
         check(arguments, ARGUMENTS[architecture], group)
@@ -198,7 +198,7 @@ def words(cfg: Train, base: Base | None, cache: LatentCache, folder: Path, mesh:
     if mesh.main and not resuming:
         with atomic(path) as temporary:
             if base is None:
-                train_tokenizer(captions, temporary, vocabulary=cfg.text.node["vocabulary"])
+                train_tokenizer(captions, temporary, vocabulary=cfg.text.arguments["vocabulary"])
             elif inherits(cfg, base):
                 temporary.write_bytes(base.tokenizer.read_bytes())
             else:  # new words take the places that its text encoder has left

@@ -29,7 +29,7 @@ def datasets_of(cfg: Train, split: str, sizes: Sizes) -> list[Clips]:
         given = {name: getattr(sizes, name) for name in factory.accepts(Sizes._fields)}
         clips = factory(**given)
         if hasattr(clips, "check"):
-            clips.check(sizes, factory.key + (f", {factory.node['root']}" if "root" in factory.node else ""))
+            clips.check(sizes, factory.key + (f", {factory.arguments['root']}" if "root" in factory.arguments else ""))
         found.append(few(clips, cfg.limit))
     return found
 
@@ -52,7 +52,7 @@ def sizes_of(cfg: Train) -> Sizes:
 
 def vae_sizes(cfg: Train, vae: Spec) -> Sizes:
     """Of a VAE's own training: as a DiT of `model` would take the clips."""
-    return Sizes(without_weights(vae).stride, tuple(cfg.model.node["patch"]))
+    return Sizes(without_weights(vae).stride, tuple(cfg.model.arguments["patch"]))
 
 
 def dit_sizes(
@@ -96,7 +96,7 @@ def vae_of(name: str, coming: Mapping[Path, Train]) -> Spec:
 
 def dit_patch(cfg: Train, coming: Mapping[Path, Train]) -> Sequence[int]:
     """The patch of the DiT that trains."""
-    return patch_of("init", cfg.init, coming) if cfg.init else tuple(cfg.model.node["patch"])
+    return patch_of("init", cfg.init, coming) if cfg.init else tuple(cfg.model.arguments["patch"])
 
 
 def patch_of(key: str, name: str, coming: Mapping[Path, Train]) -> Sequence[int]:

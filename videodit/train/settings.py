@@ -44,11 +44,11 @@ class Tracked:
 class Crops:
     """A VAE's batches."""
 
-    crops: Any = key("kinds of crops: frames, height, width, and how often (weight)", [
+    crops: list[Any] = key("kinds of crops: frames, height, width, and how often (weight)", [
         {"_target_": "videodit.data.batches.Crop", "frames": 9, "height": 32, "width": 32, "weight": 0.6},
         {"_target_": "videodit.data.batches.Crop", "frames": 17, "height": 64, "width": 64, "weight": 0.3},
         {"_target_": "videodit.data.batches.Crop", "frames": 1, "height": 64, "width": 64, "weight": 0.1},
-    ])  # fmt: skip
+    ], min_length=1)  # fmt: skip
     pixels: int = key("of a step", 150000, ge=1)
     most: int | None = key("of a batch, where memory needs several a step", None, ge=1)
     per_clip: int = key("crops of one clip", 4, ge=1)
@@ -120,7 +120,7 @@ class Parallel:
     replicate: int = key("copies of the weights")
     shard: int = key("processes that share the weights; -1: all that are left")
     context: int = key("processes that share a clip's tokens")
-    recompute: str = key("what the backward pass computes again")
+    recompute: Literal["nothing", "cheap", "blocks"] = key("what the backward pass computes again")
     compile: bool = key("torch.compile for the blocks")
     offload: bool = key("keep weights and optimizer in the CPU's memory between uses")
 
@@ -193,7 +193,9 @@ class Train:
     shift: Any = key(
         "towards the noise, of the training and the inference times", {"base_tokens": 80, "base_shift": 3.0}
     )
-    area: list[int] = key("pixels a frame that the model knows, least and most", [4096, 6144])
+    area: list[int] = key(
+        "pixels a frame that the model knows, least and most", [4096, 6144], min_length=2, max_length=2
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,5 +226,5 @@ class Encode:
     vae_from: str = key("the VAE: a model, the folder of a VAE run or a file; else that of init, or the toy's", "")
     cache: str = key("where latents are kept", "${data.cache}")
     device: str = key("or cpu, cuda", "auto")
-    limit: int | None = key("at most so many clips of each data set, evenly spread", None)
-    workers: int = key("processes that read or render clips", 1)
+    limit: int | None = key("at most so many clips of each data set, evenly spread", None, ge=1)
+    workers: int = key("processes that read or render clips", 1, ge=0)
