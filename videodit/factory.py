@@ -24,13 +24,18 @@ class Factory:
         return self._make(self.node, self.key, **more)
 
     @property
+    def target(self) -> str:
+        """The dotted name of what makes it."""
+        return str(self.node["_target_"])
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that the config gives, by name."""
         return {name: value for name, value in self.node.items() if not name.startswith("_")}
 
     def accepts(self, names: Collection[str]) -> set[str]:
         """Those of the names that are parameters of what it makes."""
-        return parameters(str(self.node["_target_"])).intersection(names)
+        return parameters(self.target).intersection(names)
 
     def another(self, key: str, target: str, **arguments: Any) -> Factory:
         """A factory of another object, which is made in the same way."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from videodit.errors import InputError, did_you_mean
 from videodit.factory import Factory
 
-HELP, LIMITS, WRITTEN, GROUP = "help", "limits", "written", "group"  # in a field's metadata
+HELP, LIMITS, WRITTEN, GROUP, ENTRIES = "help", "limits", "written", "group", "entries"  # in a field's metadata
+OBJECT = "expected an object: its class as _target_, and arguments"
 
 
 class Before(NamedTuple):
@@ -34,13 +35,20 @@ class Key(NamedTuple):
     help: str
 
 
-def key(help: str, default: Any = MISSING, written: Callable[[Any], Any] | None = None, **limits: float) -> Any:
+def key(
+    help: str,
+    default: Any = MISSING,
+    written: Callable[[Any], Any] | None = None,
+    entries: Mapping[str, str] = MappingProxyType({}),
+    **limits: float,
+) -> Any:
     """Define a field: its sentence for `--help`, its default, and limits by pydantic's names: ge, gt, le, lt, and for
     texts and lists min_length, max_length. A default that can change (a list) is copied for each instance.
 
     `written` makes the value of what a person may write for it, such as "4,3" for two numbers, or raises InputError.
+    `entries` has sentences for entries of a default that is a dictionary, which are keys of their own.
     """
-    metadata = {HELP: help, LIMITS: limits, WRITTEN: written}
+    metadata = {HELP: help, LIMITS: limits, WRITTEN: written, ENTRIES: entries}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -52,14 +60,17 @@ def group(help: str) -> Any:
 
 
 def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
-    """The keys of settings, those of settings inside them by dotted names."""
+    """The keys of settings, those inside them (settings, and entries of a dictionary) by dotted names."""
     hints = get_type_hints(kind)
     for one in _not_groups(kind):
         inner = _settings_in(hints[one.name])
         if inner is not None and one.default is not None:
             yield from keys_of(inner, f"{prefix}{one.name}.")
-        else:
-            yield Key(f"{prefix}{one.name}", default_of(one), one.metadata.get(HELP, ""))
+            continue
+        default, told = default_of(one), one.metadata
+        yield Key(f"{prefix}{one.name}", default, told.get(HELP, ""))
+        for name, entry in default.items() if isinstance(default, dict) else ():
+            yield Key(f"{prefix}{one.name}.{name}", entry, told.get(ENTRIES, {}).get(name, ""))
 
 
 def defaults_of(kind: type) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def _limited(hint: Any, limits: Mapping[str, float] | None) -> Any:
     if not limits:
         return hint
     if _may_be_none(hint):
-        [kind] = [one for one in get_args(hint) if one is not NoneType]
+        kind = Union[tuple(one for one in get_args(hint) if one is not NoneType)]  # noqa: UP007
         return Annotated[kind, Field(**limits)] | None
     return Annotated[hint, Field(**limits)]
 
@@ -169,14 +180,23 @@ def _read(value: Any, hint: Any, name: str) -> Any:
     inner = _settings_in(plain)
     if inner is not None and not (value is None and _may_be_none(plain)):
         return read(inner, value, name)
+    if plain == list[Factory] and isinstance(value, list):
+        return [_read(one, Factory, f"{name}.{i}") for i, one in enumerate(value)]
+    if plain is Factory or (plain == Factory | None and value is not None):
+        if not isinstance(value, Factory):
+            raise InputError(f"{name}{_shown(value)}: {OBJECT}")
+        return value
     if get_origin(plain) is tuple and isinstance(value, list):
         inner = _settings_in(get_args(plain)[0])
         if inner is not None:
             return tuple(read(inner, row, f"{name}.{i}") for i, row in enumerate(value))
         value = tuple(value)
-    shown = f"={value}" if isinstance(value, int | float | str) else ""
-    found = check(value, hint, f"{name}{shown[:60]}")
+    found = check(value, hint, f"{name}{_shown(value)}")
     return value if type(value) is int and found == value else found  # 1 stays 1 where a fraction could be: it is kept
+
+
+def _shown(value: Any) -> str:
+    return f"={value}"[:60] if isinstance(value, int | float | str) else ""
 
 
 def _is_text(hint: Any) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from torch.distributed import DistBackendError
 from videodit.cli import keys, settings
 from videodit.cli import main as cli
 from videodit.errors import InputError
+from videodit.settings import group, key
 
 AWKWARD = [
     "a red ball",
@@ -41,38 +43,70 @@ GENERATE = """# A first comment speaks
 # of the command.
 
 defaults:
+  - generate_settings
   - look: plain   # how it looks
   - _self_
-
-# what to show
-prompt: ""
-out: ""           # where to
-seed: 0
-guidance: 5.0
-sheet: false
-width: null       # in pixels
-name: trial
-nested:
-  depth: 3        # how deep
-where: runs/${name}
 """
 TRAIN = """
 defaults:
+  - train_settings
   - _self_
   - look: plain
   - experiment: null
   - override hydra/job_logging: none
   - override hydra/hydra_logging: none
-name: trial
-run_dir: runs/${name}
-tracked: {name: "${name}", group: ""}
-steps: 10
-root: ???
 hydra:
   run: {dir: "${run_dir}"}
   sweep: {dir: "sweeps/${name}", subdir: "${hydra.job.num}"}
   output_subdir: null
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    shine: int = key("how bright")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    depth: int = key("how deep", 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    look: Look = group("how it looks")
+    prompt: str = key("what to show", "")
+    out: str = key("where to", "")
+    seed: int = key("", 0)
+    guidance: float = key("how strongly", 5.0)
+    sheet: bool = key("", False)
+    width: int | str | None = key("in pixels", None)
+    name: str = key("", "trial")
+    nested: Nested = key("inside")
+    bounds: dict[str, Any] = key("of numbers", {"a": [0.5, None], "b": None}, entries={"b": "the second"})
+    where: str = key("", "runs/${name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    name: str = key("", "${name}")
+    group: str = key("", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    look: Look = group("how it looks")
+    name: str = key("", "trial")
+    run_dir: str = key("", "runs/${name}")
+    tracked: Tracked = key("")
+    steps: int = key("", 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rooted(Train):
+    root: str = key("")
+    cache: str = key("", "${root}/cache")
+
 
 Ran = list[Any]
 
@@ -101,7 +135,8 @@ def ran(conf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
     for name in ("generate", "train"):
         monkeypatch.setitem(sys.modules, f"videodit.cli.{name}", SimpleNamespace(run=configs.append))
     monkeypatch.setattr(cli, "conf_dir", lambda: conf)
-    monkeypatch.setattr(settings, "CLASSES", {})
+    classes = {name: f"{__name__}.{name.title()}" for name in ("generate", "train")}
+    monkeypatch.setattr(settings, "CLASSES", classes)
     monkeypatch.chdir(tmp_path)
     return configs
 
@@ -207,17 +242,18 @@ def test_errors_of_a_command(
 def test_a_value_left_out_is_named(
     ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "videodit.cli.train", SimpleNamespace(run=lambda cfg: cfg.root))
+    """And not the key that takes its value."""
+    monkeypatch.setitem(settings.CLASSES, "train", f"{__name__}.Rooted")
     assert _fails(capsys, "train") == "root=… is needed and was not given"
 
 
 def test_training_runs_in_its_folder_and_sweeps_in_theirs(ran: Ran, tmp_path: Path) -> None:
     assert cli.main(["train", "experiment=short", "name=one"]) == 0
     assert ran[0].steps == 3 and ran[0].run_dir == "runs/one" and (tmp_path / "runs/one").is_dir()
-    assert ran[0].tracked == {"name": "one", "group": ""}
+    assert ran[0].tracked == Tracked(name="one", group="")
     assert cli.main(["train", "-m", "steps=1,2", "look=plain,glossy"]) == 0
     assert [(cfg.steps, cfg.look.shine) for cfg in ran[1:]] == [(1, 1), (1, 9), (2, 1), (2, 9)]
-    assert ran[2].tracked == {"name": "steps=1 look=glossy", "group": "trial"}
+    assert ran[2].tracked == Tracked(name="steps=1 look=glossy", group="trial")
     folders = [Path(cfg.run_dir) for cfg in ran[1:]]
     assert len(set(folders)) == 4 and all(folder.parent == tmp_path / "sweeps/trial" for folder in folders)
 
@@ -227,25 +263,26 @@ def test_cfg_shows_the_config_and_runs_nothing(ran: Ran, capsys: pytest.CaptureF
     assert "prompt: a ball" in capsys.readouterr().out and ran == []
 
 
-def test_help_tells_what_the_yaml_tells(conf: Path) -> None:
+def test_help_tells_what_the_settings_and_the_yaml_tell(ran: Ran, conf: Path) -> None:
     told = keys.command_help("generate", "make a video", "prompt", conf)
     assert "A first comment speaks\nof the command." in told
     rows = {line.split()[0]: line.split(maxsplit=1)[1:] for line in told.splitlines() if line.startswith("  ")}
     assert rows["look=plain"] == ["how it looks: glossy plain"]
     assert rows['prompt=""'] == ["what to show"] and rows["nested.depth=3"] == ["how deep"]
-    assert rows["width=null"] == ["in pixels"] and rows["seed=0"] == []
+    assert rows["width="] == ["in pixels"] and rows["seed=0"] == [] and rows["sheet=false"] == []
+    assert rows["bounds=…"] == ["of numbers"] and rows["bounds.b=null"] == ["the second"]
+    assert "  bounds.a=[0.5, null]\n" in told
 
 
-def test_help_knows_keys_without_a_default_on_their_line_and_those_of_what_a_command_takes_on(conf: Path) -> None:
-    below = "steps:  # of both\nsizes:\n  [1, 2]\nmore:\n  - {a: 1}\nparts:\n  one:\n  two: 2\n"
-    (conf / "below.yaml").write_text(below)
-    (conf / "above.yaml").write_text("defaults:\n  - below\n  - _self_\n\nsteps: 3  # own\nlast:\n")
-    told = keys.command_help("above", "", None, conf).splitlines()
-    rows = {line.split()[0]: line.split()[1:] for line in told if line.startswith("  ")}
-    assert rows == {"steps=3": ["own"], "last=": [], "sizes=…": [], "more=…": [], "parts.one=": [], "parts.two=2": []}
+def test_help_knows_the_keys_and_groups_of_what_a_command_takes_on(ran: Ran, conf: Path) -> None:
+    settings.CLASSES["rooted"] = f"{__name__}.Rooted"
+    (conf / "rooted.yaml").write_text("defaults:\n  - train\n  - rooted_settings\n  - _self_\n")
+    told = keys.command_help("rooted", "", None, conf).splitlines()
+    rows = [line.split()[0] for line in told if line.startswith("  ")]
+    assert sorted(rows) == sorted({*rows}) and {"look=plain", "experiment=null", "steps=10", "root="} <= {*rows}
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["info", "--help"], ["--version"], ["generat"]])
+@pytest.mark.parametrize("argv", [["--help"], ["info", "--help"], ["ingest", "--help"], ["--version"], ["generat"]])
 def test_answers_at_once(argv: list[str]) -> None:
     code = "import sys; from videodit.cli.main import main; main(); print(*sys.modules, file=sys.stderr)"
     seconds = []

@@ -66,8 +66,8 @@ PHASES = {  # by command: in which phase, before which call of what, and what is
         "measure": ("videodit.ingest.stages.Measure.__call__", 2, "set/.ingest/measure.jsonl"),
         "caption": ("videodit.ingest.stages.Caption.__call__", 1, "set/.ingest/measure.jsonl"),
         "encode": ("videodit.ingest.encode.Encode._latents", 2, "set/cache/shard-*"),
-        "page": ("videodit.cli.ingest.page", 1, "set/cache/shard-*"),
-        "the set": ("videodit.cli.ingest.write_set", 1, "set/cache/shard-*"),
+        "page": ("videodit.ingest.build.page", 1, "set/cache/shard-*"),
+        "the set": ("videodit.ingest.build.write_set", 1, "set/cache/shard-*"),
     },
     "export": {
         "a network": ("videodit.checkpoint.export.save_tensors", 2, "exported/dit.safetensors"),

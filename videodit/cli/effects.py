@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from videodit.cli.settings import SAMPLED, Asked, Planned
 from videodit.config import assets_dir
 from videodit.errors import InputError
+from videodit.factory import Factory
 from videodit.settings import keys_of
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 RESULT, WORK = "result", "work"
 
 
 class Idle(NamedTuple):
-    """Keys, or groups of them, that do nothing when `mode` holds, and why that is."""
+    """Keys, or groups of them, that do nothing when `mode` holds of the command's settings, and why that is."""
 
     keys: tuple[str, ...]
-    mode: Callable[[DictConfig], bool]
+    mode: Callable[[Any], bool]
     why: str
 
 
@@ -66,79 +64,68 @@ EFFECTS: Mapping[str, Mapping[str, str]] = {
     ),
 }
 
+
+def _is_change(asked: Any) -> bool:
+    """Whether a training changes a model that keeps its own settings: a public one, or one that an adapter changes."""
+    if not asked.init or asked.stage != "dit":
+        return False
+    folders = (assets_dir() / asked.init, Path(asked.init), Path(asked.init) / "model")
+    return isinstance(asked.adapter, Factory) or not any((place / "pipeline.json").is_file() for place in folders)
+
+
 _TRAINS_A_VAE = Idle(
     ("model", "text", "flow", "vae_from", "packs", "drop", "teacher", "samples", "request", "shift", "area", "kernel"),
-    lambda cfg: cfg.stage == "vae",
+    lambda asked: asked.stage == "vae",
     "with stage=vae: it is of a DiT's training",
 )
 _OF_A_VAE = """vae.base vae.decoder_base vae.multipliers vae.blocks vae.shortcuts vae.linear crops shared_std vae_loss
     critic"""
 _TRAINS_A_DIT = Idle(
     tuple(_OF_A_VAE.split()),  # but for vae.latent_channels, which the DiT's own follow
-    lambda cfg: cfg.stage == "dit",
+    lambda asked: asked.stage == "dit",
     "with stage=dit, whose VAE is that of vae_from= or of init=",
 )
 _HAS_NO_CRITIC = Idle(
-    ("vae_loss.adversarial", "vae_loss.perceptual"), lambda cfg: cfg.critic is None, "without a critic: see critic="
+    ("vae_loss.adversarial", "vae_loss.perceptual"), lambda asked: asked.critic is None, "without a critic: see critic="
 )
 _STARTS_FROM = (
-    Idle(("model", "text"), lambda cfg: bool(cfg.init), "with init=, whose networks they are"),
-    Idle(("vae",), lambda cfg: bool(cfg.init) and cfg.stage == "vae", "with init=, whose network it is"),
-    Idle(("shift", "area"), lambda cfg: _is_change(cfg), "with this init=, whose own is kept"),
-    Idle(("shift",), lambda cfg: bool(cfg.teacher), "with teacher=, whose own the student takes"),
+    Idle(("model", "text"), lambda asked: bool(asked.init), "with init=, whose networks they are"),
+    Idle(("vae",), lambda asked: bool(asked.init) and asked.stage == "vae", "with init=, whose network it is"),
+    Idle(("shift", "area"), _is_change, "with this init=, whose own is kept"),
+    Idle(("shift",), lambda asked: bool(asked.teacher), "with teacher=, whose own the student takes"),
 )
 _TRAINED = (_TRAINS_A_VAE, _TRAINS_A_DIT, _HAS_NO_CRITIC, *_STARTS_FROM)
 IDLE: Mapping[str, Sequence[Idle]] = {
     "generate": (
-        Idle(("batch",), lambda cfg: not cfg.prompts and cfg.count is None and "," not in str(cfg.seed),
+        Idle(("batch",), lambda asked: not asked.prompts and asked.count is None and "," not in str(asked.seed),
              "where one video is made; it is for prompts=, count= or several seeds"),
-        Idle(("count",), lambda cfg: bool(cfg.prompts), "with prompts=, whose lines are the videos"),
+        Idle(("count",), lambda asked: bool(asked.prompts), "with prompts=, whose lines are the videos"),
     ),
     "export": (
-        Idle(("lora", "vae_from", "base"), lambda cfg: cfg.format == "adapter",
+        Idle(("lora", "vae_from", "base"), lambda asked: asked.format == "adapter",
              "with format=adapter, which writes that of a run alone"),
     ),
     "evaluate": (
-        Idle(("count", "page", "measures"), lambda cfg: not cfg.prompts,
+        Idle(("count", "page", "measures"), lambda asked: not asked.prompts,
              "with prompts=[]: there are no kinds of prompts to make"),
     ),
     "ingest": (
-        Idle(("caption.frames", "caption.bundle", "caption.workers"), lambda cfg: _asks_nobody(cfg),
-             "with captioner=given, which asks no model"),
-        Idle(("encode",), lambda cfg: not cfg.vae, 'with vae="", which encodes nothing'),
-        Idle(("precision",), lambda cfg: not cfg.text, 'with text="": it is of the text encoder'),
-        Idle(("duplicates.cosine",), lambda cfg: _embeds_nothing(cfg),
+        Idle(("caption.frames", "caption.bundle", "caption.workers"),
+             lambda asked: asked.captioner.target.endswith(".Given"), "with captioner=given, which asks no model"),
+        Idle(("encode",), lambda asked: not asked.vae, 'with vae="", which encodes nothing'),
+        Idle(("precision",), lambda asked: not asked.text, 'with text="": it is of the text encoder'),
+        Idle(("duplicates.cosine",), lambda asked: asked.embedder.target.endswith(".NoEmbedding"),
              "with embedder=none: there is nothing to compare"),
     ),
-    "encode": (Idle(("model",), lambda cfg: bool(cfg.init), "with init=, whose DiT it is"),),
+    "encode": (Idle(("model",), lambda asked: bool(asked.init), "with init=, whose DiT it is"),),
     "train": _TRAINED,
     "doctor": _TRAINED,
 }  # fmt: skip
 
 
-def check(command: str, cfg: DictConfig, typed: Sequence[str]) -> None:
-    """InputError for a key, typed for this command, that does nothing in the mode that its config asks for."""
+def check(command: str, asked: Any, typed: Sequence[str]) -> None:
+    """InputError for a key, typed for this command, that does nothing in the mode that its settings ask for."""
     for idle in IDLE.get(command, ()):
         found = [key for key in typed if any(key == one or key.startswith(f"{one}.") for one in idle.keys)]
-        if found and idle.mode(cfg):
+        if found and idle.mode(asked):
             raise InputError(f"{found[0]}= has no effect {idle.why}")
-
-
-def _is_change(cfg: DictConfig) -> bool:
-    """Whether a training changes a model that keeps its own settings: a public one, or one that an adapter changes."""
-    if not cfg.init or cfg.stage != "dit":
-        return False
-    ours = any((place / "pipeline.json").is_file() for place in (assets_dir() / cfg.init, *_folders(cfg.init)))
-    return "_target_" in cfg.adapter or not ours
-
-
-def _folders(init: str) -> tuple[Path, Path]:
-    return Path(init), Path(init) / "model"
-
-
-def _asks_nobody(cfg: DictConfig) -> bool:
-    return cfg.captioner._target_.endswith(".Given")
-
-
-def _embeds_nothing(cfg: DictConfig) -> bool:
-    return cfg.embedder._target_.endswith(".NoEmbedding")

@@ -1,31 +1,28 @@
-"""`videodit <command> --help`, read off the text of its YAML: keys, defaults, and the comments beside or above them.
+"""`videodit <command> --help`: the keys of its settings, and the groups and the leading comment of its YAML.
 
-Read as text because comments are the documentation, and because importing a YAML parser would be slower than this.
+The YAML is read as text, as importing a parser would be slower than this.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from videodit import settings
 from videodit.cli.settings import SUFFIX, settings_of
 from videodit.config import conf_dir
-from videodit.settings import keys_of
 
 COLUMN = 34  # where descriptions start
 
-_KEY = re.compile(
-    r"""(?P<indent>\ *) (?P<key>[\w.-]+): (\ +(?P<value>"[^"]*"|'[^']*'|[^#]*?))? (\s+\#\s*(?P<note>.*)|\s*)""",
-    re.VERBOSE,
-)
 _BASE = re.compile(r"\s*-\s+(?P<name>[a-z][a-z_]*)")
-_CHOICE = re.compile(r"\s*-\s+(optional\s+)?(?P<group>[\w/]+)(@[\w.]+)?:\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?")
+_CHOICE = re.compile(r"\s*-\s+(?P<group>[\w/]+):\s*(?P<option>[\w./-]+)\s*(#\s*(?P<note>.*))?")
 
 
 class Key(NamedTuple):
-    """A key by its full dotted name, its default as written, and what the YAML says about it."""
+    """A key by its full dotted name, its default as YAML has it, and what is said about it."""
 
     name: str
     default: str
@@ -60,8 +57,9 @@ def command_help(command: str, summary: str, positional: str | None, conf: Path 
 
 def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
     """The header, groups and keys of a root config, with those that it takes on."""
-    kind = settings_of(name) if name.endswith(SUFFIX) else None
-    header, groups, keys, bases = read_settings(kind) if kind else read_keys((conf / f"{name}.yaml").read_text("utf-8"))
+    typed = name.endswith(SUFFIX)
+    root = of_settings(settings_of(name)) if typed else of_yaml((conf / f"{name}.yaml").read_text("utf-8"))
+    header, groups, keys, bases = root
     own = found = {key.name: key for key in keys}
     for base in bases:  # a later one has the word
         _, more, taken = everything(base, conf)
@@ -69,62 +67,33 @@ def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
     return header, groups, [*(found | own).values()]
 
 
-def read_settings(kind: type) -> Root:
+def of_settings(kind: type) -> Root:
     """What settings say of their keys, as a root config would say it."""
-    return Root([], [], [Key(one.name, _written(one.default), one.help) for one in keys_of(kind)], [])
+    return Root([], [], [Key(one.name, _default(one), one.help) for one in settings.keys_of(kind)], [])
 
 
-def _written(default: Any) -> str:
-    """A default as YAML has it."""
+def of_yaml(text: str) -> Root:
+    """What the text of a root config says of itself: comments at its head and beside its groups, and its defaults."""
+    lines = text.splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line[1:].removeprefix(" "))
+    choices = [match for match in map(_CHOICE.fullmatch, lines) if match]
+    groups = [Key(match["group"], match["option"], match["note"] or "") for match in choices]
+    bases = [match["name"] for match in map(_BASE.fullmatch, lines) if match]
+    return Root(header, groups, [], bases)
+
+
+def _default(one: settings.Key) -> str:
+    """A key's default as YAML has it; nothing for one that must be given."""
+    default = one.default
     if default is MISSING:
         return ""
-    if default is None or isinstance(default, bool):
-        return "null" if default is None else str(default).lower()
-    if isinstance(default, dict):
-        return "{" + ", ".join(f"{name}: {_written(value)}" for name, value in default.items()) + "}"
-    if isinstance(default, list):
-        return "…" if any(isinstance(one, dict) for one in default) else str(default)
-    return str(default) if default != "" else '""'
-
-
-def read_keys(text: str) -> Root:
-    """What a root config, given as text, says of itself."""
-    header: list[str] = []
-    keys: list[Key] = []
-    groups: list[Key] = []
-    bases: list[str] = []
-    above: list[str] = []
-    parents: list[tuple[int, str]] = []
-    lines = text.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        stripped = line.strip()
-        if stripped.startswith("#"):
-            above.append(stripped[1:].removeprefix(" "))
-            continue
-        if choice := _CHOICE.fullmatch(line):
-            if not choice["group"].startswith("hydra"):
-                groups.append(Key(choice["group"], choice["option"], choice["note"] or " ".join(above)))
-        elif base := _BASE.fullmatch(line):
-            bases.append(base["name"])
-        elif match := _KEY.fullmatch(line):
-            indent, key = len(match["indent"]), match["key"]
-            value = match["value"] or _below(indent, following)
-            parents = [(depth, name) for depth, name in parents if depth < indent]
-            parents.append((indent, key))
-            if value is not None and parents[0][1] not in ("defaults", "hydra"):
-                keys.append(Key(".".join(name for _, name in parents), value, match["note"] or " ".join(above)))
-        elif not stripped and not (header or keys or groups):
-            header = above  # a first comment with an empty line below it speaks of the whole command
-        above = []
-    return Root(header, groups, keys, bases)
-
-
-def _below(indent: int, following: str) -> str | None:
-    """The default of a key with nothing behind it, from the line below: None if that is a key of this one's."""
-    stripped = following.lstrip()
-    if len(following) - len(stripped) <= indent or not stripped or stripped.startswith("#"):
-        return ""
-    return "…" if stripped[0] in "[{-" else None
+    if isinstance(default, dict) or (isinstance(default, list) and len(str(default)) > COLUMN):
+        return "…"
+    return default if default and isinstance(default, str) else json.dumps(default)
 
 
 def _row(key: Key, text: str) -> str:

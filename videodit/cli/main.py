@@ -1,8 +1,8 @@
-"""`videodit <command> [prompt] [key=value …]`: finds the command, hands it its config, reports errors.
+"""`videodit <command> [prompt] [key=value …]`: finds the command, hands it its settings, reports errors.
 
-A command is an entry of COMMANDS, a module `videodit.cli.<command>` with `run(cfg: DictConfig) -> None`, and a root
-config `conf/<command>.yaml`. Nothing heavy is imported before the command is known to exist and its help was not
-asked for: `--help`, `--version` and a misspelt name answer at once.
+A command is an entry of COMMANDS, a class of settings, a root config `conf/<command>.yaml`, and a module
+`videodit.cli.<command>` with `run(asked: <its settings>) -> None`. Nothing heavy is imported before the command is
+known to exist and its help was not asked for: `--help`, `--version` and a misspelt name answer at once.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def _run(name: str, args: list[str]) -> None:
 
     def run(cfg: DictConfig) -> float | None:
         with spoken():  # here, as a launcher may run it in another process
-            effects.check(name, cfg, line.typed())
             check_objects(cfg)
             asked = typed(name, cfg)
+            effects.check(name, asked, line.typed())
             # Imported only now: a mistake in the config is reported without waiting for torch.
             return import_module(f"videodit.cli.{name}").run(asked)
 
@@ -157,7 +157,7 @@ def _run(name: str, args: list[str]) -> None:
     elif command.launched:
         compose.launch(conf, name, line, run)
     else:
-        compose.call(run, compose.config(conf, name, line))
+        run(compose.config(conf, name, line))
 
 
 def overview() -> str:

@@ -28,6 +28,7 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         for command in ("generate", "plan", "decode", "evaluate", "export", "info", "report")
     }
     | {command: f"videodit.train.settings.{command.title()}" for command in ("train", "doctor", "encode")}
+    | {"ingest": "videodit.ingest.settings.Ingest"}
 )
 
 
@@ -169,12 +170,9 @@ class Export:
     )  # fmt: skip
 
 
-def settings_of(name: str) -> type | None:
-    """The class of a command's settings, or of what its YAML calls `<command>_settings`; None where it has none."""
-    place = CLASSES.get(name.removesuffix(SUFFIX))
-    if place is None:
-        return None
-    module, _, kind = place.rpartition(".")
+def settings_of(name: str) -> type:
+    """The class of a command's settings, or of what its YAML calls `<command>_settings`."""
+    module, _, kind = CLASSES[name.removesuffix(SUFFIX)].rpartition(".")
     return getattr(import_module(module), kind)
 
 
@@ -187,10 +185,8 @@ def register() -> None:
 
 
 def own_defaults(command: str) -> dict[str, Any]:
-    """The defaults of a command's keys, but for those that another command has, whose YAML its own takes on."""
+    """The defaults of a command's keys, but for those of another one that it extends, whose YAML its own takes on."""
     kind = settings_of(command)
-    if kind is None:
-        return {}
     others = [one for one in map(settings_of, CLASSES) if one is not kind and issubclass(kind, one)]
     taken = {field.name for one in others for field in fields(one)} - set(kind.__annotations__)
     return {name: default for name, default in defaults_of(kind).items() if name not in taken}

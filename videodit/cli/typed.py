@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,22 @@ def settings(command: str, overrides: Sequence[str]) -> Any:
 
 
 def typed(command: str, cfg: DictConfig) -> Any:
-    """A command's settings from its config, interpolations resolved; of a command that has none, the config itself.
+    """A command's settings from its config, interpolations resolved; what has a `_target_` becomes a Factory.
 
-    What has a `_target_` becomes a Factory. InputError names the key that is wrong.
+    InputError names the key that is wrong, or was left out.
     """
-    kind = settings_of(command)
-    if kind is None:
-        return cfg
-    tree = _with_factories(_tree(cfg), "")
+    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+    try:
+        plain = _tree(cfg)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        # Where a key takes another's value, the other one is what a person can give.
+        raise InputError(f"{_taken_from(cfg, error.full_key)}=… is needed and was not given") from error
+    tree = _with_factories(plain, "")
     if "after" in tree:
         tree["after"] = [_before(overrides) for overrides in tree["after"]]
     tree.pop("hydra", None)
-    return read(kind, tree)
+    return read(settings_of(command), tree)
 
 
 def _tree(node: Any) -> Any:
@@ -59,6 +64,17 @@ def _tree(node: Any) -> Any:
                 raise
             found[name] = OmegaConf.to_container(node, resolve=False)[name]
     return found
+
+
+def _taken_from(cfg: DictConfig, key: str) -> str:
+    """The key that the value of another one comes from, as far as plain interpolations lead."""
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for part in re.findall(r"[^.\[\]]+", key):
+        raw = raw[int(part) if isinstance(raw, list) else part]
+    found = re.fullmatch(r"\$\{([\w.]+)\}.*", raw) if isinstance(raw, str) else None
+    return _taken_from(cfg, found[1]) if found else key
 
 
 def _before(overrides: Any) -> Before:

@@ -15,6 +15,7 @@ import numpy as np
 
 from videodit.errors import InputError
 from videodit.features.frames import checked, opencv, shrink
+from videodit.features.meanings import MEANINGS
 
 # A black frame, as FFmpeg's blackdetect has it: this share of the pixels is darker than this share of white.
 BLACK_SHARE, BLACK_LUMA = 0.98, 0.1
@@ -345,24 +346,18 @@ class Lettering:
         return area / gradient.size
 
 
-MEASURES = (
-    Measure("black", "share of the frames that are black, 0 to 1", lambda clip: Mean(_black, clip)),
-    Measure("frozen", "share of the pairs of neighbouring frames that show the same picture, 0 to 1",
-            lambda clip: Mean(lambda view: view.frozen, clip, pairs=True)),
-    Measure("motion", "mean speed of the picture's points, the camera's movement included, in frame widths a second",
-            lambda clip: Mean(_speed(clip), clip, SLOW, pairs=True)),
-    Measure("flicker", "jitter of the brightness from frame to frame beyond its steady change, in percent of white, "
-            "0 to 100", lambda clip: Flicker(_luma, clip)),
-    Measure("sharpness", "detail of the picture at a fixed size: log10 of 1 + the variance of its Laplacian, 0 to "
-            "about 5",
-            lambda clip: Mean(_sharpness, clip, SLOW)),
-    Measure("compression", "trace of 8 x 8 blocks, as compression leaves it: 0 none, above 0.1 visible, at most 1",
-            BlockGrid),
-    Measure("text", "share of the picture that looks like lettering that stands still, 0 to 1 (a guess from its edges)",
-            Lettering),
-    Measure("brightness", "mean luma, 0 black to 1 white", lambda clip: Mean(_luma, clip)),
-    Measure("contrast", "standard deviation of luma within a frame, 0 to 0.5",
-            lambda clip: Mean(_contrast, clip, SLOW)),
-    Measure("saturation", "mean difference of the largest and the smallest of red, green and blue, 0 grey to 1",
-            lambda clip: Mean(_saturation, clip, SLOW)),
-)  # fmt: skip
+MEASURES = tuple(
+    Measure(name, MEANINGS[name], start)
+    for name, start in (
+        ("black", lambda clip: Mean(_black, clip)),
+        ("frozen", lambda clip: Mean(lambda view: view.frozen, clip, pairs=True)),
+        ("motion", lambda clip: Mean(_speed(clip), clip, SLOW, pairs=True)),
+        ("flicker", lambda clip: Flicker(_luma, clip)),
+        ("sharpness", lambda clip: Mean(_sharpness, clip, SLOW)),
+        ("compression", BlockGrid),
+        ("text", Lettering),
+        ("brightness", lambda clip: Mean(_luma, clip)),
+        ("contrast", lambda clip: Mean(_contrast, clip, SLOW)),
+        ("saturation", lambda clip: Mean(_saturation, clip, SLOW)),
+    )
+)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from videodit.ingest.journal import Journal
 from videodit.ingest.record import Dropped, Record, Stage, digest
 from videodit.ingest.scan import Scan
 from videodit.ingest.select import Bounds, fault
+from videodit.ingest.settings import Duplicates
 from videodit.ingest.shape import Shape
 from videodit.ingest.stages import Caption, Cut, Measure, Thumbnail
 from videodit.printable import one_line
@@ -53,7 +53,7 @@ class Plan:
         limit: seconds that a stage may take for a file or clip, and again so many for each 1500 frames.
         cut, measure, caption, shape: the stages' own.
         select: bounds of what is measured.
-        duplicates: arguments of `near_duplicates`, and the cosine of `near_by_embedding`.
+        duplicates: when two shots are near-duplicates.
         heldout: the share that is held out.
     """
 
@@ -64,7 +64,7 @@ class Plan:
     cut: Cut
     measure: Measure
     select: Bounds
-    duplicates: Mapping[str, Any]
+    duplicates: Duplicates
     caption: Caption
     shape: Shape
     heldout: float
@@ -276,11 +276,11 @@ class Run:
 
     def alike(self, shots: list[Record]) -> list[list[int]]:
         """Groups of near-duplicates, by hashes and by embeddings."""
-        how = dict(self.plan.duplicates)
-        cosine = how.pop("cosine")
-        by_hash = near_duplicates([np.array(s["hashes"], dtype=np.uint64) for s in shots], **how)
+        how = self.plan.duplicates
+        hashes = [np.array(shot["hashes"], dtype=np.uint64) for shot in shots]
+        by_hash = near_duplicates(hashes, distance=how.distance, share=how.share)
         directions = np.array([shot["embedding"] for shot in shots]).reshape(len(shots), -1 if shots else 0)
-        by_embedding = near_by_embedding(directions, cosine=cosine)
+        by_embedding = near_by_embedding(directions, cosine=how.cosine)
         return groups([*by_hash, *by_embedding])
 
     def captions(self, shots: list[Record]) -> list[Record]:

@@ -299,8 +299,8 @@ def how(cfg: Train, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Trai
 
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
     frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
-    muon, shards = "muon_lr" in cfg.optim.make.arguments, mesh.shard * mesh.context
-    kept = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
+    muon, shards = "muon_lr" in cfg.optim.make.node, mesh.shard * mesh.context
+    kept = torch.float32 if adapter is None else kept_in(cfg.precision, mesh.device)
     return Training(precision, frozen, muon, parts, shards, mesh.context, change, kept=kept)
 
 

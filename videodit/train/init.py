@@ -148,10 +148,10 @@ def networks(
     """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
     text = None
     if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
-        prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg, mesh.device)
+        prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg.precision, mesh.device)
         text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
-    dtype = torch.float32 if adapter is None else kept_in(cfg, mesh.device)
+    dtype = torch.float32 if adapter is None else kept_in(cfg.precision, mesh.device)
     dit = initial(cfg, base, "dit", mesh.device, dtype)
     if text is None:
         text = initial(cfg, base, "text", mesh.device)
@@ -160,12 +160,12 @@ def networks(
     return dit, text
 
 
-def kept_in(cfg: Train, device: torch.device) -> torch.dtype:
+def kept_in(precision: str, device: torch.device) -> torch.dtype:
     """The type of weights that do not train, and need no room for small changes: on a GPU the run's precision.
 
     On a CPU float32: what `auto` measures there may be another type when the run goes on.
     """
-    return PRECISIONS[pick_precision(cfg.precision, device)] if device.type == "cuda" else torch.float32
+    return PRECISIONS[pick_precision(precision, device)] if device.type == "cuda" else torch.float32
 
 
 def initial(cfg: Train, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
