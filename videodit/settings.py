@@ -7,7 +7,9 @@ Nothing here imports a library, so that help answers at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
@@ -131,6 +133,47 @@ def tree_of(settings: Any) -> Any:
     if isinstance(settings, Mapping):
         return {name: tree_of(one) for name, one in settings.items()}
     return [tree_of(one) for one in settings] if isinstance(settings, list | tuple) else settings
+
+
+def names_of(kind: type) -> list[str]:
+    """The names of the keys that stand at the top of settings."""
+    return [one.name for one in fields(kind)]
+
+
+def plain_names(kind: type) -> list[str]:
+    """Those of them that have one value: no group, no settings of their own, no list and no dictionary."""
+    hints, found = get_type_hints(kind), _not_groups(kind)
+    nested = {one.name for one in found if _settings_in(hints[one.name]) or isinstance(default_of(one), list | dict)}
+    return [one.name for one in found if one.name not in nested]
+
+
+def from_text(kind: type, name: str, text: str) -> Any:
+    """What a person typed for a key, as a plain value that `read` takes: text as it is where the key's type is text;
+    else a number, true, false, null, a list or a mapping as YAML has them, and text otherwise.
+    """
+    hint = get_type_hints(kind)[name]
+    if _is_text(hint):
+        return text
+    if text[:1] in ("[", "{"):
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{name}={text}: expected a list such as [a,b]") from None
+    return number_or_word(text)
+
+
+def number_or_word(text: str) -> int | float | bool | str | None:
+    """A number, true, false or null, or else the text."""
+    words: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for make in (int, float):
+        if re.fullmatch(r"[+-]?[\d.]+([eE][+-]?\d+)?", text):
+            with suppress(ValueError):
+                return make(text)
+    return text
 
 
 def value(kind: type, name: str, given: Any) -> Any:

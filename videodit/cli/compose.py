@@ -1,16 +1,13 @@
-"""From words on the command line to a config.
+"""From words on the command line to a config, for the commands that choose from groups of configs.
 
-One rule for values. A key that stands at the top of the command's YAML with a plain value (text, number, true/false,
-null) takes everything after the first `=` as it was typed: commas, quotes, braces, `$` and line breaks mean nothing
-there. A default that is text makes it text; a number or true/false demands one; null takes a number, true, false, null
-or else text. Every other key (a group, a key with a dot, `+key`, `~key`), and all of a command that sweeps, is hydra's:
-there `values.quoted` quotes text, so that it arrives as it was typed, too.
+A key that has one value takes it as it was typed (`words`). Every other key (a group, a key with a dot, `+key`,
+`~key`), and all of a command that sweeps, is hydra's: there `values.quoted` quotes text, so that it arrives as it was
+typed, too.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.objects import FOLLOWS
-from videodit.cli.settings import own_defaults, register
+from videodit.cli.settings import register, settings_of
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
-    Scalar,
     at_home,
     check_kinds_of_values,
     composed,
@@ -31,16 +27,18 @@ from videodit.cli.values import (
     literal,
     quoted,
 )  # fmt: skip
+from videodit.cli.words import ASSIGNMENT, SHOW, take_apart
 from videodit.config import raise_hydra_errors
 from videodit.errors import InputError, did_you_mean
 from videodit.moved import MOVED
 from videodit.printable import say
+from videodit.settings import from_text, names_of, plain_names
 from videodit.shapes import Sizes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.*)|~[A-Za-z_][\w./@:-]*", re.DOTALL)
+MULTIRUN = ("-m", "--multirun")
 _EXTRAS = {"hydra/launcher=joblib": "joblib", "hydra/launcher=submitit_local": "submitit",
            "hydra/launcher=submitit_slurm": "submitit", "hydra/sweeper=optuna": "optuna"}  # fmt: skip
 
@@ -51,30 +49,17 @@ def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | No
     A command that `sweeps` takes -m and leaves every value to hydra's grammar. InputError for an unknown option, a
     word that no key is meant to take, or a value of the wrong kind.
     """
-    top = own_defaults(command)
-    root = {} if sweeps else {key: value for key, value in top.items() if not isinstance(value, dict | list)}
-    groups = [entry.name for entry in conf.iterdir() if entry.is_dir()]
-    overrides: list[str] = []
-    plain: dict[str, Scalar] = {}
-    words, options = [], set()
-    for arg in args:
-        match = _ASSIGNMENT.fullmatch(arg)
-        key = match["key"] if match else None
-        if arg.startswith("-") and not re.search(r"\s", arg):
-            options.add(_option(arg, command, sweeps=sweeps))
-        elif match is None or (positional and key and _is_prose(key, arg, [*top, *groups])):
-            words.append(arg)
-        elif key in root:
-            plain[key] = _typed(key, match["value"], root[key])
-        else:
-            overrides.append(arg)
-    if words and positional is None:
-        raise InputError(f"{command} takes key=value, not {words[0]!r}")
-    if len(words) > 1 or (words and positional in plain):
-        raise InputError(f"{command} takes one {positional}, in quotes if it has spaces; {words[-1]!r} is one too many")
-    if words and positional is not None:
-        plain[positional] = words[0]
-    return Line(overrides, plain, multirun="multirun" in options, show="cfg" in options)
+    kind = settings_of(command)
+    words = take_apart(
+        command,
+        args,
+        keys=() if sweeps else plain_names(kind),
+        known=[*names_of(kind), *(entry.name for entry in conf.iterdir() if entry.is_dir())],
+        positional=positional,
+        options=[SHOW, *(MULTIRUN if sweeps else ())],
+    )
+    plain = {key: from_text(kind, key, text) for key, text in words.texts.items()}
+    return Line(words.others, plain, multirun=bool(words.options & {*MULTIRUN}), show=SHOW in words.options)
 
 
 def config(conf: Path, command: str, line: Line) -> DictConfig:
@@ -210,7 +195,7 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
         return InputError(f"{group}={name}: not among {', '.join(options)}{did_you_mean(name, options)}")
     known = _known_keys(conf, command, overrides)
     for override in overrides:
-        match = _ASSIGNMENT.fullmatch(override)
+        match = ASSIGNMENT.fullmatch(override)
         key = match["key"] if match else None
         if key and key[0] not in "+~" and not key.startswith("hydra") and key.partition("@")[0] not in known:
             gone = key.rpartition(".")[2] in Sizes._fields  # which data sets had, before the networks said it
@@ -238,52 +223,6 @@ def _own_choices(given: Sequence[str], overrides: Iterable[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(list(given))
     fixed = {override.get_key_element() for override in parsed if not override.is_sweep_override()}
     return [override for override in overrides if override.partition("=")[0] not in fixed]
-
-
-def _option(arg: str, command: str, *, sweeps: bool) -> str:
-    options = {"--cfg": "cfg"} | ({"-m": "multirun", "--multirun": "multirun"} if sweeps else {})
-    if arg not in options:
-        raise InputError(f"{command} has no option {arg!r}, only {', '.join(options)}, --help and key=value")
-    return options[arg]
-
-
-def _is_prose(key: str, arg: str, known: Sequence[str]) -> bool:
-    """Whether `arg`, though it looks like an assignment to `key`, is a prompt or a path with a `=` in it."""
-    head = re.split(r"[./@]", key)[0]
-    if head[0] in "+~" or head == "hydra" or head in known or did_you_mean(head, known):
-        return False
-    return "/" in key or re.search(r"\s", arg) is not None
-
-
-def _typed(key: str, text: str, default: Scalar) -> Scalar:
-    """`text` as a value of the kind that `default` is."""
-    if isinstance(default, str):
-        return text
-    value = _number_or_word(text)
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        fits, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-    elif isinstance(default, float):
-        fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    else:
-        return value
-    if not fits:
-        raise InputError(f"{key}={text}: expected {wanted}")
-    return type(default)(value)  # type: ignore[arg-type]
-
-
-def _number_or_word(text: str) -> Scalar:
-    words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        if re.fullmatch(r"[+-]?[\d.]+([eE][+-]?\d+)?", text):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
 
 
 def _options(conf: Path, group: str) -> list[str]:

@@ -5,6 +5,7 @@ The YAML is read as text, as importing a parser would be slower than this.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import MISSING
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videodit import settings
-from videodit.cli.settings import SUFFIX, settings_of
+from videodit.cli.settings import COMPOSED, settings_of
 from videodit.config import conf_dir
 
 COLUMN = 34  # where descriptions start
@@ -57,8 +58,8 @@ def command_help(command: str, summary: str, positional: str | None, conf: Path 
 
 def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
     """The header, groups and keys of a root config, with those that it takes on."""
-    typed = name.endswith(SUFFIX)
-    root = of_settings(settings_of(name)) if typed else of_yaml((conf / f"{name}.yaml").read_text("utf-8"))
+    composed = name in COMPOSED
+    root = of_yaml((conf / f"{name}.yaml").read_text("utf-8")) if composed else of_settings(settings_of(name))
     header, groups, keys, bases = root
     own = found = {key.name: key for key in keys}
     for base in bases:  # a later one has the word
@@ -69,7 +70,8 @@ def everything(name: str, conf: Path) -> tuple[list[str], list[Key], list[Key]]:
 
 def of_settings(kind: type) -> Root:
     """What settings say of their keys, as a root config would say it."""
-    return Root([], [], [Key(one.name, _default(one), one.help) for one in settings.keys_of(kind)], [])
+    examples = inspect.cleandoc(kind.__doc__ or "").splitlines()[2:]
+    return Root(examples, [], [Key(one.name, _default(one), one.help) for one in settings.keys_of(kind)], [])
 
 
 def of_yaml(text: str) -> Root:

@@ -1,8 +1,9 @@
 """`videodit <command> [prompt] [key=value …]`: finds the command, hands it its settings, reports errors.
 
-A command is an entry of COMMANDS, a class of settings, a root config `conf/<command>.yaml`, and a module
-`videodit.cli.<command>` with `run(asked: <its settings>) -> None`. Nothing heavy is imported before the command is
-known to exist and its help was not asked for: `--help`, `--version` and a misspelt name answer at once.
+A command is an entry of COMMANDS, a class of settings, and a module `videodit.cli.<command>` with
+`run(asked: <its settings>)`; one that chooses from groups of configs has a root config `conf/<command>.yaml`, too.
+Nothing heavy is imported before the command is known to exist and its help was not asked for: `--help`, `--version`
+and a misspelt name answer at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import videodit
 from videodit.alive import watched
@@ -22,7 +23,9 @@ from videodit.cli import compose, effects
 from videodit.cli.keys import command_help
 from videodit.cli.messages import spoken
 from videodit.cli.objects import check_objects
+from videodit.cli.settings import COMPOSED, settings_of
 from videodit.cli.typed import typed
+from videodit.cli.words import SHOW, as_yaml, settings_from
 from videodit.config import conf_dir, launch
 from videodit.errors import InputError, Interrupted, Terminated, did_you_mean
 from videodit.printable import answer, one_line, say
@@ -139,6 +142,20 @@ def dispatch(args: list[str]) -> None:
 
 
 def _run(name: str, args: list[str]) -> None:
+    """Carry out a command: from what was typed alone, or by hydra where there are groups to choose from."""
+    if name in COMPOSED:
+        _run_composed(name, args)
+        return
+    asked, words = settings_from(name, settings_of(name), args, COMMANDS[name].positional)
+    if SHOW in words.options:
+        answer(*as_yaml(asked))
+    else:
+        with spoken():
+            _carry_out(name, asked, [*words.texts])
+
+
+def _run_composed(name: str, args: list[str]) -> None:
+    """Carry out a command whose config hydra composes of groups."""
     command, conf = COMMANDS[name], conf_dir()
     if not (conf / f"{name}.yaml").is_file():
         raise InputError(f"{name} has no {conf / name}.yaml: install the package again")
@@ -147,10 +164,7 @@ def _run(name: str, args: list[str]) -> None:
     def run(cfg: DictConfig) -> float | None:
         with spoken():  # here, as a launcher may run it in another process
             check_objects(cfg)
-            asked = typed(name, cfg)
-            effects.check(name, asked, line.typed())
-            # Imported only now: a mistake in the config is reported without waiting for torch.
-            return import_module(f"videodit.cli.{name}").run(asked)
+            return _carry_out(name, typed(name, cfg), line.typed())
 
     if line.show:
         answer(*compose.text(compose.config(conf, name, line)).splitlines())
@@ -158,6 +172,13 @@ def _run(name: str, args: list[str]) -> None:
         compose.launch(conf, name, line, run)
     else:
         run(compose.config(conf, name, line))
+
+
+def _carry_out(name: str, asked: Any, given: Sequence[str]) -> float | None:
+    """Run a command with its settings; `given`: the keys that were typed. InputError for one that has no effect."""
+    effects.check(name, asked, given)
+    # Imported only now: a mistake in the command line is reported without waiting for torch.
+    return import_module(f"videodit.cli.{name}").run(asked)
 
 
 def overview() -> str:

@@ -1,6 +1,7 @@
-"""The settings of each command: the class whose fields are its keys; here also the classes of the small commands.
+"""The settings of each command: a class whose fields are its keys; here the classes of those without groups.
 
-A command's YAML takes its keys by `- <command>_settings` in its defaults, and adds groups and its examples.
+Help shows what stands below the first line of a class: examples. A command with groups of configs has a YAML, which
+takes the keys by `- <command>_settings` in its defaults.
 """
 
 from __future__ import annotations
@@ -21,14 +22,21 @@ SAMPLED = ("steps", "guidance", "sampler")
 Sampled: Any = left_out("Sampled", Request, only=SAMPLED)
 
 SUFFIX = "_settings"  # of the names under which hydra finds them
-# Where the class of each command's settings is, in modules that are light to import.
+# Where the class of each command's settings is, in modules that are light to import. The first have groups of configs.
+COMPOSED: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "videodit.train.settings.Train",
+        "doctor": "videodit.train.settings.Doctor",
+        "encode": "videodit.train.settings.Encode",
+        "ingest": "videodit.ingest.settings.Ingest",
+    }
+)
 CLASSES: Mapping[str, str] = MappingProxyType(
     {
         command: f"videodit.cli.settings.{command.title()}"
         for command in ("generate", "plan", "decode", "evaluate", "export", "info", "report")
     }
-    | {command: f"videodit.train.settings.{command.title()}" for command in ("train", "doctor", "encode")}
-    | {"ingest": "videodit.ingest.settings.Ingest"}
+    | COMPOSED
 )
 
 
@@ -58,7 +66,14 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Opened, Asked):
-    """`videodit generate`."""
+    """What `videodit generate` is asked for.
+
+    videodit generate "a large red ball rolls right on a gray ground" out=ball.mp4 seed=1 size=96x64 frames=17
+    videodit generate prompts=many.jsonl out=folder/     one request a line; keys beside it are for lines that lack them
+    videodit generate recipe=ball.mp4 out=again.mp4      a recorded video again, to the bit on the same machine
+    videodit generate "a red ball" out=ball.mp4 count=4  ball-seed0.mp4 to ball-seed3.mp4, and one contact sheet of them
+    videodit generate recipe=ball.mp4 seed=2 out=b.mp4   the same with another seed: keys beside it change it
+    """
 
     prompt: str = key("what the video shows", "")
     prompts: str = key("a .jsonl file of requests instead; out is then a folder of videos", "")
@@ -86,7 +101,11 @@ class Generate(Opened, Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Opened, Planned):
-    """`videodit plan`."""
+    """What `videodit plan` is asked for.
+
+    videodit plan "a red ball" model=wan2.1-t2v-1.3b size=832x480 frames=81
+    What a generation will need: memory and time of each stage, from shapes alone. No weight is read.
+    """
 
     prompt: str = key(
         "what the video would show",
@@ -97,7 +116,10 @@ class Plan(Opened, Planned):
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """`videodit decode`."""
+    """What `videodit decode` is asked for.
+
+    videodit decode video.latents.safetensors     finish a run that was cut off after denoising: the same pixels
+    """
 
     path: str = key("the file of latents", "")
     out: str = key("a file as of generate, or a folder for several; where the latents are if empty", "")
@@ -115,7 +137,12 @@ class Decode:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Sampled):
-    """`videodit evaluate`."""
+    """What `videodit evaluate` is asked for.
+
+    videodit evaluate                             the bundled model, 200 prompts of each kind
+    videodit evaluate model=runs/toy_dit out=evaluation/toy_dit steps=20
+    Writes report.json and a page of clips for each kind of prompt.
+    """
 
     model: str = key("a bundled name, a run folder, or a folder of weights", "toy")
     base: str = key("the model that it is a change of, if not where its pipeline.json says", "")
@@ -138,14 +165,26 @@ class Evaluate(Sampled):
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """`videodit info`."""
+    """What `videodit info` is asked for.
+
+    videodit info                    this installation: versions, device, shipped files
+    videodit info ball.mp4           how the video was made
+    videodit info toy                a model, by any name that model= takes; nothing is downloaded
+    videodit info runs/toy_dit       a run: what it trains, how far it is, its last numbers, how to go on
+    videodit info set                what a training set holds
+    """
 
     path: str = key("a video, a model, a run's folder, a set, or a file of weights", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`videodit report`."""
+    """What `videodit report` is asked for.
+
+    videodit report runs/toy_dit                       runs/toy_dit/report.html: curves, samples, config
+    videodit report runs/b compare=runs/a,runs/c       with other runs beside: numbers, other keys, samples, curves
+    One file that a browser opens without a server or a network.
+    """
 
     path: str = key("the run's folder", "")
     out: str = key("the page, else report.html in the run's folder", "")
@@ -156,7 +195,12 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """`videodit export`."""
+    """What `videodit export` is asked for.
+
+    videodit export model=runs/toy_dit out=my_model dtype=float16
+    videodit export model=my_model format=diffusers out=folder     what diffusers' WanPipeline opens
+    videodit export model=runs/my_lora format=adapter out=my.safetensors     an adapter alone; else it is merged
+    """
 
     model: str = key("a bundled or public name, a run folder, a folder or file of weights, a hub id")
     out: str = key("the folder; of an adapter a folder or a file")
@@ -180,13 +224,13 @@ def register() -> None:
     """Let hydra find the settings of all commands."""
     from hydra.core.config_store import ConfigStore
 
-    for command in CLASSES:
+    for command in COMPOSED:
         ConfigStore.instance().store(name=f"{command}{SUFFIX}", node=own_defaults(command))
 
 
 def own_defaults(command: str) -> dict[str, Any]:
     """The defaults of a command's keys, but for those of another one that it extends, whose YAML its own takes on."""
     kind = settings_of(command)
-    others = [one for one in map(settings_of, CLASSES) if one is not kind and issubclass(kind, one)]
+    others = [one for one in map(settings_of, COMPOSED) if one is not kind and issubclass(kind, one)]
     taken = {field.name for one in others for field in fields(one)} - set(kind.__annotations__)
     return {name: default for name, default in defaults_of(kind).items() if name not in taken}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from videodit.cli.settings import register
+from videodit.cli.words import with_home
 from videodit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 Scalar = str | int | float | bool | None
 
 HYDRA_VERSION = "1.3"
-WORDS = ("prompt", "negative")  # keys whose values are words, never paths
 _MEANT = re.compile(r"""null|.*\$\{.*|'.*'|".*\"""", re.DOTALL)  # values that hydra is meant to read
-_HOME = re.compile(r"(?<![^,])~(?=/|$)")
 
 
 class Line(NamedTuple):
@@ -82,8 +81,8 @@ def at_home(cfg: DictConfig) -> DictConfig:
     from omegaconf import OmegaConf
 
     for key, value in dotted(OmegaConf.to_container(cfg, resolve=False), ""):
-        if isinstance(value, str) and key not in WORDS and _HOME.search(value):
-            OmegaConf.update(cfg, key, _HOME.sub(lambda _: literal(str(Path.home())), value))
+        if (found := with_home(key, value)) != value:
+            OmegaConf.update(cfg, key, literal(found))
     return cfg
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videodit.errors import InputError, did_you_mean
-from videodit.settings import from_text, names_of, read
+from videodit.settings import from_text, names_of, read, tree_of
 
+SHOW = "--cfg"  # the option that shows what would be done
 PROSE = ("prompt", "negative")  # keys whose values are words, never paths
 ASSIGNMENT = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.*)|~[A-Za-z_][\w./@:-]*", re.DOTALL)
 HOME = re.compile(r"(?<![^,])~(?=/|$)")
@@ -59,15 +60,28 @@ def take_apart(
     return Words(texts, others, given)
 
 
-def settings_of(kind: type, words: Words) -> Any:
-    """Make a command's settings of what was typed. InputError names a key that is unknown or has a wrong value."""
+def settings_from(command: str, kind: type, args: Sequence[str], positional: str | None) -> tuple[Any, Words]:
+    """Read the settings of a command that has no groups of configs, and what was typed for them.
+
+    InputError names a key that is unknown or has a wrong value.
+    """
+    names = names_of(kind)
+    words = take_apart(command, args, keys=names, known=names, positional=positional, options=[SHOW])
     for other in words.others:
         name = other.partition("=")[0]
-        raise InputError(f"unknown key {name!r}{did_you_mean(name, names_of(kind))}")
-    return read(kind, {name: at_home(name, from_text(kind, name, text)) for name, text in words.texts.items()})
+        raise InputError(f"unknown key {name!r}{did_you_mean(name, names)}")
+    values = {name: with_home(name, from_text(kind, name, text)) for name, text in words.texts.items()}
+    return read(kind, values), words
 
 
-def at_home(name: str, value: Any) -> Any:
+def as_yaml(settings: Any) -> list[str]:
+    """The lines of a YAML of settings."""
+    import yaml
+
+    return yaml.safe_dump(tree_of(settings), sort_keys=False, allow_unicode=True).rstrip().splitlines()
+
+
+def with_home(name: str, value: Any) -> Any:
     """Put the home folder for `~` where text, or one of several with commas between, begins with it."""
     return HOME.sub(lambda _: str(Path.home()), value) if isinstance(value, str) and name not in PROSE else value
 
