@@ -65,7 +65,7 @@ def test_read_makes_types() -> None:
         ({"stage": "vea", "folder": ""}, "stage=vea"),
         ({"folder": 3}, "folder=3"),
         ({"folder": "", "packs": {"tokens": 0}}, "packs.tokens=0"),
-        ({"folder": "", "packs": {"tokens": True}}, "packs.tokens=True"),
+        ({"folder": "", "packs": {"tokens": True}}, "packs.tokens=true"),
         ({"folder": "", "packs": {"tokns": 1}}, "unknown key 'packs.tokns'"),
         ({"folder": "", "packs": 3}, "packs=3: expected its keys: tokens, share"),
         ({"folder": "", "packs": None}, "packs=None: expected its keys"),

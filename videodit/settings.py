@@ -234,11 +234,12 @@ def _read(value: Any, hint: Any, name: str) -> Any:
         if inner is not None:
             return tuple(read(inner, row, f"{name}.{i}") for i, row in enumerate(value))
         value = tuple(value)
-    found = check(value, hint, f"{name}{_shown(value)}")
-    return value if type(value) is int and found == value else found  # 1 stays 1 where a fraction could be: it is kept
+    return check(value, hint, f"{name}{_shown(value)}")
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"={value}".lower()
     return f"={value}"[:60] if isinstance(value, int | float | str) else ""
 
 

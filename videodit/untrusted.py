@@ -45,6 +45,8 @@ PLAIN = (  # what pydantic says, and how it is said here
     ("input should", "must"),
     ("list should", "must"),
     ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("a valid boolean", "true or false"),
     (" after validation, not 0", ""),
 )
 

@@ -88,6 +88,22 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What plan is asked for.
+
+    An example.
+    """
+
+    prompt: str = key("what to show", "")
+    out: str = key("where to", "")
+    seed: int = key("", 0, ge=0)
+    guidance: float = key("", 5.0)
+    sheet: bool = key("", False)
+    width: int | None = key("in pixels", None)
+    kinds: tuple[str, ...] = key("of prompts", ())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracked:
     name: str = key("", "${name}")
     group: str = key("", "")
@@ -130,13 +146,15 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ran(conf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
-    """The configs that stand-ins for `generate` and `train` were run with, in an empty working folder."""
+    """The settings that stand-ins for commands were run with, in an empty working folder; `plan` has no groups."""
     configs: Ran = []
-    for name in ("generate", "train"):
+    for name in ("generate", "train", "plan"):
         monkeypatch.setitem(sys.modules, f"videodit.cli.{name}", SimpleNamespace(run=configs.append))
     monkeypatch.setattr(cli, "conf_dir", lambda: conf)
     classes = {name: f"{__name__}.{name.title()}" for name in ("generate", "train")}
-    monkeypatch.setattr(settings, "CLASSES", classes)
+    monkeypatch.setattr(settings, "CLASSES", classes | {"plan": f"{__name__}.Plan"})
+    for module in (cli, keys, settings):
+        monkeypatch.setattr(module, "COMPOSED", classes)
     monkeypatch.chdir(tmp_path)
     return configs
 
@@ -150,10 +168,11 @@ def _fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return printed.err.removeprefix("videodit: error: ").strip()
 
 
+@pytest.mark.parametrize("command", ["generate", "plan"])
 @pytest.mark.parametrize("text", AWKWARD)
-def test_text_arrives_as_typed(ran: Ran, text: str) -> None:
-    assert cli.main(["generate", text, f"out={text}"]) == 0
-    assert cli.main(["generate", f"prompt={text}"]) == 0
+def test_text_arrives_as_typed(ran: Ran, text: str, command: str) -> None:
+    assert cli.main([command, text, f"out={text}"]) == 0
+    assert cli.main([command, f"prompt={text}"]) == 0
     assert ran[0].prompt == ran[0].out == ran[1].prompt == text
 
 
@@ -167,6 +186,13 @@ def test_values_have_the_kind_of_their_default(ran: Ran) -> None:
     assert second.width == 96 and second.where == "runs/other"
 
 
+def test_values_have_the_type_of_their_key_without_a_config(ran: Ran) -> None:
+    assert cli.main(["plan", "seed=7", "guidance=3", "sheet=TRUE", "out=~/12", "kinds=[one, two]", "width=96"]) == 0
+    assert cli.main(["plan", "width=null"]) == 0
+    assert ran[0] == Plan(seed=7, guidance=3.0, sheet=True, out=str(Path.home() / "12"), kinds=("one", "two"), width=96)
+    assert ran[1] == Plan()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -175,10 +201,10 @@ def test_values_have_the_kind_of_their_default(ran: Ran) -> None:
         (["generate", "a ball", "zzz=1"], "unknown key 'zzz'"),
         (["generate", "nested.deth=1"], "unknown key 'nested.deth'; did you mean 'nested.depth'?"),
         (["generate", "look=glosy"], "look=glosy: not among glossy, plain; did you mean 'glossy'?"),
-        (["generate", "seed=abc"], "seed=abc: expected a whole number"),
-        (["generate", "seed=1.5"], "seed=1.5: expected a whole number"),
-        (["generate", "guidance=true"], "guidance=true: expected a number"),
-        (["generate", "sheet=perhaps"], "sheet=perhaps: expected true or false"),
+        (["generate", "seed=abc"], "seed=abc: must be a whole number"),
+        (["generate", "seed=1.5"], "seed=1.5: must be a whole number"),
+        (["generate", "guidance=true"], "guidance=true: must be a number"),
+        (["generate", "sheet=perhaps"], "sheet=perhaps: must be true or false"),
         (["generate", "a", "b"], "generate takes one prompt, in quotes if it has spaces; 'b' is one too many"),
         (["generate", "a", "prompt=b"], "generate takes one prompt"),
         (["generate", "--fast"], "generate has no option '--fast'"),
@@ -186,6 +212,15 @@ def test_values_have_the_kind_of_their_default(ran: Ran) -> None:
         (["generate", "nested.depth=[1"], "nested.depth=[1: "),
         (["generate", "nested.depth=deep"], "nested.depth=deep: expected a number"),
         (["generate", "nested=deep"], "nested=deep: expected its keys: depth"),
+        (["plan", "sed=1"], "unknown key 'sed'; did you mean 'seed'?"),
+        (["plan", "+seed=1"], "unknown key '+seed'; did you mean 'seed'?"),
+        (["plan", "nested.depth=1"], "unknown key 'nested.depth'"),
+        (["plan", "seed=abc"], "seed=abc: must be a whole number"),
+        (["plan", "seed=-1"], "seed=-1: must be at least 0"),
+        (["plan", "kinds=one"], "kinds=one: must be"),
+        (["plan", "kinds=[one"], "kinds=[one: expected a list such as [a,b]"),
+        (["plan", "a", "b"], "plan takes one prompt, in quotes if it has spaces; 'b' is one too many"),
+        (["plan", "--fast"], "plan has no option '--fast'"),
         (["train", "steps=many"], "steps=many: expected a number"),
         (["train", "stps=1"], "unknown key 'stps'; did you mean 'steps'?"),
         (["train", "steps=1,2"], "Ambiguous value"),
@@ -261,6 +296,8 @@ def test_training_runs_in_its_folder_and_sweeps_in_theirs(ran: Ran, tmp_path: Pa
 def test_cfg_shows_the_config_and_runs_nothing(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", "a ball", "--cfg"]) == 0
     assert "prompt: a ball" in capsys.readouterr().out and ran == []
+    assert cli.main(["plan", "seed=3", "--cfg"]) == 0
+    assert "seed: 3\nguidance: 5.0\n" in capsys.readouterr().out and ran == []
 
 
 def test_help_tells_what_the_settings_and_the_yaml_tell(ran: Ran, conf: Path) -> None:
@@ -269,13 +306,14 @@ def test_help_tells_what_the_settings_and_the_yaml_tell(ran: Ran, conf: Path) ->
     rows = {line.split()[0]: line.split(maxsplit=1)[1:] for line in told.splitlines() if line.startswith("  ")}
     assert rows["look=plain"] == ["how it looks: glossy plain"]
     assert rows['prompt=""'] == ["what to show"] and rows["nested.depth=3"] == ["how deep"]
-    assert rows["width="] == ["in pixels"] and rows["seed=0"] == [] and rows["sheet=false"] == []
+    assert rows["width=null"] == ["in pixels"] and rows["seed=0"] == [] and rows["sheet=false"] == []
     assert rows["bounds=…"] == ["of numbers"] and rows["bounds.b=null"] == ["the second"]
     assert "  bounds.a=[0.5, null]\n" in told
+    assert "\n\nAn example.\n\nkeys:\n" in keys.command_help("plan", "say what is needed", "prompt", conf)
 
 
 def test_help_knows_the_keys_and_groups_of_what_a_command_takes_on(ran: Ran, conf: Path) -> None:
-    settings.CLASSES["rooted"] = f"{__name__}.Rooted"
+    settings.CLASSES["rooted"] = settings.COMPOSED["rooted"] = f"{__name__}.Rooted"
     (conf / "rooted.yaml").write_text("defaults:\n  - train\n  - rooted_settings\n  - _self_\n")
     told = keys.command_help("rooted", "", None, conf).splitlines()
     rows = [line.split()[0] for line in told if line.startswith("  ")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 
 from tests.structure.source import ROOT
 from videodit.cli.main import COMMANDS
+from videodit.cli.settings import COMPOSED, settings_of
+from videodit.settings import GROUP
 
 CONF = ROOT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -45,8 +48,10 @@ def test_targets_exist_and_take_these_arguments(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_module_and_a_config(command: str) -> None:
-    assert (CONF / f"{command}.yaml").is_file()
+def test_every_command_has_a_module_and_settings(command: str) -> None:
+    """And a config where it has groups to choose from, and nowhere else."""
+    grouped = any(GROUP in one.metadata for one in fields(settings_of(command)))
+    assert grouped == (command in COMPOSED) == (CONF / f"{command}.yaml").is_file()
     run = importlib.import_module(f"videodit.cli.{command}").run
     assert list(inspect.signature(run).parameters) in (["cfg"], ["asked"])
 

@@ -30,7 +30,7 @@ TABLE = {
     "signals": Row("", ""),
     "errors": Row("", ""),
     "untrusted": Row("", "pydantic"),
-    "settings": Row("", "pydantic"),
+    "settings": Row("", "pydantic yaml"),
     "factory": Row("", ""),
     "moved": Row("", ""),
     "provenance": Row("", ""),
@@ -61,7 +61,7 @@ TABLE = {
     "cli": Row(
         "nn models flow data checkpoint parallel track features eval toy decode plan generate train doctor ingest "
         "config provenance moved",
-        "torch hydra omegaconf annotated_types typing_extensions",
+        "torch hydra omegaconf yaml annotated_types typing_extensions",
     ),
     "__main__": Row("cli", ""),
 }

@@ -103,7 +103,7 @@ class Generate(Opened, Asked):
 class Plan(Opened, Planned):
     """What `videodit plan` is asked for.
 
-    videodit plan "a red ball" model=wan2.1-t2v-1.3b size=832x480 frames=81
+    videodit plan "a red ball" size=96x64 frames=33 limit=1GiB
     What a generation will need: memory and time of each stage, from shapes alone. No weight is read.
     """
 

@@ -15,12 +15,15 @@ from videodit.settings import group, key
 FEW, SPARSE = 50, 20  # records of a short run, and steps between those of a long one
 
 
+Number = int | float  # 1 stays 1: what a run was told is compared when it is resumed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loop:
     """Numbers of the loop."""
 
     steps: int = key("how many in all", 20000, ge=1)
-    clip_norm: float = key("gradient norm above which gradients are scaled down", 1.0, gt=0)
+    clip_norm: Number = key("gradient norm above which gradients are scaled down", 1.0, gt=0)
     max_bad: int = key("consecutive steps with a non-finite loss or gradient after which the run stops", 5, ge=1)
     log_every: int | None = key("steps between records, else 50 in a short run, or one every 20 steps", None, ge=1)
     save_every: int = key("steps between checkpoints", 500, ge=1)
@@ -58,13 +61,13 @@ class Crops:
 class VAELoss:
     """Weights of a VAE's losses; the last two need a critic."""
 
-    absolute: float = key("weight of the absolute error beside the squared one", 0.1, ge=0)
-    structure: float = key("weight of the structural similarity", 0, ge=0)
-    kl: float = key("weight of the divergence from a normal distribution", 5.0e-4, ge=0)
-    noise: float = key("deviation of the noise on latents, at the start", 0.1, ge=0)
+    absolute: Number = key("weight of the absolute error beside the squared one", 0.1, ge=0)
+    structure: Number = key("weight of the structural similarity", 0, ge=0)
+    kl: Number = key("weight of the divergence from a normal distribution", 5.0e-4, ge=0)
+    noise: Number = key("deviation of the noise on latents, at the start", 0.1, ge=0)
     learn_noise: bool = key("whether that deviation is learnt", False)
-    adversarial: float = key("weight of the critic's opinion", 0, ge=0)
-    perceptual: float = key("weight of the distance between the critic's features", 0, ge=0)
+    adversarial: Number = key("weight of the critic's opinion", 0, ge=0)
+    perceptual: Number = key("weight of the distance between the critic's features", 0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +76,8 @@ class Packs:
 
     tokens: int = key("of a step", 4096, ge=1)
     most: int | None = key("of a batch, where memory needs several a step", None, ge=1)
-    image: float = key("share of clips of which one frame is taken", 0.25, ge=0, le=1)
-    whole: float = key("share of clips that are taken whole; others are cut to fewer frames", 0.5, ge=0, le=1)
+    image: Number = key("share of clips of which one frame is taken", 0.25, ge=0, le=1)
+    whole: Number = key("share of clips that are taken whole; others are cut to fewer frames", 0.5, ge=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Teaching:
 
     model: str = key("the teacher")
     steps: int = key("of the teacher", ge=1)
-    guidance: float = key("of the teacher")
+    guidance: Number = key("of the teacher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,7 @@ class Optim:
     make: Any = key("the optimizer")
     warmup: int = key("steps", ge=0)
     decay: int = key("steps at the end that fall to the floor", ge=0)
-    floor: float = key("of the peak", ge=0, le=1)
+    floor: Number = key("of the peak", ge=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ class Train:
         "auto",
     )
     workers: int = key("processes that prepare batches", 1, ge=0)
-    ema: float = key("decay of the average that is sampled and published", 0.999, ge=0, lt=1)
+    ema: Number = key("decay of the average that is sampled and published", 0.999, ge=0, lt=1)
     keep: int = key("checkpoints, two at least: whether the newest is sound shows in what comes of it", 2, ge=1)
     loop: Loop = key("numbers of the loop")
     crops: Crops = key("the VAE's batches")
@@ -182,7 +185,7 @@ class Train:
     critic: Any = key("or a videodit.models.critic.PatchCritic, for the last two of vae_loss", None)
     freeze: list[str] = key("parts that are not trained, such as encoder or text", [])
     packs: Packs = key("the DiT's steps, and batches of at most so many tokens")
-    drop: float = key("share of captions left out, for guidance", 0.1, ge=0, le=1)
+    drop: Number = key("share of captions left out, for guidance", 0.1, ge=0, le=1)
     teacher: Teaching | None = key(
         "or {model: toy, steps: 20, guidance: 2.5}, whose way a student goes in request.steps", None
     )
