@@ -106,7 +106,8 @@ def sketched(cfg: Train, mesh: Mesh) -> Sketch:
         step = shapes_and_words(batches, first, WordCount())
         plan = dit_step({"dit": spec}, *step, how(cfg, mesh, len(first), adapter))
     numbers = {name: sum(p.numel() for p in parts[name].skeleton.parameters()) for name in ("text", "vae")}
-    return Sketch(plan, numbers["vae"] * torch.float32.itemsize, numbers["text"] * kept_in(cfg.precision, mesh.device).itemsize)
+    text = numbers["text"] * kept_in(cfg.precision, mesh.device).itemsize
+    return Sketch(plan, numbers["vae"] * torch.float32.itemsize, text)
 
 
 def entries(clips: Clips, vae: Part) -> list[Entry]:
