@@ -6,6 +6,7 @@ import ast
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from tests.structure.source import area, modules, tree
 from videodit.cli.messages import Spoken, spoken
 from videodit.printable import note, warn
 
-SILENT = ("generate", "decode", "checkpoint", "data", "plan", "models", "nn", "flow", "config", "eval", "settings")
+# `printable` is what prints, and `alive` tells of a command that it is silent: only the command line has it watched.
+PRINTS = ("cli", "printable", "alive")
+PRINTERS = ("print", "say", "answer")
 
 
 def test_a_message_is_one_line_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,9 +51,27 @@ def test_afterwards_all_is_as_before() -> None:
     assert issubclass(Spoken, logging.Handler)
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if area(module) in SILENT])
-def test_the_library_prints_nothing(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in modules() if area(module) not in PRINTS])
+def test_only_the_command_line_prints(module: str) -> None:
     for node in ast.walk(tree(modules()[module])):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            printed = node.func.id in ("print", "say", "answer") and module != "videodit.toy.grammar"
-            assert not printed, f"line {node.lineno}: {ast.unparse(node)[:60]}"
+        where = f"line {getattr(node, 'lineno', 0)}: {ast.unparse(node)[:60]}"
+        if isinstance(node, ast.ImportFrom) and node.module == "videodit.printable":
+            assert not {alias.name for alias in node.names} & {*PRINTERS}, where
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("print", "sys.stdout.write", "sys.stderr.write"), where
+
+
+def test_lines_of_a_launched_command_are_shown(tmp_path: Path) -> None:
+    """hydra, which sets up logging of its own, takes none of them away; a plan is an answer, on stdout."""
+    words = ["experiment=toy_smoke_vae", f"run_dir={tmp_path / 'run'}", "limit=2", "loop.steps=1", "workers=0"]
+    done = [
+        subprocess.run([sys.executable, "-m", "videodit", "train", *words, *more], capture_output=True, text=True)
+        for more in (["plan=true"], [])
+    ]
+    assert [one.returncode for one in done] == [0, 0], done
+    planned, trained = done
+    assert "a step" in planned.stdout and "a step" not in planned.stderr
+    first, second, *middle, last = trained.stderr.splitlines()
+    assert not trained.stdout and "a step" in first and "million parameters" in second
+    assert any("  step 1/1  " in line for line in middle)
+    assert last == f"{tmp_path / 'run'}: videodit report {tmp_path / 'run'}, model={tmp_path / 'run'}"

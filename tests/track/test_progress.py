@@ -17,38 +17,40 @@ class Clock:
         return self.now
 
 
-def test_lines_come_at_intervals_and_tell_the_time_left() -> None:
-    out, clock = StringIO(), Clock()
-    with Progress(total=1000, start=100, label="train", every=10, console=Console(file=out), clock=clock) as progress:
+def test_lines_come_at_intervals_and_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(total=1000, start=100, label="train", every=10, clock=clock) as progress:
         for step in range(101, 161):  # 2 seconds a step
             clock.now += 2
             progress.update(step, loss=0.12345, **{"clips/s": 18.2})
-    lines = out.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 + 118 // 10 + 1  # the first update, one in ten seconds, and the last
     assert lines[0] == "train  step 101/1000  loss 0.123  clips/s 18.2"  # one step is no rate
     assert lines[1] == "train  step 106/1000  loss 0.123  clips/s 18.2  29m 48s left"
     assert lines[-1] == "train  step 160/1000  loss 0.123  clips/s 18.2  28m 00s left"
 
 
-def test_the_rate_is_recent_and_a_finished_run_says_what_it_took() -> None:
-    out, clock = StringIO(), Clock()
-    with Progress(total=200, start=0, label="train", every=1e9, console=Console(file=out), clock=clock) as progress:
+def test_the_rate_is_recent_and_a_finished_run_says_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(total=200, start=0, label="train", every=1e9, clock=clock) as progress:
         for step in range(1, 201):
             clock.now += 60 if step == 1 else 1  # a slow first step (compilation) is soon forgotten
             progress.update(step)
             if step == 100:
                 assert progress._text() == "step 100/200  1/s  1m 40s left"
-    assert out.getvalue().splitlines()[-1] == "train  step 200/200  took 4m 19s"
+    assert capsys.readouterr().err.splitlines()[-1] == "train  step 200/200  took 4m 19s"
 
 
-def test_fields_stay_until_given_again_and_an_exception_still_shows_the_last_state() -> None:
-    out, clock = StringIO(), Clock()
+def test_fields_stay_until_given_again_and_an_exception_still_shows_the_last_state(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
     with pytest.raises(ZeroDivisionError):
-        with Progress(total=10, label="vae", console=Console(file=out), clock=clock) as progress:
+        with Progress(total=10, label="vae", clock=clock) as progress:
             progress.update(1, loss=1.0, psnr=20.0)
             progress.update(2, loss=float("nan"))
             raise ZeroDivisionError
-    assert out.getvalue().splitlines()[-1] == "vae  step 2/10  loss nan  psnr 20"
+    assert capsys.readouterr().err.splitlines()[-1] == "vae  step 2/10  loss nan  psnr 20"
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -30,7 +30,7 @@ from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import named
 from videodit.plan.machine import GIB, limits, resident, room
-from videodit.printable import say
+from videodit.printable import note
 from videodit.shapes import LatentShape
 from videodit.train.adapter import is_adapter
 from videodit.train.build import Made, Prepared, prepare, stand_ins
@@ -81,7 +81,7 @@ class Visit:
         """What checks find, after a line that says which one begins."""
         for number, check in enumerate(todo, 1):
             told = f"check {number} of {len(todo)}: {check.what}"
-            say(told)
+            note(__name__, told)
             self.at = told
             with doing(lambda: self.at), nullcontext() if check.loud else redirect_stderr(StringIO()):
                 found = check.find()

@@ -16,7 +16,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import warn
 from videodit.untrusted import MIB, MOST, check, opened, parse_json
 
 
@@ -60,7 +60,9 @@ class Journal:
             except InputError as error:
                 damaged.append(str(error))
         if damaged:
-            say(f"{path}: {len(damaged)} damaged lines are left out, their work is done again ({damaged[0]})")
+            warn(
+                __name__, f"{path}: {len(damaged)} damaged lines are left out, their work is done again ({damaged[0]})"
+            )
         try:
             self.file = path.open("ab")
             self.file.truncate(whole)

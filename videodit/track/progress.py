@@ -1,4 +1,4 @@
-"""How a long run shows that it lives: a bar on a terminal, a line now and then in a log file."""
+"""How a long run shows that it lives: a bar on a terminal, else a message now and then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from videodit.alive import doing
-from videodit.printable import one_line, say
+from videodit.printable import note, one_line
 
 WINDOW = 30  # the rate is that of the last WINDOW notes of the time, taken at least a second apart
 
@@ -21,7 +21,7 @@ class Progress:
     """Shows "train  step 1200/60000  loss 0.123  clips/s 18.2  1h 23m left" while the `with` block runs.
 
     On a terminal this is the text beside a bar, below whatever else is printed. Elsewhere (a log file, CI) it is a
-    plain line at most every `every` seconds, and one at the end; where a step takes longer, `alive` says so. The rate
+    message at most every `every` seconds, and one at the end; where a step takes longer, `alive` says so. The rate
     counts from the first step that is done here: neither what starting takes nor the steps of earlier sessions
     (`start`, the step resumed from) distort it. It is left out where a field is one already.
     """
@@ -80,8 +80,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        # Not console.print, which would wrap at the 80 columns it assumes of a file.
-        say(f"{self.label}  {self._text()}", to=self._console.file)
+        note(__name__, f"{self.label}  {self._text()}")
         self._shown = self._clock()
         self._pending = False
 

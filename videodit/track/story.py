@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import warn
 from videodit.track.curves import Curve, metrics_file, read
 from videodit.track.jsonl import records
 from videodit.track.names import PROMPTS
@@ -151,7 +151,7 @@ def _samples(folder: Path, prompts: Mapping[str, str]) -> tuple[dict[str, dict[i
     sheets: dict[int, Path] = {}
     for path in sorted((folder / "samples").glob("step-*")):
         if leads_out(path, folder) or not path.is_file():
-            say(f"{path} is left out: it is no file of this run's folder")
+            warn(__name__, f"{path} is left out: it is no file of this run's folder")
         elif match := SAMPLE.fullmatch(path.name):
             step, number, kind = int(match[1]), match[2], match[3]
             if kind == "png":

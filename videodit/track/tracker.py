@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import warn
 
 
 class Tracker:
@@ -105,7 +105,7 @@ class Composite(Tracker):
 
 def _report(tracker: Tracker, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())  # one line
-    say(f"warning: the {type(tracker).__name__} tracker is off, the run goes on ({reason})")
+    warn(__name__, f"warning: the {type(tracker).__name__} tracker is off, the run goes on ({reason})")
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videodit.errors import InputError
-from videodit.printable import say
+from videodit.printable import note
 from videodit.track.tracker import Tracker, plain
 
 MODES = ("auto", "online", "offline")
@@ -71,7 +71,7 @@ class Wandb(Tracker):
         )
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
-        say(f"wandb: {self._run.url or Path(self._run.dir).parent}")
+        note(__name__, f"wandb: {self._run.url or Path(self._run.dir).parent}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._log(step, values)

@@ -32,8 +32,7 @@ from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import forget
 from videodit.plan.stages import Cost, Storage, step_cost
 from videodit.plan.training import StepPlan, Training, dit_step, vae_step
-from videodit.printable import say
-from videodit.settings import tree_of
+from videodit.printable import note, warn
 from videodit.shapes import LatentShape, Sizes, VideoShape
 from videodit.track.tracker import Tracker
 from videodit.train.adapter import LoRA
@@ -121,8 +120,21 @@ def prepare_vae(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
             if vae.linear_in is not None:
                 vae.start_linear(clips)
         critic = cfg.critic().to(device) if cfg.critic else None
-        shared = {"critic": critic, "shared_std": cfg.shared_std, "clips": clips, "seed": cfg.seed}
-        objective = VAEObjective(vae=vae, **tree_of(cfg.vae_loss), **shared)
+        weights = cfg.vae_loss
+        objective = VAEObjective(
+            vae=vae,
+            absolute=weights.absolute,
+            structure=weights.structure,
+            kl=weights.kl,
+            noise=weights.noise,
+            learn_noise=weights.learn_noise,
+            adversarial=weights.adversarial,
+            perceptual=weights.perceptual,
+            critic=critic,
+            shared_std=cfg.shared_std,
+            clips=clips,
+            seed=cfg.seed,
+        )
         freeze(objective.module, cfg.freeze)
         batches = CropBatches(
             datasets=datasets,
@@ -218,7 +230,7 @@ def sample_prompts(cfg: Train, *parts: Sequence[Entry]) -> list[str]:
         count = min(SAMPLED - len(found), len(new))
         found |= dict.fromkeys(new[i * len(new) // count] for i in range(count))
     if not found:
-        say("no clip has a caption, so no samples are made; samples.prompts= names some")
+        warn(__name__, "no clip has a caption, so no samples are made; samples.prompts= names some")
     return list(found)
 
 
@@ -324,7 +336,7 @@ def tell_made_up(datasets: Iterable[Any]) -> None:
     """Say how many clips show what their files do not have, as it is said of those that are encoded."""
     seen = [(one, number) for one in datasets if hasattr(one, "made_up") for number in range(len(one))[:LISTED]]
     for told, count in sorted(Counter(told for one, number in seen for told in one.made_up(number)).items()):
-        say(f"{count} of {len(seen)} clips {told}")
+        note(__name__, f"{count} of {len(seen)} clips {told}")
 
 
 def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
@@ -334,7 +346,7 @@ def first_clips(dataset: Any, count: int) -> list[torch.Tensor]:
     for start in range(0, count, few):
         samples, skipped = fetch(dataset, range(start, min(start + few, count)))
         for path, reason in skipped:
-            say(f"skipped {path}: {reason}")
+            warn(__name__, f"skipped {path}: {reason}")
         clips += [sample.clip for _, sample in samples]
         pixels += sum(sample.clip[0].numel() for _, sample in samples)
         if pixels > ENOUGH:

@@ -45,6 +45,8 @@ def check_possible(cfg: Train) -> None:
         check_output(Path(cfg.cache) / SHARD.format("0" * 16), "cache")
     coming = coming_before(cfg)
     for before in coming.values():
+        if before.plan:
+            raise InputError(f"after: {before.name} has plan=true, and a run that comes first is one that trains")
         check_possible(before)
     check_vae(cfg, coming) if cfg.stage == "vae" else check_dit(cfg, coming)
     if coming:  # else they are opened at once

@@ -18,7 +18,7 @@ from videodit.data.batches import Clips, fetch, load
 from videodit.data.sample import Sample
 from videodit.models.vae import AT_ONCE, VideoVAE
 from videodit.parallel.mesh import Mesh
-from videodit.printable import say
+from videodit.printable import note, warn
 from videodit.track.progress import Progress
 
 TOGETHER = 32  # clips, where they are small
@@ -48,7 +48,7 @@ def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, w
     skipped = [(path, reason) for part in mesh.exchange(skipped) for path, reason in part]
     for told, count in sorted(sum(map(Counter, mesh.exchange(made_up)), Counter()).items()):
         if mesh.main:
-            say(f"{count} of the clips that are new {told}")
+            note(__name__, f"{count} of the clips that are new {told}")
     # A set can be captioned anew, and says so without reading a clip.
     told = [(dataset, pairs) for dataset, pairs in zip(datasets, wanted, strict=True) if hasattr(dataset, "caption")]
     captions = {key: dataset.caption(index) for dataset, pairs in told for key, index in pairs}
@@ -71,7 +71,7 @@ class _Encoder:
         for samples, skipped in load(groups, start=0, stop=len(groups.groups), workers=self.workers):
             self.skipped += skipped
             for path, reason in skipped:
-                say(f"skipped {path}: {reason}")
+                warn(__name__, f"skipped {path}: {reason}")
             for one in samples:
                 self.made_up.update(one[1].made_up)
                 if alike and not _fits(one[1].clip, [sample.clip for _, sample in alike]):

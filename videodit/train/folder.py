@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 import videodit
 from videodit.moved import renamed
 from videodit.parallel.mesh import Mesh
-from videodit.printable import say
+from videodit.printable import warn
 from videodit.provenance import origin
 from videodit.shapes import Sizes
 from videodit.train.machine import pick_precision
@@ -65,7 +65,7 @@ def settled(config: dict[str, Any], path: Path, device: torch.device, *, resumin
     for line in differences(before, now):
         key = line.partition(": ")[0]
         kind = "safe" if is_safe(key) else "from here on another training"
-        say(f"resuming with another config: {line} ({kind})")
+        warn(__name__, f"resuming with another config: {line} ({kind})")
     return config
 
 

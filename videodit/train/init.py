@@ -26,7 +26,7 @@ from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
-from videodit.printable import say
+from videodit.printable import warn
 from videodit.track.progress import Progress
 from videodit.train.adapter import LoRA
 from videodit.train.machine import PRECISIONS, pick_precision
@@ -219,12 +219,14 @@ def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool)
     if unknown:
         some = ", ".join(sorted(unknown, key=lambda word: (not word.isalnum(), -unknown[word]))[:5])
         told = f"{unknown.total()} of the captions' {sum(map(len, words))} words are unknown to the text encoder"
-        say(f"warning: {told}, such as {some}{f'; {ADVICE}' * frozen}")
+        warn(__name__, f"warning: {told}, such as {some}{f'; {ADVICE}' * frozen}")
     there = [several for several in words if several]
     if (single := sum(len(several) == 1 for several in there)) > len(there) / 2:
-        say(f"warning: {single} of {len(there)} captions are one token each, in which no words are told apart")
+        warn(
+            __name__, f"warning: {single} of {len(there)} captions are one token each, in which no words are told apart"
+        )
     if long := sum(bool(tokenizer.unread(caption)) for caption in captions):
-        say(f"{long} of {len(captions)} captions are too long, and are read in part")
+        warn(__name__, f"{long} of {len(captions)} captions are too long, and are read in part")
 
 
 def find_vae(model: str) -> Part:

@@ -27,7 +27,7 @@ from videodit.errors import InputError, Interrupted
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered
 from videodit.parallel.store import Checkpoints
-from videodit.printable import say
+from videodit.printable import note, warn
 from videodit.signals import end, on_stop
 from videodit.track.names import SAMPLED
 from videodit.track.progress import Progress
@@ -107,7 +107,7 @@ class Run:
         steps, main, undone = self.settings.steps, self.mesh.main, self.undone()
         if self.step >= steps and not undone:
             if main:
-                say(f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on")
+                note(__name__, f"{self.folder} is complete at step {self.step}; a larger loop.steps= goes on")
             return self.measure
         if main:  # only now: a start that is refused, or has nothing to do, leaves the record as it was
             write_json(self.folder / "config.json", self.config)
@@ -292,7 +292,10 @@ class Run:
     def make(self, undone: Sequence[str]) -> None:
         """Make it: the start before came to its end between the checkpoint and these."""
         if undone and self.mesh.main:
-            say(f"{self.folder}: the {' and the '.join(undone)} of step {self.step} are made from its checkpoint")
+            note(
+                __name__,
+                f"{self.folder}: the {' and the '.join(undone)} of step {self.step} are made from its checkpoint",
+            )
         if MODEL in undone:
             self.publish()
         if SAMPLES in undone:
@@ -339,7 +342,7 @@ class Run:
         """Report a skipped update; stop the run after too many in a row."""
         self.bad, self.bad_total = self.bad + 1, self.bad_total + 1
         if self.mesh.main:
-            say(f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped")
+            warn(__name__, f"step {self.step}: loss {loss}, gradient norm {norm}: update skipped")
         if self.bad >= self.settings.max_bad:
             raise self.diverged()
 
@@ -367,7 +370,7 @@ class Run:
         if self.mesh.main and path not in self.told:
             self.told.add(path)
             if not known:
-                say(f"skipped {path}: {reason}")
+                warn(__name__, f"skipped {path}: {reason}")
             with (self.folder / "skipped.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
 
@@ -375,7 +378,7 @@ class Run:
         """Have the run stop after its present step: what SIGTERM and the first Ctrl-C ask for."""
         self.asked_to_stop = number
         with suppress(RuntimeError):  # Python refuses a line in the middle of another one
-            say("stopping after this step; Ctrl-C again stops at once, and saves nothing")
+            note(__name__, "stopping after this step; Ctrl-C again stops at once, and saves nothing")
 
     def leave(self, number: int) -> None:
         """Stop within samples."""
