@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS
 from videodit.checkpoint.store import save_model, write_json
 from videodit.models.build import build
 from videodit.models.text import train_tokenizer
@@ -76,6 +76,6 @@ def tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     for part, architecture, arguments in (("dit", "dit", DIT), ("text", "t5", TEXT), ("vae", "video_vae", VAE)):
         save_model(folder / FILES[part], shake(build(architecture, **arguments)))
-    train_tokenizer(CAPTIONS, folder / TOKENIZER, vocabulary=64)
+    train_tokenizer(CAPTIONS, folder / TOKENIZERS["text"], vocabulary=64)
     write_json(folder / "pipeline.json", PIPELINE)
     return folder

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from videodit.cli import typed
-from videodit.models.pack import Context, Times, patchify
+from videodit.models.pack import Context, Ragged, Times, patchify
 from videodit.nn.kernels import KERNELS, Use, attend
 from videodit.toy.world import ToyWorld
 from videodit.train.machine import matmul_rate
@@ -47,7 +47,7 @@ def training(
     torch.manual_seed(0)
     latents = sorted((torch.randn(16, frames[i % len(frames)], 8, 8) for i in range(48)), key=lambda x: x.shape[1])
     pack, lengths = patchify(latents, dit.patch), tuple(9 + i % 11 for i in range(48))
-    context = Context.text(torch.randn(sum(lengths), text_dim), lengths)
+    context = Context({"text": Ragged(torch.randn(sum(lengths), text_dim), lengths)})
     times = Times.per_clip(torch.rand(48, dtype=torch.float64))
     target = torch.randn(len(pack.tokens), dit.head.out_features)
 

@@ -130,11 +130,11 @@ def bench_text(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
 
     def mine() -> Tensor:
         text = ours.encode([PROMPT, NEGATIVE])
-        return text.states
+        return text.streams["text"].states
 
     def other() -> Tensor:
         pair = theirs.encode_prompt(PROMPT, NEGATIVE, max_sequence_length=512)
-        lengths = ours.parts.tokenizer([PROMPT, NEGATIVE])[1]
+        lengths = ours.parts.tokenizers["text"]([PROMPT, NEGATIVE])[1]
         return torch.cat([states[0, :length] for states, length in zip(pair, lengths, strict=True)])
 
     compare("text, a pair", rounds, mine, other)
@@ -204,7 +204,7 @@ def bench_dit(case: Case, ours: Any, theirs: WanPipeline, rounds: int) -> None:
 
     seconds = compare("DiT step", rounds, lambda: velocity([x[0]], time_)[0][None], other)
     tokens = 2 * (shape[2] * shape[3] * shape[4] // 4)
-    flops = 2 * ours.parts.dit.flops(tokens // 2, texts.lengths[0])
+    flops = 2 * ours.parts.dit.flops(tokens // 2, texts.streams["text"].lengths[0])
     rate = f"{tokens / seconds:,.0f} tokens/s, {flops / seconds / 1e9:,.0f} GFLOP/s"
     print(f"{'':<22}{rate}" + (f", MFU {flops / seconds / PEAK:.2f}" if x.is_cuda else ""))
 

@@ -22,7 +22,7 @@ import torch
 
 import videodit
 from videodit.checkpoint.family import settings
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS
 from videodit.checkpoint.resolve import read_family
 from videodit.checkpoint.store import save_model, write_json
 from videodit.decode import Way
@@ -89,7 +89,7 @@ def write(case: Case, folder: Path) -> Path:
         with torch.no_grad():
             network = rebuild(family[part]["architecture"], family[part]["arguments"])
             save_model(folder / FILES[part], network)
-    train_tokenizer([PROMPT], folder / TOKENIZER, vocabulary=256)
+    train_tokenizer([PROMPT], folder / TOKENIZERS["text"], vocabulary=256)
     write_json(folder / "pipeline.json", settings(case.model, exact=False))
     return folder
 

@@ -25,7 +25,7 @@ from videodit.decode import Way
 from videodit.errors import is_out_of_memory
 from videodit.models.build import rebuild, with_depths
 from videodit.models.interfaces import Stacked
-from videodit.models.pack import Context, Times, patchify, unpatchify
+from videodit.models.pack import Context, Ragged, Times, patchify, unpatchify
 from videodit.plan.generation import Job, Planner, Setup
 from videodit.plan.machine import GIB, Limit
 from videodit.shapes import LatentShape
@@ -278,8 +278,8 @@ class Guided:
         self.dit, self.shapes = dit, [LatentShape(*shape)] * 2
         of = torch.Generator().manual_seed(0)
         self.x = torch.randn(dit.channels, *shape, generator=of).to(page.device, page.dtype)
-        states = torch.randn(sum(PROMPTS), dit.streams["text"], generator=of)
-        self.context = Context.text(states.to(page.device, page.dtype), PROMPTS)
+        states = torch.randn(sum(PROMPTS), dit.streams["text"].width, generator=of)
+        self.context = Context({"text": Ragged(states.to(page.device, page.dtype), PROMPTS)})
         self.times = Times(torch.tensor([0.613], dtype=torch.float64), (0, 0))
         self.keep, self.session = keep, None
 
@@ -325,6 +325,7 @@ def planned(page: Page, found: Mapping[str, Any], shape: Shape, vae_dtype: torch
     sizes = {"sizes": lambda role: first(parts, role).outline}
     model = SimpleNamespace(parts=parts, experts=["dit"], device=page.device, **sizes)
     planner = Planner(model, Limit("none", 2**60), base=0)
-    job = Job(shapes=(LatentShape(*shape),), lengths=PROMPTS, calls=1, guided=True)
+    prompts, negatives = ({"text": one} for one in (PROMPTS[:1], PROMPTS[1:]))
+    job = Job(shapes=(LatentShape(*shape),), prompts=prompts, negatives=negatives, calls=1, guided=True)
     setup = Setup("block" if offload == "block" else "model", page.dtype, Way(CHUNK), vae_dtype=vae_dtype)
     return {stage.name: stage.memory for stage in planner.plan(job, setup).stages}

@@ -216,7 +216,7 @@ def _dit(page: Page, model: Model, beside: bool, compiled: bool) -> None:
     else:
         step()
         weights, before = sum(x.numel() * x.element_size() for x in ours.parameters()), page.held()
-        kept = ours.kept(PROMPTS) * page.dtype.itemsize  # the session has them already
+        kept = ours.kept({"text": PROMPTS}) * page.dtype.itemsize  # the session has them already
         measured = weights + kept + page.peak(step) - before
         page.beside_plan(name, planned(page, found, model.shape, page.dtype, "model")["denoise"], measured)
     seconds, outputs = page.in_turns([step, *other])

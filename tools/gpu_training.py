@@ -19,7 +19,7 @@ from videodit.config import Launch
 from videodit.data.batches import LatentBatch
 from videodit.data.packing import Share, Work
 from videodit.models.interfaces import Denoiser
-from videodit.models.pack import Context, Times, patchify
+from videodit.models.pack import Context, Ragged, Times, patchify
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import forget, parallelize
 from videodit.parallel.store import Checkpoints
@@ -46,7 +46,7 @@ class Denoising:
     def __init__(self, dit: Denoiser, device: torch.device) -> None:
         self.dit, self.device, self.module = dit, device, nn.ModuleDict({"dit": dit})
         of = torch.Generator().manual_seed(0)
-        self.states = torch.randn(WORDS, dit.streams["text"], generator=of).to(device)
+        self.states = torch.randn(WORDS, dit.streams["text"].width, generator=of).to(device)
 
     def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, Means]:
         """Of a batch, with noise and times of this step."""
@@ -56,7 +56,7 @@ class Denoising:
         t = torch.rand(len(data), generator=of, dtype=torch.float64)
         noisy = [(1 - a.item()) * x + a.item() * e for a, x, e in zip(t, data, noise, strict=True)]
         pack = patchify(noisy, self.dit.patch)
-        context = Context.text(self.states.repeat(len(data), 1), [WORDS] * len(data))
+        context = Context({"text": Ragged(self.states.repeat(len(data), 1), (WORDS,) * len(data))})
         out = self.dit(pack, Times.per_clip(t), self.dit.prepare(context, pack))
         target = patchify([e - x for e, x in zip(noise, data, strict=True)], self.dit.patch).tokens
         return (out.float() - target).square().mean(), Means()
@@ -110,7 +110,7 @@ def plan_of(page: Page, recompute: str) -> int:
     spec = {key: spec[key] for key in ("architecture", "arguments")}
     shapes = [LatentShape(*shape) for shape in page.scale.batch]
     how = Training(page.dtype, (), False, change=lambda networks: forget(networks, recompute))
-    found = dit_step({"dit": spec}, shapes, (WORDS,) * len(shapes), how)
+    found = dit_step({"dit": spec}, shapes, {"text": (WORDS,) * len(shapes)}, how)
     return found.state + found.peak
 
 

@@ -17,7 +17,7 @@ import torch
 from videodit.checkpoint.export import copy as copy_file
 from videodit.checkpoint.export import put
 from videodit.checkpoint.find import describe
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS
 from videodit.checkpoint.store import save_model, write_json
 from videodit.errors import InputError
 from videodit.models.build import rebuild
@@ -30,8 +30,8 @@ SEED, BATCH, RATE = 11, 96, 3e-3
 
 def main(arguments: Sequence[str]) -> None:
     options = {"model": "toy", "out": "runs/new_text", "steps": "500"} | dict(a.split("=", 1) for a in arguments)
-    pipeline, parts, words = describe(options["model"])
-    out, steps, tokenizer = Path(options["out"]), int(options["steps"]), Tokenizer(path=words)
+    pipeline, parts, tokenizers = describe(options["model"])
+    out, steps, tokenizer = Path(options["out"]), int(options["steps"]), Tokenizer(path=tokenizers["text"])
     torch.manual_seed(SEED)
     old, dit = (parts[name].load(dtype=torch.float32) for name in ("text", "dit"))
     new = rebuild(old.spec["architecture"], old.spec["arguments"])
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, network in (("text", new), ("dit", dit)):
         save_model(out / FILES[name], network)
     put(parts["vae"], out / FILES["vae"])
-    copy_file(words, out / TOKENIZER)
+    copy_file(tokenizers["text"], out / TOKENIZERS["text"])
     write_json(out / "pipeline.json", pipeline)
     print(out)
 

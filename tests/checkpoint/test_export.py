@@ -58,7 +58,7 @@ def test_there_and_back(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_model_of_ours_in_diffusers(tmp_path: Path) -> None:
     """Trained here, with what diffusers' classes can express: its pipeline makes our video."""
     folder = tiny_pipeline(tmp_path / "ours")
-    _, parts, tokenizer = describe(str(folder))
+    _, parts, tokenizers = describe(str(folder))
     dit = {**parts["dit"].spec["arguments"], "text_length": 512, "time": "adaln_single", "qk_norm": "full"}
     vae = {**parts["vae"].spec["arguments"], "linear": False, "patch": 1}
     levels = len(vae["multipliers"]) - 1
@@ -68,7 +68,7 @@ def test_a_model_of_ours_in_diffusers(tmp_path: Path) -> None:
     settings = read_json(folder / "pipeline.json")
     settings |= {"shift": 3.0, "area": [1, 2**31], "flow": {"path": "rectified", "prediction": "velocity"}}
     write_json(folder / "pipeline.json", settings)
-    prompt = tokenizer_words(tokenizer)
+    prompt = tokenizer_words(tokenizers["text"])
 
     assert main(["export", f"model={folder}", f"out={tmp_path / 'out'}", "format=diffusers"]) == 0
     stride = 2**levels

@@ -11,8 +11,8 @@ import torch
 from tests.tiny import CAPTIONS, DIT, PIPELINE, TEXT, VAE, tiny_pipeline
 from videodit.checkpoint import resolve
 from videodit.checkpoint.find import open_pipeline
-from videodit.checkpoint.parts import FILES, TOKENIZER, lacking
-from videodit.checkpoint.pretrained import Part, check_parts
+from videodit.checkpoint.parts import FILES, TOKENIZERS
+from videodit.checkpoint.pretrained import Part, check_parts, lacking
 from videodit.checkpoint.resolve import find_pipeline
 from videodit.checkpoint.store import load_tensors, save_model
 from videodit.checkpoint.weights import fingerprint
@@ -59,9 +59,10 @@ def test_a_name_that_is_nothing_says_what_there_is(assets: Path, model: str) -> 
 def test_every_network_comes_whole(original: Path) -> None:
     parts = open_pipeline(str(original), device="cpu", dtype=None)
     assert parts.pipeline == PIPELINE and parts.device == torch.device("cpu")
-    assert len(parts.tokenizer([CAPTIONS[0]])[0]) == len(CAPTIONS[0].split()) + 1
+    [encoder] = parts.text_encoders
+    assert len(encoder.tokenizer([CAPTIONS[0]])[0]) == len(CAPTIONS[0].split()) + 1
     for name in ("dit", "text", "vae"):
-        network, path = getattr(parts, name), original / FILES[name]
+        network, path = parts.network(name), original / FILES[name]
         stored, header = load_tensors(path)
         assert network.spec == header
         assert all(torch.equal(stored[key], tensor) for key, tensor in network.state_dict().items())
@@ -71,13 +72,13 @@ def test_every_network_comes_whole(original: Path) -> None:
 
 def test_another_type(original: Path) -> None:
     parts = open_pipeline(str(original), device="cpu", dtype=torch.bfloat16)
-    for network in (parts.text, parts.vae):
+    for network in (parts.network("text"), parts.vae):
         assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     exact = {name for name, p in parts.dit.named_parameters() if p.dtype == torch.float32}
     assert exact == {n for n, _ in parts.dit.named_parameters() if n.startswith("time_embed.") or "table" in n}
 
 
-@pytest.mark.parametrize("name", [*(FILES[name] for name in lacking([])), TOKENIZER])
+@pytest.mark.parametrize("name", [*(FILES[name] for name in lacking({})), TOKENIZERS["text"]])
 def test_a_file_that_is_missing_or_broken_is_named(original: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(original, folder)

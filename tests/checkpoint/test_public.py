@@ -57,12 +57,12 @@ def vendor(part: Part, name: str) -> dict[str, torch.Tensor]:
 def layout(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """The vendor's folder of the same weights; its VAE is made known by a conf/pretrained of the test."""
     out = tmp_path / "vendor"
-    _, parts, tokenizer = describe(str(folder))
+    _, parts, tokenizers = describe(str(folder))
     for name, part in parts.items():
         out.mkdir(exist_ok=True)
         save_file(vendor(part, name), out / f"{NAMES[name]}.safetensors")
     (out / "google" / "umt5").mkdir(parents=True)
-    shutil.copyfile(tokenizer, out / "google" / "umt5" / "tokenizer.json")
+    shutil.copyfile(tokenizers["text"], out / "google" / "umt5" / "tokenizer.json")
     write_json(out / "config.json", {"_class_name": "WanModel", "dim": 40, "num_heads": 2})
     conf = tmp_path / "conf"
     shutil.copytree(conf_dir() / "pretrained", conf / "pretrained")
@@ -81,9 +81,9 @@ def same(a: dict[str, Part], b: dict[str, Part]) -> None:
 
 
 def test_the_vendors_folder(folder: Folder, layout: Folder) -> None:
-    settings, parts, tokenizer = describe(str(layout))
+    settings, parts, tokenizers = describe(str(layout))
     same(parts, describe(str(folder))[1])
-    assert settings["defaults"]["steps"] == 50 and tokenizer.name == "tokenizer.json"
+    assert settings["defaults"]["steps"] == 50 and tokenizers["text"].name == "tokenizer.json"
     request = {"frames": 5, "height": 32, "width": 32, "fps": 16.0, "steps": 2, "guidance": 3.0}
     here, there = (videodit.load(str(x), device="cpu")("a red ball", **request) for x in (layout, folder))
     shift = {here.record["model"], there.record["model"]}

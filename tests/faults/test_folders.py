@@ -248,15 +248,16 @@ def test_a_mended_prompt_is_another_for_public_models_alone(wan: Path, tmp_path:
     before, after = (pipe.encode([prompt]).streams["text"].states for prompt in (same, marked))
     assert torch.equal(before, after)
     assert pipe(marked, **SMALL).record["prompt"] == marked
-    ids = [tokenizer([same])[0].tolist() == tokenizer([marked])[0].tolist() for tokenizer in (
-        pipe.parts.tokenizer, Tokenizer(path=pipe.parts.tokenizer.path))]  # fmt: skip
+    own = pipe.parts.tokenizers["text"]
+    plain = Tokenizer(path=own.path)
+    ids = [words([same])[0].tolist() == words([marked])[0].tolist() for words in (own, plain)]
     assert ids == [True, False]
-    assert not videodit.load("toy", device="cpu").parts.tokenizer.mends
+    assert not videodit.load("toy", device="cpu").parts.tokenizers["text"].mends
 
 
 def test_the_copy_in_our_layout_prepares_them_too(saved: Path, tmp_path: Path) -> None:
     assert main(["export", f"model={saved}", f"out={tmp_path / 'own'}", "format=videodit"]) == 0
-    assert videodit.load(str(tmp_path / "own"), device="cpu").parts.tokenizer.mends
+    assert videodit.load(str(tmp_path / "own"), device="cpu").parts.tokenizers["text"].mends
 
 
 # --------------------------------------------------------------------------------------- 8-bit weights and scales

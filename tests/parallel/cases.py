@@ -27,7 +27,7 @@ from videodit.data.batches import PackBatches
 from videodit.data.packing import Share, Work
 from videodit.flow.path import PATHS
 from videodit.models.dit import DiT
-from videodit.models.text import Tokenizer, train_tokenizer
+from videodit.models.text import TextEncoder, Tokenizer, train_tokenizer
 from videodit.parallel import sequence
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.shard import gathered, local, parallelize
@@ -123,8 +123,7 @@ def training(
         lora.inject(dit)
     objective = FlowObjective(
         dit=dit,
-        text=text,
-        tokenizer=words(words_of or folder.parent),
+        text_encoders=[TextEncoder("text", words(words_of or folder.parent), text)],
         path=PATHS["rectified"](prediction="velocity"),
         times=TrainingTimes(mean=0.0, std=1.0, shift={"base_tokens": 12, "base_shift": 1.0}),
         drop=0.1,

@@ -37,7 +37,7 @@ def planner(free: float, *, name: str = "wan2.1-t2v-1.3b", device: str = "cuda")
     return Planner(parts, Limit("a test", round(free * GIB)), base=GIB)
 
 
-JOB = Job(shapes=(SHAPE,), lengths=(22, 1), calls=50, guided=True)
+JOB = Job(shapes=(SHAPE,), prompts={"text": (22,)}, negatives={"text": (1,)}, calls=50, guided=True)
 SETUP = Setup("none", torch.bfloat16, Way(4))
 
 
@@ -122,7 +122,7 @@ def test_what_was_traced_once_is_not_traced_again(monkeypatch: pytest.MonkeyPatc
 def test_no_stage_exceeds_what_a_job_takes_at_most(name: str, shape: LatentShape, way: Way) -> None:
     parts = open_pipeline(name, device="cpu", dtype=None) if name == "toy" else None
     parts = parts or sketch_pipeline(name, device="cpu", dtype=torch.float32)
-    job, setup = Job((shape,), (20, 1), 5, guided=True), Setup("none", torch.float32, way)
+    job, setup = Job((shape,), {"text": (20,)}, {"text": (1,)}, 5, guided=True), Setup("none", torch.float32, way)
     one = Planner(parts, Limit("a test", GIB), base=GIB)
     assert one.at_most(job, setup) >= one.plan(job, setup).peak.memory
 

@@ -39,7 +39,8 @@ SPECS = {
     "text": {"architecture": "t5", "arguments": TEXT},
 }
 WEIGHTS = sum(4 * p.numel() for s in SPECS.values() for p in build(s["architecture"], **s["arguments"]).parameters())
-SHAPES, WORDS = [LatentShape(5, 16, 16), LatentShape(1, 16, 24)], (9, 12)
+SHAPES, WORDS = [LatentShape(5, 16, 16), LatentShape(1, 16, 24)], {"text": (9, 12)}
+TWICE = {name: own * 2 for name, own in WORDS.items()}
 
 
 def watched(recompute: str = "nothing") -> tuple[int, float]:
@@ -50,7 +51,7 @@ def watched(recompute: str = "nothing") -> tuple[int, float]:
     with Trace() as trace:
         views = [p.view_as(p) for network in (dit, text) for p in network.parameters()]  # has weights be known
         weights = trace.alive
-        states = text(torch.zeros(sum(WORDS), dtype=torch.long), WORDS)
+        states = text(torch.zeros(sum(WORDS["text"]), dtype=torch.long), WORDS["text"])
         out = denoised(dit, pack, torch.tensor([0.1, 0.9], dtype=torch.float64), states)
         (out - pack.tokens).square().mean().backward()
     assert weights == WEIGHTS == sum(4 * view.numel() for view in views)
@@ -66,7 +67,7 @@ def test_a_step_of_the_dit_is_what_really_happens() -> None:
 
 def test_before_weights_are_shared_out_they_are_whole() -> None:
     """However many processes there are, each has had them all."""
-    plan = dit_step(SPECS, [LatentShape(1, 2, 2)], (1,), replace(ADAMW, shards=64))
+    plan = dit_step(SPECS, [LatentShape(1, 2, 2)], {"text": (1,)}, replace(ADAMW, shards=64))
     assert plan.state < WEIGHTS == plan.state + plan.peak
 
 
@@ -83,7 +84,7 @@ def test_blocks_that_forget(recompute: str) -> None:
 
 def test_what_changes_it() -> None:
     plan = dit_step(SPECS, SHAPES, WORDS, ADAMW)
-    assert dit_step(SPECS, SHAPES * 2, WORDS * 2, ADAMW).peak > 1.7 * plan.peak
+    assert dit_step(SPECS, SHAPES * 2, TWICE, ADAMW).peak > 1.7 * plan.peak
     half = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, precision=torch.bfloat16))
     assert half.peak < 0.95 * plan.peak and half.state == plan.state
     muon = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, muon=True))
@@ -94,7 +95,7 @@ def test_what_changes_it() -> None:
 
 def test_a_teacher_is_counted() -> None:
     plan, part = dit_step(SPECS, SHAPES, WORDS, ADAMW), Part(SPECS["dit"], Weights([]))
-    cost = step_cost(part, SHAPES * 2, WORDS * 2, Storage("cpu", torch.float32)).times(3)
+    cost = step_cost(part, SHAPES * 2, TWICE, Storage("cpu", torch.float32)).times(3)
     taught = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, accumulate=2, teacher=cost))
     alone = dit_step(SPECS, SHAPES, WORDS, replace(ADAMW, accumulate=2))
     assert taught.state - alone.state == cost.weights == sum(4 * p.numel() for p in part.skeleton.parameters())

@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from videodit.models.interfaces import Denoiser, Runner, Span, State, run_blocks
+from videodit.models.interfaces import Denoiser, Runner, Span, State, Stream, run_blocks
 from videodit.models.pack import Context, Pack, Ragged, Times
 
 Small = Annotated[int, Ge(1), Le(2**12)]
@@ -90,7 +90,7 @@ class Twin(Denoiser):
         super().__init__()
         self.patch = (patch[0], patch[1], patch[2])
         self.channels = self.out_channels = latents
-        self.streams, self.width, self.heads = {"text": words}, size, groups
+        self.streams, self.width, self.heads = {"text": Stream(words)}, size, groups
         volume = latents * patch[0] * patch[1] * patch[2]
         self.inlet, self.reader = nn.Linear(volume, size), nn.Linear(words, size)
         self.clock, self.where = nn.Linear(4, size), nn.Linear(6, size)

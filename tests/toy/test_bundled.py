@@ -55,5 +55,5 @@ def test_half_precision_is_measured_too(pipe: Pipe, benchmark: Benchmark) -> Non
 
 
 def test_a_known_prompt_has_no_unknown_words(pipe: Pipe) -> None:
-    assert not pipe.parts.tokenizer.unknown_words("a large red ball rolls right on a gray ground")
+    assert not pipe.parts.tokenizers["text"].unknown_words("a large red ball rolls right on a gray ground")
     assert torch.isfinite(pipe("a small blue cube spins on a white ground", steps=2, frames=1).clip).all()

@@ -15,14 +15,14 @@ from tests.tiny import PIPELINE
 from tests.train import tiny
 from tests.train.runs import Memory, alone
 from videodit.checkpoint.find import open_pipeline
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import LatentBatch, PackBatches
 from videodit.data.packing import Share, Work
 from videodit.flow.path import PATHS
 from videodit.models.pack import Context, Pack, Times, patchify
-from videodit.models.text import Tokenizer, train_tokenizer
+from videodit.models.text import TextEncoder, Tokenizer, train_tokenizer
 from videodit.shapes import LatentShape
 from videodit.train.dit_step import BINS, FlowObjective, TrainingTimes, by_size, by_time
 from videodit.train.ema import EMA
@@ -62,7 +62,7 @@ class Oracle(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tokenizer(CAPTIONS, tmp_path_factory.mktemp("words") / TOKENIZER, vocabulary=64)
+    return train_tokenizer(CAPTIONS, tmp_path_factory.mktemp("words") / TOKENIZERS["text"], vocabulary=64)
 
 
 def _objective(
@@ -76,8 +76,9 @@ def _objective(
         "frozen": {},
         "device": torch.device("cpu"),
     }
+    encoders = [TextEncoder("text", tokenizer, tiny.text())]
     return FlowObjective(
-        dit=dit, text=tiny.text(), tokenizer=tokenizer, path=PATHS[path](prediction=prediction), **arguments | changes
+        dit=dit, text_encoders=encoders, path=PATHS[path](prediction=prediction), **arguments | changes
     )
 
 
@@ -222,7 +223,8 @@ def test_the_text_encoder_is_trained_too(tokenizer: Tokenizer) -> None:
         nn.init.normal_(block.cross.out.weight, std=0.2)
     objective = _objective(tokenizer, dit=dit)
     objective.loss(_batch(), 0)[0].backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.text.parameters() if p.dim() == 2)
+    text = objective.module["text"]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in text.parameters() if p.dim() == 2)
 
 
 def test_times_are_drawn_as_said() -> None:

@@ -321,7 +321,7 @@ def test_a_plan_knows_what_trains(place: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith("a step: ")
     specs = {"dit": {"architecture": "dit", "arguments": DIT | {"dim": 96, "ffn": 384}}}
     adapter = LoRA(rank=2, alpha=2.0, targets=["attention.q"], dora=False, rslora=False)
-    shapes, words = [LatentShape(2, 4, 4)], (3,)
+    shapes, words = [LatentShape(2, 4, 4)], {"text": (3,)}
 
     def inject(networks: torch.nn.ModuleDict) -> None:
         adapter.inject(networks["dit"])

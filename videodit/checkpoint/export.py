@@ -17,7 +17,7 @@ from videodit.atomic import atomic
 from videodit.checkpoint.families import of_parts
 from videodit.checkpoint.families.record import Family, Network
 from videodit.checkpoint.keymap import Form, names_of, reverse, single
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_tensors, save_untagged, write_json
 from videodit.checkpoint.weights import fingerprint
@@ -31,7 +31,12 @@ Tell = Callable[[str], None]
 
 
 def export_own(
-    pipeline: Mapping[str, Any], parts: Mapping[str, Part], tokenizer: Path, out: Path, dtype: torch.dtype, tell: Tell
+    pipeline: Mapping[str, Any],
+    parts: Mapping[str, Part],
+    tokenizers: Mapping[str, Path],
+    out: Path,
+    dtype: torch.dtype,
+    tell: Tell,
 ) -> None:
     """Write our own layout."""
     for name, part in parts.items():
@@ -39,14 +44,15 @@ def export_own(
         with doing(f"write {path}"):
             save_tensors(path, dict(tensors(part, dtype)), part.spec)
         tell(str(path))
-    copy(tokenizer, out / TOKENIZER)
+    for name, words in tokenizers.items():
+        copy(words, out / TOKENIZERS[name])
     write_json(out / "pipeline.json", pipeline)
 
 
 def export_diffusers(
     pipeline: Mapping[str, Any],
     parts: Mapping[str, Part],
-    tokenizer: Path,
+    tokenizers: Mapping[str, Path],
     out: Path,
     dtype: torch.dtype,
     tell: Tell,
@@ -72,9 +78,11 @@ def export_diffusers(
         write_shards(folder, part, network, dtype)
         write_json(folder / "config.json", contents[name])
         tell(str(folder))
-    copy_tokenizer(tokenizer, out / "tokenizer")
+    for name, words in tokenizers.items():
+        copy_tokenizer(words, out / family.tokenizers[name])
     write_json(out / "scheduler" / "scheduler_config.json", scheduler(pipeline, family))
-    lengths = {part.skeleton.text_length for part in parts.values() if role_of(part.spec) == DENOISER}
+    denoisers = [part.outline for part in parts.values() if role_of(part.spec) == DENOISER]
+    lengths = {stream.length for network in denoisers for stream in network.streams.values()}
     if lengths != {family.text_length}:
         tell(
             f"note: {family.pipeline} fills texts up to {family.text_length} states, which this model does not know: "
@@ -148,7 +156,7 @@ def index(pipeline: Mapping[str, Any], family: Family, contents: Mapping[str, di
         **{"_class_name": family.pipeline, "_diffusers_version": "0.35.0"},
         **{"boundary_ratio": pipeline.get("boundary"), "expand_timesteps": False},
         "scheduler": ["diffusers", scheduler(pipeline, family)["_class_name"]],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        **dict.fromkeys(family.tokenizers.values(), ["transformers", "PreTrainedTokenizerFast"]),
         **classes,
     }
 

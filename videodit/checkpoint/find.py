@@ -12,8 +12,8 @@ from videodit.checkpoint import adapters
 from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.folder import Described, is_folder, read_folder
 from videodit.checkpoint.loose import loose_parts
-from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZER, first, lacking, of_role
-from videodit.checkpoint.pretrained import Components, Part, check_parts
+from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZERS, first, of_role
+from videodit.checkpoint.pretrained import Components, Part, check_parts, lacking
 from videodit.checkpoint.random_weights import TOLD, is_random
 from videodit.checkpoint.resolve import files_of, locate, locate_recorded, read_family
 from videodit.checkpoint.schemas import Base, Pipeline
@@ -54,7 +54,7 @@ def open_pipeline(
         warn(__name__, f"compile=true: there is no {absent} here, so the DiT runs uncompiled")
     if compiled and offload == "block":
         raise InputError("compile=true: blocks that come and go are not compiled; offload=block runs without it")
-    pipeline, parts, tokenizer = describe(model, base)
+    pipeline, parts, tokenizers = describe(model, base)
     if any(is_random(file.parents[1]) for part in parts.values() for file in part.weights.files):
         note(__name__, f"{model}: {TOLD}")
     check_parts(parts)
@@ -64,7 +64,7 @@ def open_pipeline(
     return Components(
         name=model,
         pipeline=_typed(pipeline, vae_dtype),
-        tokenizer=tokenizer_of(pipeline, parts, tokenizer),
+        tokenizers=tokenizers_of(pipeline, parts, tokenizers),
         device=torch.device(device),
         dtype=dtype or torch.float32,
         parts=parts,
@@ -115,7 +115,7 @@ def sketch_pipeline(
     return Components(
         name=name,
         pipeline=_typed(settings(name, exact=True), vae_dtype),
-        tokenizer=WordCount(),
+        tokenizers=dict.fromkeys(of_role(parts, TEXT_ENCODER), WordCount()),
         device=torch.device(device),
         dtype=dtype,
         parts=parts,
@@ -124,81 +124,102 @@ def sketch_pipeline(
     )
 
 
-def describe(model: str, base: str = "") -> tuple[dict[str, Any], dict[str, Part], Path]:
-    """What pipeline.json says or would say, the parts, and the tokenizer's file. `base`: see `open_pipeline`."""
+def describe(model: str, base: str = "") -> Described:
+    """What pipeline.json says or would say, the parts, and the tokenizers' files. `base`: see `open_pipeline`."""
     found, own = described(*locate(model), base)
     if base and not own:
         raise InputError(f"base={base}: model={model} is no change of another model")
     return found
 
 
-def tokenizer_of(pipeline: Mapping[str, Any], parts: Mapping[str, Part], path: Path) -> Tokenizer:
-    """The tokenizer of these networks."""
-    vocabulary = first(parts, TEXT_ENCODER).spec["arguments"]["vocabulary"]
-    length, mends = first(parts, DENOISER).outline.text_length, pipeline.get("prompts") == "ftfy"
-    return Tokenizer(path=path, length=length, vocabulary=vocabulary, mends=mends)
+def tokenizers_of(
+    pipeline: Mapping[str, Any], parts: Mapping[str, Part], paths: Mapping[str, Path]
+) -> dict[str, Tokenizer]:
+    """The tokenizers of these networks, in these files."""
+    streams, mends = first(parts, DENOISER).outline.streams, pipeline.get("prompts") == "ftfy"
+    return {
+        name: Tokenizer(
+            path=paths[name],
+            length=streams[name].length,
+            vocabulary=parts[name].spec["arguments"]["vocabulary"],
+            mends=mends,
+        )
+        for name in of_role(parts, TEXT_ENCODER)
+    }
 
 
 def described(path: Path, family: str | None, base: str = "", seen: Sequence[Path] = ()) -> tuple[Described, bool]:
     """`describe` of a folder or file, and whether it is a change of another model; `seen`: those that led to it."""
     if (path / "pipeline.json").is_file():
-        return _own(path, base, seen)
-    return read_folder(path, family) if is_folder(path) else _loose(path, family), False
+        found, is_change = _own(path, base, seen)
+    else:
+        found, is_change = read_folder(path, family) if is_folder(path) else _loose(path, family), False
+    pipeline, parts, tokenizers = found
+    return (pipeline, parts, {name: tokenizers[name] for name in of_role(parts, TEXT_ENCODER)}), is_change
+
+
+def _lacking(parts: Mapping[str, Part], tokenizers: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+    """The parts that a model lacks, and its text encoders without a tokenizer."""
+    needed = lacking(parts)
+    return needed, [name for name in of_role([*parts, *needed], TEXT_ENCODER) if name not in tokenizers]
 
 
 def _own(folder: Path, override: str, seen: Sequence[Path]) -> tuple[Described, bool]:
     """A folder of ours. Where its pipeline.json names a base, that has what the folder lacks."""
     file = folder / "pipeline.json"
     pipeline = read_json(file, Pipeline)
-    base, tokenizer = pipeline.pop("base", None), folder / TOKENIZER
-    wanted = [*lacking([]), *NAMES[DENOISER][1:] * ("boundary" in pipeline and base is None)]
-    there = [name for name in wanted if (folder / FILES[name]).is_file()]
-    missing = [FILES[name] for name in wanted if name not in there] + [TOKENIZER] * (not tokenizer.is_file())
-    if missing and base is None:
+    base = pipeline.pop("base", None)
+    experts = NAMES[DENOISER] if "boundary" in pipeline and base is None else NAMES[DENOISER][:1]
+    names = [*experts, *NAMES[TEXT_ENCODER], *NAMES[VAE]]
+    parts = {name: Part.own(folder / FILES[name]) for name in names if (folder / FILES[name]).is_file()}
+    tokenizers = {name: folder / words for name, words in TOKENIZERS.items() if (folder / words).is_file()}
+    needed, mute = _lacking(parts, tokenizers)
+    missing = [FILES[name] for name in [*needed, *experts[1:]] if name not in parts]
+    if base is None and (missing := [*missing, *(TOKENIZERS[name] for name in mute)]):
         raise InputError(f"{folder} lacks {', '.join(missing)}")
-    parts = {name: Part.own(folder / FILES[name]) for name in there}
     if len({part.step for name, part in parts.items() if ROLES[name] != VAE} - {None}) > 1:  # these train together
         raise InputError(f"{folder} is half written: run the training's command again")
     if base is not None:
         if folder.resolve() in seen:
             raise InputError(f"{file}: its base leads back to it")
-        rest, other = _base(file, base, override, [*seen, folder.resolve()])
-        parts, tokenizer = {**rest, **parts}, tokenizer if tokenizer.is_file() else other
-        if needed := lacking(parts):
+        rest, others = _base(file, base, override, [*seen, folder.resolve()])
+        parts, tokenizers = {**rest, **parts}, {**others, **tokenizers}
+        needed, mute = _lacking(parts, tokenizers)
+        if needed := [*needed, *(TOKENIZERS[name] for name in mute)]:
             raise InputError(f"{file}: its base has no {', '.join(needed)} with a fingerprint that it names")
     if (folder / adapters.FILE).is_file():
         parts = adapters.attach(parts, {str(folder): 1.0}, quiet=True)
-    return (pipeline, parts, tokenizer), base is not None
+    return (pipeline, parts, tokenizers), base is not None
 
 
-def _base(file: Path, base: Base, override: str, seen: Sequence[Path]) -> tuple[dict[str, Part], Path]:
-    """The parts that a pipeline.json says it has of the model that it is a change of, and that one's tokenizer."""
+def _base(file: Path, base: Base, override: str, seen: Sequence[Path]) -> tuple[dict[str, Part], dict[str, Path]]:
+    """The parts that a pipeline.json says it has of the model that it is a change of, and that one's tokenizers."""
     try:
         place = locate(override) if override else locate_recorded(base["model"], file, "base")
-        _, parts, tokenizer = described(*place, seen=seen)[0]
+        _, parts, tokenizers = described(*place, seen=seen)[0]
     except InputError as error:
         raise InputError(f"{file.parent} is a change of another model, which cannot be opened: {error}") from None
     wanted = base["weights"]
     if other := [part for part in wanted if part not in parts or parts[part].fingerprint != wanted[part]]:
         named = override or base["model"]
         raise InputError(f"{file.parent} is a change of {named}, which has other weights now ({', '.join(other)})")
-    return {part: parts[part] for part in wanted}, tokenizer
+    return {part: parts[part] for part in wanted}, tokenizers
 
 
 def _loose(path: Path, family: str | None) -> Described:
     """Files known by what they hold: the vendor's layout, or a transformer's file with the rest beside it."""
-    found, tokenizer = loose_parts(path)
+    found, tokenizers = loose_parts(path)
     if not of_role(found, DENOISER):
         raise InputError(f"{path}: no file of a transformer's weights is there")
     arguments = first(found, DENOISER).spec["arguments"]
     family = family or nearest_family(found)
-    needed = lacking(found)
-    if needed or tokenizer is None:
-        told = " and ".join([*needed, *["tokenizer"] * (tokenizer is None)])
-        _, rest, other = read_folder(files_of(family, f"{path}, which lacks {told}"))
-        found, tokenizer = {**{part: rest[part] for part in rest if part in needed}, **found}, tokenizer or other
+    needed, mute = _lacking(found, tokenizers)
+    if needed or mute:
+        told = " and ".join([*needed, *(Path(TOKENIZERS[name]).stem for name in mute)])
+        _, rest, others = read_folder(files_of(family, f"{path}, which lacks {told}"))
+        found, tokenizers = {**{part: rest[part] for part in rest if part in needed}, **found}, {**others, **tokenizers}
     pipeline = settings(family, exact=is_exact(family, arguments))
-    return pipeline, found, tokenizer
+    return pipeline, found, tokenizers
 
 
 def _typed(pipeline: dict[str, Any], vae_dtype: torch.dtype | None) -> dict[str, Any]:

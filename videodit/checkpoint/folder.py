@@ -22,7 +22,7 @@ from videodit.untrusted import check, read_json
 
 INDEX = "model_index.json"
 ABSENT = [None, None]  # a component that an index does not name
-Described = tuple[dict[str, Any], dict[str, Part], Path]
+Described = tuple[dict[str, Any], dict[str, Part], dict[str, Path]]
 
 
 def is_folder(path: Path) -> bool:
@@ -31,7 +31,7 @@ def is_folder(path: Path) -> bool:
 
 
 def read_folder(folder: Path, family: str | None = None) -> Described:
-    """What such a folder says of its pipeline, its parts, and its tokenizer's file.
+    """What such a folder says of its pipeline, its parts, and its tokenizers' files.
 
     `family`: the name in conf/pretrained by which it was asked for, if it was.
     """
@@ -66,7 +66,7 @@ def read_folder(folder: Path, family: str | None = None) -> Described:
         if index.get("boundary_ratio") is None:
             raise InputError(f"{file} lacks boundary_ratio, the time at which its two transformers take turns")
         pipeline["boundary"] = float(index["boundary_ratio"])
-    return pipeline, parts, _tokenizer(folder / "tokenizer")
+    return pipeline, parts, {name: _tokenizer(folder / theirs) for name, theirs in record.tokenizers.items()}
 
 
 def _agreed_shift(folder: Path, family: str | None, nearest: str, vendors: float, folders: float) -> float:

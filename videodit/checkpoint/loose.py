@@ -10,8 +10,8 @@ from videodit.checkpoint.families import by_sign
 from videodit.checkpoint.families.configs import Beside
 from videodit.checkpoint.families.lora import HIGH, LOW
 from videodit.checkpoint.keymap import prefixed
-from videodit.checkpoint.parts import NAMES, ROLES, first, lacking, of_role
-from videodit.checkpoint.pretrained import Part, misfits
+from videodit.checkpoint.parts import NAMES, ROLES, TOKENIZERS, first, of_role
+from videodit.checkpoint.pretrained import Part, lacking, misfits
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.trees import folders_of
 from videodit.checkpoint.weights import ENDINGS, PICKLES, Weights, open_weights
@@ -29,10 +29,10 @@ PREFIXES = (  # before the names of a part, in files of one part or of all
 )
 
 
-def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
-    """The parts in a folder, or in a file and beside it, and the tokenizer if it is there.
+def loose_parts(path: Path) -> tuple[dict[str, Part], dict[str, Path]]:
+    """The parts in a folder, or in a file and beside it, and the tokenizers that are there.
 
-    Beside a given file only the text encoder, the VAE and the other of two experts are looked for.
+    Beside a given file only the text encoders, the VAE and the other of two experts are looked for.
     """
     folders = folders_of(path)
     found = _given(path, folders) if path.is_file() else {}
@@ -61,14 +61,18 @@ def loose_parts(path: Path) -> tuple[dict[str, Part], Path | None]:
         raise refused[0]
     for folder in folders:
         _name_pickles(folder, found)
-    return found, _tokenizer(path, folders)
+    return found, _tokenizers(path, folders)
 
 
-def _tokenizer(path: Path, folders: Sequence[Path]) -> Path | None:
-    """The tokenizer's file beside a model's, two folders down at most."""
+def _tokenizers(path: Path, folders: Sequence[Path]) -> dict[str, Path]:
+    """The tokenizers' files beside a model's, two folders down at most."""
     top = path if path.is_dir() else path.parent
-    here = [place / "tokenizer.json" for place in (top, *folders)] + sorted(top.glob("*/*/tokenizer.json"))
-    return next((file for file in here if file.is_file()), None)
+    found = {}
+    for name, words in TOKENIZERS.items():
+        here = [place / words for place in (top, *folders)] + sorted(top.glob(f"*/*/{words}"))
+        if there := [file for file in here if file.is_file()]:
+            found[name] = there[0]
+    return found
 
 
 def _given(path: Path, folders: Sequence[Path]) -> dict[str, Part]:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from videodit.alive import doing
 from videodit.checkpoint.keymap import Table, match
-from videodit.checkpoint.parts import ROLES, of_role
+from videodit.checkpoint.parts import ROLES, name_of, of_role
 from videodit.checkpoint.store import HEADER, spec_of
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.build import checked, role_of, with_depths, without_weights
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
-from videodit.models.text import SmallT5, Tokenizer
+from videodit.models.pack import Ragged
+from videodit.models.text import TextEncoder, Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.nn.compiling import compile_blocks
 from videodit.nn.int8 import suits_int8, to_int8
@@ -186,14 +187,14 @@ class Components:
     """A model's networks, opened when first asked for.
 
     With `offload` "model" only one is open at a time, with "block" also only one block of it. With `quantize` "int8"
-    the text encoder and the DiTs have 8-bit matrices; with `compiled` the DiTs' blocks are compiled.
+    the text encoders and the DiTs have 8-bit matrices; with `compiled` the DiTs' blocks are compiled.
 
     Threads may share it: with `offload` "none" they use the networks at once, else one after the other (`in_use`).
 
     Args:
         name: what the user called it.
         pipeline: the flow, the shift, the sizes it knows, a request's defaults.
-        tokenizer: of the text encoder.
+        tokenizers: of the text encoders, by their names.
         dtype: of the weights, but for the VAE's where the pipeline says another.
         parts: networks on disk.
         networks: networks that are open already and stay so.
@@ -206,7 +207,7 @@ class Components:
         *,
         name: str,
         pipeline: Mapping[str, Any],
-        tokenizer: Tokenizer,
+        tokenizers: Mapping[str, Tokenizer],
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         parts: Mapping[str, Part] | None = None,
@@ -218,7 +219,7 @@ class Components:
         lora: Mapping[str, float] | None = None,
     ) -> None:
         self.lora = dict(lora or {})
-        self.name, self.pipeline, self.tokenizer = name, pipeline, tokenizer
+        self.name, self.pipeline, self.tokenizers = name, pipeline, tokenizers
         self.device, self.dtype, self.offload = device, dtype, offload
         self.vae_dtype = getattr(torch, pipeline.get("vae_dtype", ""), dtype)
         self.quantize, self.compiled = quantize, compiled
@@ -231,7 +232,7 @@ class Components:
         """The same model, of which nothing is open yet, with networks that are opened so."""
         how = {"offload": offload, "compiled": compiled, "quantize": self.quantize, "lora": self.lora}
         own = {"parts": self.parts, "networks": self._given, "fingerprints": self._fingerprints}
-        return Components(name=self.name, pipeline=self.pipeline, tokenizer=self.tokenizer, device=self.device,
+        return Components(name=self.name, pipeline=self.pipeline, tokenizers=self.tokenizers, device=self.device,
                           dtype=self.dtype, **own, **how)  # fmt: skip
 
     @contextmanager
@@ -275,7 +276,7 @@ class Components:
 
     def sizes(self, role: str) -> Any:
         """The network that does this, the first of several, to ask for its sizes: perhaps without weights."""
-        name = self.names(ROLES.get(role, role))[0]
+        name = self.names(role)[0]
         return self._given[name] if name in self._given else self.parts[name].outline
 
     @property
@@ -294,9 +295,13 @@ class Components:
         return self.network(self.experts[0])
 
     @property
-    def text(self) -> SmallT5:
-        """The text encoder."""
-        return self.network(self.names(TEXT_ENCODER)[0])
+    def text_encoders(self) -> list[TextEncoder]:
+        """The text encoders, in order. Each network is opened as it is called."""
+        names = self.names(TEXT_ENCODER)
+        return [TextEncoder(name, self.tokenizers[name], partial(self._states, name)) for name in names]
+
+    def _states(self, name: str, ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
+        return self.network(name)(ids.to(self.device), lengths)
 
     @property
     def vae(self) -> VideoVAE:
@@ -323,6 +328,14 @@ def check_parts(parts: Mapping[str, Part]) -> None:
         part.sources  # noqa: B018 - the check is what is wanted
 
 
+def lacking(parts: Mapping[str, Part]) -> list[str]:
+    """What a model with these parts cannot do without, and is not there: of text encoders those that denoisers read."""
+    denoisers = [one for one in (parts[name].outline for name in of_role(parts, DENOISER)) if isinstance(one, Denoiser)]
+    read = [stream for network in denoisers for stream in network.streams]
+    encoders = of_role(read, TEXT_ENCODER) or [name_of(TEXT_ENCODER)]
+    return [name for name in (name_of(DENOISER), *encoders, name_of(VAE)) if name not in parts]
+
+
 def misfits(parts: Mapping[str, Part]) -> list[str]:
     """What does not fit of the parts that are there, in words."""
     told, found = [], {name: part.outline for name, part in parts.items()}
@@ -340,7 +353,8 @@ def misfits(parts: Mapping[str, Part]) -> list[str]:
                 compare(name, "channels", network.channels, other, "latent_channels", part.latent_channels)
                 compare(name, "out_channels", network.out_channels, other, "latent_channels", part.latent_channels)
             elif ROLES[other] == TEXT_ENCODER:
-                compare(name, "text_dim", network.streams.get(other), other, "dim", part.dim)
+                width = network.streams[other].width if other in network.streams else None
+                compare(name, "text_dim", width, other, "dim", part.dim)
         compare(name, "patch", list(network.patch), denoisers[0], "patch", list(found[denoisers[0]].patch))
     return told
 

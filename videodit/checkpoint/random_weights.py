@@ -21,7 +21,7 @@ from videodit.atomic import atomic_folder, scratch_folder
 from videodit.checkpoint.export import export_diffusers
 from videodit.checkpoint.families import FAMILIES
 from videodit.checkpoint.folder import INDEX
-from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZER, first
+from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZERS, first, of_role
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_tensors
 from videodit.config import cache_dir
@@ -74,11 +74,13 @@ def _write(name: str, numbers: Mapping[str, Any], ours: Path, out: Path) -> None
         spec = {key: said[part][key] for key in ("architecture", "arguments")}
         save_tensors(ours / FILES[part], dict(_drawn(spec, said[part], generator)), spec)
         parts[part] = Part.own(ours / FILES[part])
-    tokenizer = byte_tokenizer(ours / TOKENIZER)
-    if len(tokenizer) > (room := first(said, TEXT_ENCODER)["arguments"]["vocabulary"]):
-        raise InputError(f"{where}: text.arguments.vocabulary={room}: the tokenizer has {len(tokenizer)} tokens")
+    tokenizers = {part: byte_tokenizer(ours / TOKENIZERS[part]) for part in of_role(parts, TEXT_ENCODER)}
+    for part, words in tokenizers.items():
+        if len(words) > (room := said[part]["arguments"]["vocabulary"]):
+            raise InputError(f"{where}: {part}.arguments.vocabulary={room}: the tokenizer has {len(words)} tokens")
     told: list[str] = []
-    export_diffusers(numbers, parts, tokenizer.path, out, torch.float32, told.append, family)
+    paths = {part: words.path for part, words in tokenizers.items()}
+    export_diffusers(numbers, parts, paths, out, torch.float32, told.append, family)
     if not (out / INDEX).is_file():
         raise InputError(f"{where}: {'; '.join(line for line in told if 'left out' in line)}")
 

@@ -13,11 +13,9 @@ from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.errors import InputError
 from videodit.models.pack import Ragged
-from videodit.models.text import SmallT5, Tokenizer
+from videodit.models.text import Encode, SmallT5, Tokenizer
 
 TOGETHER = 4  # prompts whose states are there together; progress is told after each lot
-
-Encode = Callable[[Tensor, tuple[int, ...]], Ragged]
 
 
 class Remembered:

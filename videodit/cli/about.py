@@ -14,20 +14,23 @@ from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.find import described
 from videodit.checkpoint.folder import is_folder
 from videodit.checkpoint.loose import identify_all, loose_parts
-from videodit.checkpoint.pretrained import Part, check_parts
+from videodit.checkpoint.parts import NAMES, ROLES, first, name_of, of_role
+from videodit.checkpoint.pretrained import Part, check_parts, lacking
 from videodit.checkpoint.random_weights import TOLD, is_random
 from videodit.checkpoint.resolve import families, files_of, from_hub, is_hub_id, read_family
 from videodit.checkpoint.store import is_held, load_tensors
 from videodit.checkpoint.weights import Weights, open_weights
 from videodit.config import assets_dir
 from videodit.errors import InputError
+from videodit.models.build import role_of
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.parallel.store import STATE
 from videodit.track.progress import duration, number
 from videodit.track.story import Story, tell
 from videodit.train.made import MODEL
 from videodit.untrusted import read_json
 
-NAMES = {"dit": "transformer", "dit_low": "transformer 2", "text": "text encoder", "vae": "VAE"}
+KINDS = {DENOISER: "transformer", TEXT_ENCODER: "text encoder", VAE: "VAE"}
 RUN = ("config.json", "metrics.jsonl")  # what makes a folder a run's
 FIRST = ("heldout/loss", "heldout/psnr", "psnr", "tokens/s", "memory GiB")  # of a run's last numbers, beside the loss
 MOST = 3  # of a run's last numbers
@@ -80,7 +83,9 @@ def model_lines(model: Model) -> Lines:
         yield "by an adapter", f"{_size(adapter)}, {_settings(adapter)}"
     if model.family:
         yield "family", model.family
-    yield from ((what, _part(model.parts[name])) for name, what in NAMES.items() if name in model.parts)
+    for role, kind in KINDS.items():
+        for count, name in enumerate(of_role(model.parts, role), 1):
+            yield kind if count == 1 else f"{kind} {count}", _part(model.parts[name])
     defaults = model.pipeline.get("defaults")
     if not defaults:
         yield "makes", "nothing by itself: other parts of a model are not beside it"
@@ -191,8 +196,8 @@ def _whole(folder: Path, family: str | None) -> Model:
 
 def _family(parts: Mapping[str, Part]) -> str:
     """The name in conf/pretrained that has this very transformer, or nothing."""
-    same = [name for name in families() if "dit" in parts and is_exact(name, parts["dit"].spec["arguments"])]
-    return same[0] if same else ""
+    arguments = first(parts, DENOISER).spec["arguments"]
+    return next((name for name in families() if is_exact(name, arguments)), "")
 
 
 def _named(name: str) -> Model:
@@ -203,8 +208,8 @@ def _named(name: str) -> Model:
     except InputError:
         if "hub" not in family:
             raise
-        parts = {part: Part(family[part], Weights([])) for part in ("dit", "text", "vae") if _known(family.get(part))}
-        parts |= {"dit_low": parts["dit"]} if "boundary" in family else {}
+        parts = {part: Part(family[part], Weights([])) for part in ROLES if _known(family.get(part))}
+        parts |= {NAMES[DENOISER][1]: first(parts, DENOISER)} if "boundary" in family else {}
         there = f"not here; generate takes them from https://huggingface.co/{family['hub']}"
         return Model(there, settings(name, exact=True), parts, name)
 
@@ -222,13 +227,12 @@ def _loose(path: Path) -> Model | None:
             raise
         parts = {}
     if not parts and path.is_file():  # a text encoder or a VAE alone
-        parts = {{"t5": "text", "video_vae": "vae"}.get(part.spec["architecture"], "dit"): part
-                 for part in identify_all(open_weights(path))}  # fmt: skip
+        parts = {name_of(role_of(part.spec)): part for part in identify_all(open_weights(path))}
     if not parts:
         return None
-    whole = {"dit", "text", "vae"} <= parts.keys()
-    family = nearest_family(parts) if "dit" in parts else ""
-    exact = bool(family) and is_exact(family, parts["dit"].spec["arguments"])
+    whole = not lacking(parts)
+    family = nearest_family(parts) if of_role(parts, DENOISER) else ""
+    exact = bool(family) and is_exact(family, first(parts, DENOISER).spec["arguments"])
     return Model(str(path), settings(family, exact=exact) if whole else {}, parts, family if exact else "")
 
 

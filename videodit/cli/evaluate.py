@@ -89,7 +89,7 @@ def held_out_losses(pipe: Pipe, benchmark: Benchmark, count: int, batch: int) ->
         shapes = [LatentShape(*x.shape[1:]) for x in latents]
         noise = [pipe.noise(int(i), shape).to(x) for i, shape, x in zip(part, shapes, latents, strict=True)]
         points = list(zip(latents, noise, times[part], strict=True))
-        predict = pipe.network("dit", pipe.encode([pairs[i][0] for i in part]), times[part])
+        predict = pipe.network(pipe.parts.experts[0], pipe.encode([pairs[i][0] for i in part]), times[part])
         predicted = predict([pipe.path.add_noise(*point) for point in points], times[part])
         wanted = [pipe.path.target(*point) for point in points]
         losses += [(x.float() - y).square().mean().cpu() for x, y in zip(predicted, wanted, strict=True)]

@@ -11,12 +11,14 @@ from videodit.checkpoint import adapters
 from videodit.checkpoint.export import export_diffusers, export_own, tensors
 from videodit.checkpoint.find import described
 from videodit.checkpoint.latents import encoder_fingerprint
+from videodit.checkpoint.parts import first, name_of
 from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import locate
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.cli.about import is_run
 from videodit.cli.settings import Export
 from videodit.errors import InputError
+from videodit.models.interfaces import VAE
 from videodit.nn.device import pick_dtype
 from videodit.printable import answer
 from videodit.train.init import base_named, find_vae, open_vae
@@ -37,11 +39,11 @@ def run(asked: Export) -> None:
     if is_run(out):
         raise InputError(f"out={out}: it is a run's folder, which opens as that run's model; name another")
     check_output(out / "pipeline.json")
-    pipeline, parts, tokenizer = described(*locate(asked.model), asked.base)[0]
+    pipeline, parts, tokenizers = described(*locate(asked.model), asked.base)[0]
     check_parts(parts)
     parts = adapters.attach(parts, adapters.parse(asked.lora))
     if asked.vae_from:
-        parts["vae"] = same_latents(find_vae(asked.vae_from), parts["vae"])
+        parts[name_of(VAE)] = same_latents(find_vae(asked.vae_from), first(parts, VAE))
     if asked.base:
         if asked.format != "videodit":
             raise InputError(f"base={asked.base}: only format=videodit leaves parts out")
@@ -49,7 +51,7 @@ def run(asked: Export) -> None:
         same = [name for name, part in parts.items() if equal(part, base.parts.get(name))]
         pipeline, parts = {"base": base.named(same), **pipeline}, {k: v for k, v in parts.items() if k not in same}
     check_room(out, sum(part.count for part in parts.values()) * dtype.itemsize, "the export")
-    FORMATS[asked.format](pipeline, parts, tokenizer, out, dtype, answer)
+    FORMATS[asked.format](pipeline, parts, tokenizers, out, dtype, answer)
 
 
 def equal(part: Part, other: Part | None) -> bool:

@@ -188,12 +188,13 @@ def tell(pipe: Pipe, requests: Sequence[Request], layout: Layout | None = None) 
     """Say what the model will do differently from what the words or numbers suggest."""
     if line := pipe.attention.told(pipe.options.kernel):
         say(line)
-    words = {word for request in requests for word in pipe.parts.tokenizer.unknown_words(request.prompt)}
-    if words:
+    tokenizers = [encoder.tokenizer for encoder in pipe.parts.text_encoders]
+    unknown = [{word for one in requests for word in own.unknown_words(one.prompt)} for own in tokenizers]
+    if words := set.intersection(*unknown):
         say(f"words the model does not know: {', '.join(sorted(words))}")
     lines = []
     for request in requests:
-        if rest := pipe.parts.tokenizer.unread(request.prompt):
+        if rest := min((tokenizer.unread(request.prompt) for tokenizer in tokenizers), key=len):
             say(f"the prompt is too long for the model, which does not read: {rest[:60]}{'…' * (len(rest) > 60)}")
         made = made_in(layout, pipe.stride) if layout else pipe.native(request)
         lines.append(told(request, made, pipe.defaults["fps"]))

@@ -17,6 +17,7 @@ from videodit.errors import InputError
 from videodit.generate.admission import job_of, setup_of
 from videodit.generate.pipe import Pipe, load
 from videodit.generate.request import Request
+from videodit.models.interfaces import VAE
 from videodit.nn.device import pick_device, pick_dtype
 from videodit.plan.generation import Planner, base_memory
 from videodit.plan.machine import GIB, Limit, limits, rates, resident, room, size_of
@@ -55,7 +56,7 @@ def run(asked: Plan) -> None:
 
 def disk(pipe: Pipe, request: Request) -> str:
     """What is written where the command runs: latents before decoding, then the video."""
-    vae, shape = pipe.parts.sizes("vae"), pipe.native(request)
+    vae, shape = pipe.parts.sizes(VAE), pipe.native(request)
     latent = shape.latent(vae.stride)
     latents = 4 * vae.latent_channels * latent.frames * latent.height * latent.width
     video = PACKED * request.frames * request.height * request.width

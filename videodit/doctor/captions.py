@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videodit.doctor.finding import Finding, judged
-from videodit.models.pack import Context, Ragged
+from videodit.models.pack import Context
 from videodit.models.text import BLANKLESS
 
 FEWEST = 48  # clips below which the probe says that it cannot tell
@@ -80,15 +80,16 @@ def order_counts(encode: Callable[[Sequence[str]], Context], captions: Sequence[
     if not told:
         return Finding(name, "unknown", "no caption has more than three words")
     mixed = [" ".join(chooser.sample(words, len(words))) for words in told]
-    was, now = (_mean_states(encode(said).streams["text"]) for said in ([" ".join(words) for words in told], mixed))
+    was, now = (_mean_states(encode(said)) for said in ([" ".join(words) for words in told], mixed))
     change = ((now - was).norm(dim=1) / was.norm(dim=1)).mean().item()
     said = f"shuffled words change a caption's mean state by {100 * change:.1f} %, at least {100 * ORDER:g}"
     return judged(name, change >= ORDER, said, "the text encoder sees bags of words: its attention is dead")
 
 
-def _mean_states(text: Ragged) -> Tensor:
-    """One vector a caption (n,E)."""
-    return torch.stack([states.float().mean(0) for states in text.states.split(text.lengths)])
+def _mean_states(context: Context) -> Tensor:
+    """One vector a caption (n,E), E of all streams."""
+    each = (stream.states.split(stream.lengths) for stream in context.streams.values())
+    return torch.stack([torch.cat([one.float().mean(0) for one in own]) for own in zip(*each, strict=True)])
 
 
 def bag_of_words(captions: Sequence[str]) -> Tensor:

@@ -180,11 +180,13 @@ class Visit:
         return Finding("a step fits into memory", "ok", told)
 
     def heard(self) -> Finding:
-        """How much of the captions the text encoder knows."""
-        text = self.made.objective.text
-        learns = isinstance(text, nn.Module) and any(p.requires_grad for p in text.parameters())
-        words = [self.made.pipe.parts.tokenizer.words(caption) for _, caption in self.data]
-        return captions_heard(words, frozen=not learns)
+        """How much of the captions the text encoder knows, or that of several which knows most."""
+        encoders = self.made.objective.text_encoders
+        modules = [encoder.network for encoder in encoders if isinstance(encoder.network, nn.Module)]
+        learns = any(parameter.requires_grad for network in modules for parameter in network.parameters())
+        heard = ([encoder.tokenizer.words(caption) for encoder in encoders] for _, caption in self.data)
+        best = [max(each, key=lambda words: sum(known for _, known in words)) for each in heard]
+        return captions_heard(best, frozen=not learns)
 
     def told(self) -> Finding:
         """Whether captions are of their clips."""
@@ -275,12 +277,12 @@ class Visit:
         pipe, wanted, caption = self.made.pipe, self.one.latents[0], self.one.captions[0]
         shape = LatentShape(*wanted.shape[1:])
         times = [linear(SAMPLING, pipe.shift(shape))]
-        visited = pipe.path.own(visits("euler", times))
+        visited, [name] = pipe.path.own(visits("euler", times)), pipe.parts.experts
         with autocast(self.mesh.device, self.precision):
-            velocity = rectified(pipe.path, pipe.network("dit", pipe.encode([caption]), visited))
+            velocity = rectified(pipe.path, pipe.network(name, pipe.encode([caption]), visited))
             made = sampler("euler")(velocity, [pipe.noise(0, shape).to(self.mesh.device)], times)[0]
             for label, latents in (("the clip", wanted), ("sampled after learning it", made)):
-                clip = pipe.parts.network("vae").decode(latents[None].to(self.mesh.device))[0]
+                clip = pipe.parts.vae.decode(latents[None].to(self.mesh.device))[0]
                 self.pictures.add(f"{label}: {caption}", clip)
         return checks.comes_back(made.cpu(), wanted, checks.SAMPLED)
 
@@ -319,5 +321,5 @@ def copies(made: Made) -> ClipBatch | LatentBatch:
 
 
 def tokens(made: Made, caption: str) -> int:
-    """How many a caption has beside the one that ends it: without any there is nothing to attend to by choice."""
-    return made.pipe.parts.tokenizer([caption])[1][0] - 1
+    """How many a caption has beside the ones that end it: without any there is nothing to attend to by choice."""
+    return sum(encoder.tokenizer([caption])[1][0] - 1 for encoder in made.pipe.parts.text_encoders)

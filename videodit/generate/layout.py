@@ -16,18 +16,22 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.parts import NAMES
 from videodit.errors import InputError
 from videodit.generate.model import Model
 from videodit.generate.request import Request
-from videodit.models.pack import Context
-from videodit.models.text import LONGEST
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER
+from videodit.models.pack import Context, Lengths, Ragged
+from videodit.models.text import LONGEST, TextEncoder
 from videodit.shapes import LatentShape, Triple, VideoShape
 
 MANY = 2**14  # videos made together
 Whole = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]
-Lengths = Annotated[list[Count], Field(min_length=1, max_length=MANY)]
+Each = Annotated[list[Count], Field(min_length=2, max_length=len(NAMES[TEXT_ENCODER]))]
+Tokens = Count | Each  # of a prompt: by the one text encoder, or by each
+PerPlace = Annotated[list[Tokens], Field(min_length=1, max_length=MANY)]
 Guidance = float | tuple[float, ...]  # of all experts, or each one's
 
 
@@ -37,8 +41,8 @@ class Layout(TypedDict):
     """
 
     shapes: Annotated[list[Shape], Field(min_length=1, max_length=MANY)]
-    prompts: Lengths
-    negatives: Lengths
+    prompts: PerPlace
+    negatives: PerPlace
     guided: Annotated[list[bool], Field(min_length=1, max_length=16)]
     place: Whole
 
@@ -69,15 +73,30 @@ def layouts(model: Model, requests: Sequence[Request]) -> list[Layout]:
     if requests[0].step_cache and len(requests) > 1:  # which are made alone: see `Pipe.denoise`
         return [layouts(model, [one])[0] for one in requests]
     shapes = [model.native(one).latent(model.stride) for one in requests]
-    lengths = model.parts.tokenizer([one.prompt for one in requests] + [one.negative for one in requests])[1]
     numbers = range(len(model.parts.experts))
     pack = {
         "shapes": [[shape.frames, shape.height, shape.width] for shape in shapes],
-        "prompts": list(lengths[: len(requests)]),
-        "negatives": list(lengths[len(requests) :]),
+        "prompts": tokens_of([one.prompt for one in requests], model.parts.text_encoders),
+        "negatives": tokens_of([one.negative for one in requests], model.parts.text_encoders),
         "guided": [any(own_guidance(one.guidance, number) != 1 for one in requests) for number in numbers],
     }
     return [Layout(**pack, place=place) for place in range(len(requests))]
+
+
+def tokens_of(prompts: Sequence[str], encoders: Sequence[TextEncoder]) -> list[Tokens]:
+    """How many tokens each prompt has, as a layout keeps it."""
+    several = [encoder.tokenizer(prompts)[1] for encoder in encoders]
+    return list(several[0]) if len(several) == 1 else [list(each) for each in zip(*several, strict=True)]
+
+
+def lengths_of(tokens: Sequence[Tokens], encoders: Sequence[TextEncoder]) -> Lengths:
+    """The other way round: how many states each prompt has in the streams."""
+    columns = zip(*map(_row, tokens), strict=True)
+    return {encoder.name: own for encoder, own in zip(encoders, columns, strict=True)}
+
+
+def _row(tokens: Tokens) -> list[int]:
+    return [tokens] if isinstance(tokens, int) else tokens
 
 
 def start(model: Model, requests: Sequence[Request], layout: Layout) -> Start:
@@ -88,19 +107,21 @@ def start(model: Model, requests: Sequence[Request], layout: Layout) -> Start:
         noise = [model.noise(one.seed, shape) for one, shape in zip(requests, shapes, strict=True)]
         return Start(context, noise, guidance, range(len(requests)))
     noise = model.noise(requests[0].seed, shapes[layout["place"]])
-    return among_dummies(context, noise, guidance[0], layout)
+    lengths = lengths_of(layout["prompts"] + layout["negatives"], model.parts.text_encoders)
+    return among_dummies(context, lengths, noise, guidance[0], layout)
 
 
-def among_dummies(context: Context, noise: Tensor, guidance: Guidance, layout: Layout) -> Start:
+def among_dummies(context: Context, lengths: Lengths, noise: Tensor, guidance: Guidance, layout: Layout) -> Start:
     """Put a request's context (prompt, negative), noise (C,t,h,w) and guidance at their place in a pack of such shapes.
 
     The other places have states of zeros, and noise of another seed.
     """
     place, shapes = layout["place"], layout["shapes"]
-    lengths = (*layout["prompts"], *layout["negatives"])
-    texts = context.streams["text"]
-    states = [texts.states.new_zeros(length, texts.states.shape[1]) for length in lengths]
-    states[place], states[len(shapes) + place] = texts.states.split(texts.lengths)
+    streams = {}
+    for name, own in context.streams.items():
+        states = [own.states.new_zeros(length, own.states.shape[1]) for length in lengths[name]]
+        states[place], states[len(shapes) + place] = own.states.split(own.lengths)
+        streams[name] = Ragged(torch.cat(states), lengths[name])
     draw = torch.Generator("cpu").manual_seed(0)
     clips: list[Tensor] = [
         noise if number == place else torch.randn(len(noise), *shape, generator=draw).to(noise)
@@ -108,7 +129,7 @@ def among_dummies(context: Context, noise: Tensor, guidance: Guidance, layout: L
     ]
     other = tuple(2.0 if on else 1.0 for on in layout["guided"])
     scales = [guidance if number == place else other for number in range(len(shapes))]
-    return Start(Context.text(torch.cat(states), lengths), clips, scales, [place])
+    return Start(Context(streams), clips, scales, [place])
 
 
 def fitting(model: Model, layout: Layout, requests: Sequence[Request], where: str = "layout") -> Layout:
@@ -119,10 +140,11 @@ def fitting(model: Model, layout: Layout, requests: Sequence[Request], where: st
     for shape in layout["shapes"]:
         LatentShape(*shape).grid(model.patch)
     own, place = layouts(model, requests)[0], layout["place"]
-    longest = model.parts.sizes("dit").text_length or LONGEST
+    streams = model.parts.sizes(DENOISER).streams
     fits = all(own[key][0] == layout[key][place] for key in ("prompts", "negatives"))
     fits = fits and own["shapes"][0][1:] == layout["shapes"][place][1:]
-    fits = fits and max(*layout["prompts"], *layout["negatives"]) <= longest
+    lengths = lengths_of(layout["prompts"] + layout["negatives"], model.parts.text_encoders) if fits else {}
+    fits = fits and all(max(own) <= (streams[name].length or LONGEST) for name, own in lengths.items())
     experts = list(zip(own["guided"], layout["guided"], strict=False))
     fits = fits and len(experts) == len(layout["guided"]) == len(own["guided"])
     fits = fits and all(pack or not one for one, pack in experts)
@@ -136,6 +158,8 @@ def check_layout(layout: Layout, where: object) -> None:
     counts = {len(layout[key]) for key in ("shapes", "prompts", "negatives")}
     if len(counts) != 1 or layout["place"] >= len(layout["shapes"]):
         raise InputError(f"{where}: made_with.layout: a pack has a shape, a prompt and a negative for each place")
+    if len({len(_row(tokens)) for tokens in layout["prompts"] + layout["negatives"]}) != 1:
+        raise InputError(f"{where}: made_with.layout: all prompts and negatives have as many text encoders")
 
 
 def made_in(layout: Layout, stride: Triple) -> VideoShape:

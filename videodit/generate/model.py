@@ -25,8 +25,9 @@ from videodit.flow.schedules import scheduled
 from videodit.flow.times import shift_of
 from videodit.generate.request import Request
 from videodit.generate.velocity import InContext, OnePass, Scales, TwoPasses, loop
-from videodit.models.interfaces import Runner, run_blocks
+from videodit.models.interfaces import DENOISER, VAE, Runner, run_blocks
 from videodit.models.pack import Context, Ragged
+from videodit.models.text import TextEncoder
 from videodit.nn.device import name_of
 from videodit.nn.kernels import AUTO, Use
 from videodit.shapes import LatentShape, Triple, VideoShape
@@ -74,12 +75,12 @@ class Model:
     @property
     def patch(self) -> Triple:
         """Latent frames, rows and columns of a token."""
-        return self.parts.sizes("dit").patch
+        return self.parts.sizes(DENOISER).patch
 
     @property
     def stride(self) -> Triple:
         """Frames, rows and columns of a latent."""
-        return self.parts.sizes("vae").stride
+        return self.parts.sizes(VAE).stride
 
     def native(self, request: Request) -> VideoShape:
         """The shape to denoise at: to the last frame asked for at the model's own rate, at a size that it knows."""
@@ -93,7 +94,7 @@ class Model:
 
     def noise(self, seed: int, shape: LatentShape) -> Tensor:
         """The starting noise (C,t,h,w) of a seed: float32 from the CPU's generator, whatever the device."""
-        size = (1, self.parts.sizes("vae").latent_channels, shape.frames, shape.height, shape.width)
+        size = (1, self.parts.sizes(VAE).latent_channels, shape.frames, shape.height, shape.width)
         return torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed))[0]
 
     def times(self, request: Request, shape: LatentShape) -> Tensor:
@@ -111,18 +112,19 @@ class Model:
         return sampler(name, **told)
 
     def encode(self, prompts: Sequence[str]) -> Context:
-        """B prompts -> what denoisers attend to: text states, each prompt's by itself, so that they are the same in any
-        company. Where networks come and go, states are kept on disk.
+        """B prompts -> what denoisers attend to: a stream of states by each text encoder, each prompt's by itself, so
+        that they are the same in any company. Where networks come and go, states are kept on disk.
         """
-        ids, lengths = self.parts.tokenizer(prompts)
-        if self.parts.offload == "none":
-            return Context({"text": finite(encode_alone(ids, lengths, self._states))})
-        made_by = f"{self.parts.parts['text'].weights.fingerprint}/{self.parts.dtype}/{self.parts.quantize}"
-        text = encode_cached(cache_dir() / "text", made_by, ids, lengths, self._states)
-        return Context.text(text.states.to(self.parts.device), text.lengths)
+        return Context({encoder.name: self._states(encoder, prompts) for encoder in self.parts.text_encoders})
 
-    def _states(self, ids: Tensor, lengths: tuple[int, ...]) -> Ragged:
-        return self.parts.text(ids.to(self.parts.device), lengths)
+    def _states(self, encoder: TextEncoder, prompts: Sequence[str]) -> Ragged:
+        ids, lengths = encoder.tokenizer(prompts)
+        if self.parts.offload == "none":
+            return finite(encode_alone(ids, lengths, encoder.network))
+        weights = self.parts.parts[encoder.name].weights.fingerprint
+        made_by = f"{weights}/{self.parts.dtype}/{self.parts.quantize}"
+        text = encode_cached(cache_dir() / "text", made_by, ids, lengths, encoder.network)
+        return Ragged(text.states.to(self.parts.device), text.lengths)
 
     def network(self, name: str, context: Context, times: Tensor, run: Runner = run_blocks) -> Velocity:
         """A denoiser in this context as a function of (x, t); `times`: all that will come, (n,)."""
@@ -145,7 +147,7 @@ class Model:
     @property
     def attention(self) -> Use:
         """What the denoisers' attention asks of a kernel."""
-        return self.parts.sizes("dit").attention(self.parts.device, self.parts.dtype, grad=False)
+        return self.parts.sizes(DENOISER).attention(self.parts.device, self.parts.dtype, grad=False)
 
     @property
     def made_with(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import videodit
 from videodit.alive import doing
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
+from videodit.checkpoint.parts import name_of
 from videodit.decode import decode_stepping_down, ways
 from videodit.errors import InputError
 from videodit.flow.guidance import by_time
@@ -27,6 +28,7 @@ from videodit.generate.model import Model
 from videodit.generate.request import Request, complete
 from videodit.generate.velocity import BetweenSteps, Cancel, Progress, Runners, check_cancel, check_finite
 from videodit.generate.video import Denoised, Video, finish
+from videodit.models.interfaces import VAE
 from videodit.nn.device import pick_device, pick_dtype
 from videodit.nn.kernels import AUTO
 from videodit.nn.stepcache import summary
@@ -109,7 +111,7 @@ class Pipe(Model):
         """What was denoised -> a video. Where memory runs out it goes on in smaller pieces, and says so."""
         down = ways(tuple(one.latents.shape[1:]), self.parts.device, self.options.decoding)
         with doing("decode the video"), self.parts.in_use():
-            clip, way = decode_stepping_down(partial(self.parts.network, "vae"), one.latents, down)
+            clip, way = decode_stepping_down(partial(self.parts.network, name_of(VAE)), one.latents, down)
         check_finite([clip], "vae_dtype", self.parts.vae_dtype, "the decoded clip")
         record = {**one.record, "made_with": {**one.record["made_with"], "decoding": asdict(way)}}
         return finish(clip, self.defaults["fps"], one.request, record)

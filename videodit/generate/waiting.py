@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from videodit.checkpoint.parts import first, name_of
 from videodit.checkpoint.resolve import bundled, families
 from videodit.checkpoint.store import load_tensors, save_tensors
 from videodit.data.video import KINDS
@@ -28,6 +29,7 @@ from videodit.generate.pipe import Pipe
 from videodit.generate.record import checked
 from videodit.generate.request import OWN, Request
 from videodit.generate.video import Denoised
+from videodit.models.interfaces import VAE
 from videodit.printable import note, warn
 from videodit.signals import later
 from videodit.untrusted import check
@@ -181,7 +183,7 @@ def read(path: Path) -> Waiting:
 
 def denoised(pipe: Pipe, path: Path, waiting: Waiting) -> list[Denoised]:
     """What waits in a file, to be decoded by a pipe. InputError where that has another VAE, or they do not fit."""
-    own, theirs = pipe.parts.fingerprints["vae"], waiting.records[0]["weights"].get("vae")
+    own, theirs = first(pipe.parts.fingerprints, VAE), waiting.records[0]["weights"].get(name_of(VAE))
     if own != theirs:
         raise InputError(f"{path}: its latents are of another VAE ({theirs}) than the model's ({own})")
     requests = [pipe.request(**{key: one[key] for key in OWN if key in one}) for one in waiting.records]
@@ -193,7 +195,7 @@ def denoised(pipe: Pipe, path: Path, waiting: Waiting) -> list[Denoised]:
 
 def check_latents(model: Model, path: Path, waiting: Waiting, requests: Sequence[Request]) -> None:
     """Refuse latents that are not of their requests. Records of old files are told what they were made at."""
-    vae = model.parts.sizes("vae")
+    vae = model.parts.sizes(VAE)
     for number, (x, one, record) in enumerate(zip(waiting.latents, requests, waiting.records, strict=True)):
         # How many frames are made for those that are asked for has been another number.
         latent_frames = x.shape[1] if x.ndim == 4 else 1

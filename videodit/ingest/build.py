@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from videodit.atomic import check_output
-from videodit.checkpoint.find import describe
+from videodit.checkpoint.find import describe, tokenizers_of
+from videodit.checkpoint.parts import first
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
 from videodit.checkpoint.weights import Weights
@@ -23,7 +24,7 @@ from videodit.ingest.settings import OF_FILES, Ingest
 from videodit.ingest.shape import USUAL, Shape
 from videodit.ingest.stages import Caption, Cut, Measure
 from videodit.ingest.writing import alone, write_files, write_set
-from videodit.models.text import Tokenizer
+from videodit.models.interfaces import DENOISER, VAE
 from videodit.models.vae import VideoVAE
 from videodit.nn.device import pick_device
 from videodit.parallel.mesh import Mesh
@@ -110,18 +111,18 @@ def networks_of(cfg: Ingest) -> Sizes:
     """The sizes that the VAE of `vae=` takes, and the DiT of `text=` or else of `vae=`; what none names is as usual."""
     stride, patch = USUAL
     if cfg.vae:
-        stride = (by_numbers(cfg.vae, "vae") or find_vae(cfg.vae)).outline.stride
+        stride = (by_numbers(cfg.vae, VAE) or find_vae(cfg.vae)).outline.stride
         with suppress(InputError):  # a VAE alone
-            patch = (by_numbers(cfg.vae, "dit") or describe(cfg.vae)[1]["dit"]).outline.patch
+            patch = (by_numbers(cfg.vae, DENOISER) or first(describe(cfg.vae)[1], DENOISER)).outline.patch
     if cfg.text:
-        patch = (by_numbers(cfg.text, "dit") or base_named("text", cfg.text).parts["dit"]).outline.patch
+        patch = (by_numbers(cfg.text, DENOISER) or first(base_named("text", cfg.text).parts, DENOISER)).outline.patch
     return Sizes(stride, patch)
 
 
-def by_numbers(model: str, part: str) -> Part | None:
+def by_numbers(model: str, role: str) -> Part | None:
     """A network of a public name without its files, which sizes do not need; None where it has no class here."""
     family = read_family(model) if model in families() else {}
-    return Part(family[part], Weights([])) if "defaults" in family else None
+    return Part(first(family, role), Weights([])) if "defaults" in family else None
 
 
 def coarser(sizes: Sizes, multiple: int | None) -> Sizes:
@@ -154,11 +155,11 @@ def texts(cfg: Ingest, base: Base, found: Outcome, out: Path) -> None:
     """Have the set keep the states of its captions, as a training from this model would make them."""
     device = pick_device(cfg.device)
     mesh = Mesh(launch=Launch(), device=device, sizes=(1, 1, 1))
-    length = base.parts["dit"].outline.text_length
-    tokenizer = Tokenizer(path=base.tokenizer, length=length, mends=base.mends)
+    tokenizers = tokenizers_of(base.pipeline, base.parts, base.tokenizers)
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
-    tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
-    remembered(base, tokenizer, ["", *sorted(captions)], mesh, kept_in(cfg.precision, device), out / "cache" / "text")
+    for tokenizer in tokenizers.values():
+        tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
+    remembered(base, tokenizers, ["", *sorted(captions)], mesh, kept_in(cfg.precision, device), out / "cache" / "text")
 
 
 def named_vae(name: str) -> VideoVAE:

@@ -18,8 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.errors import InputError
-from videodit.models.interfaces import Denoiser, Runner, Span, State, run_blocks
-from videodit.models.pack import Context, Pack, Ragged, Times
+from videodit.models.interfaces import Denoiser, Runner, Span, State, Stream, run_blocks
+from videodit.models.pack import Context, Lengths, Pack, Ragged, Times
 from videodit.nn.embed import TimeEmbed
 from videodit.nn.kernels import attend
 from videodit.nn.linear import FeedForward, Linear
@@ -215,7 +215,7 @@ class DiT(Denoiser):
         self.patch = (patch[0], patch[1], patch[2])
         self.time_mode, self.width, self.heads, self.ffn = time, dim, heads, ffn
         self.text_length, self.fractions = text_length, fractions
-        self.channels, self.out_channels, self.streams = channels, out_channels, {"text": text_dim}
+        self.channels, self.out_channels, self.streams = channels, out_channels, {"text": Stream(text_dim, text_length)}
         volume = patch[0] * patch[1] * patch[2]
         self.embed = Linear(channels * volume, dim)
         self.text_embed = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
@@ -280,9 +280,9 @@ class DiT(Denoiser):
             out = torch.cat([part[:-1] for part in out.split([n + 1 for n in pack.lengths])])
         return out
 
-    def kept(self, lengths: Sequence[int]) -> int:
+    def kept(self, lengths: Lengths) -> int:
         """Numbers that a session keeps for prompts of these lengths: the keys and values of every block."""
-        states = sum(self.attended(length) for length in lengths)
+        states = sum(self.attended(length) for length in lengths["text"])
         return 0 if self.time_mode == "cross" else 2 * states * self.width * len(self.blocks)
 
     def attended(self, length: int) -> int:

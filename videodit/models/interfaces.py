@@ -6,12 +6,12 @@ B clips, L tokens in all; l of them in this process
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from videodit.models.pack import Context, Pack, Times
+from videodit.models.pack import Context, Lengths, Pack, Times
 from videodit.nn.kernels import AUTO, Use, attend
 from videodit.shapes import Triple
 
@@ -50,14 +50,23 @@ class Stacked(nn.Module):
         return [block for stack in self.stacks().values() for block in stack]
 
 
+class Stream(NamedTuple):
+    """A stream of the context as a denoiser attends to it.
+
+    width: of its states. length: states of a prompt, whatever its own number; 0: its own alone.
+    """
+
+    width: int
+    length: int = 0
+
+
 class Denoiser(Stacked):
     """A network that denoises packs.
 
     ADAPTABLE: names, inside a block, of the linears that an adapter may change.
     channels, out_channels: of latents, in and out.
     patch: latent frames, rows and columns of one token.
-    streams: width of the states of each stream of the context that it attends to.
-    text_length: states of a text that it attends to, whatever the prompt's own; 0: those alone.
+    streams: those of the context that it attends to, by their names.
     width: values of a token between the blocks.
     heads: of every attention.
     kernel: of attention, a name of `nn.kernels.KERNELS` or "auto".
@@ -70,8 +79,7 @@ class Denoiser(Stacked):
     channels: int
     out_channels: int
     patch: Triple
-    streams: Mapping[str, int]
-    text_length: int = 0
+    streams: Mapping[str, Stream]
     width: int
     heads: int
     kernel: str = AUTO
@@ -95,10 +103,12 @@ class Denoiser(Stacked):
         raise NotImplementedError
 
     def flops(self, tokens: int, states: int) -> float:
-        """Floating-point operations of the matmuls of one forward pass over a clip with these tokens and states."""
+        """Floating-point operations of the matmuls of one forward pass over a clip with so many tokens, and so many
+        states in each stream.
+        """
         raise NotImplementedError
 
-    def kept(self, lengths: Sequence[int]) -> int:
+    def kept(self, lengths: Lengths) -> int:
         """Numbers that a session keeps for prompts of these lengths."""
         raise NotImplementedError
 

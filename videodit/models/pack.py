@@ -5,7 +5,7 @@ B clips, L tokens in all, C latent channels, D = C*pt*ph*pw values a token, S st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from videodit.shapes import LatentShape, Triple
 
 DENOISED, KNOWN, REFERENCE = 0, 1, 2  # what a token is for
+
+Lengths = Mapping[str, tuple[int, ...]]  # of each stream of a context: how many states belong to each clip
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,6 @@ class Context:
     streams: Mapping[str, Ragged]
     pooled: Mapping[str, Tensor] = field(default_factory=dict)
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def text(cls, states: Tensor, lengths: Iterable[int]) -> Context:
-        """A text's states (S,E) alone, of B prompts with these lengths."""
-        return cls({"text": Ragged(states, tuple(lengths))})
 
     def of(self, clips: Sequence[int]) -> Context:
         """That of some clips, in this order."""

@@ -13,10 +13,10 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +183,22 @@ class Tokenizer:
         """The library's encoding of each prompt, which is clean. Raises InputError where the file is at fault."""
         with _refusals(self.path):
             return self._backend.encode_batch(prompts)
+
+
+Encode = Callable[[Tensor, tuple[int, ...]], Ragged]  # token ids (S,) of B prompts with these lengths -> their states
+
+
+class TextEncoder(NamedTuple):
+    """A text encoder and its tokenizer. name: of the part, and of the stream of its states in a context."""
+
+    name: str
+    tokenizer: Tokenizer
+    network: Encode
+
+    def __call__(self, prompts: Sequence[str], device: torch.device) -> Ragged:
+        """B prompts -> their states, from a network on this device."""
+        ids, lengths = self.tokenizer(prompts)
+        return self.network(ids.to(device), lengths)
 
 
 @contextmanager

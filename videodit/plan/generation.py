@@ -9,11 +9,12 @@ from itertools import product
 
 import torch
 
-from videodit.checkpoint.parts import ROLES, first
+from videodit.checkpoint.parts import ROLES, first, of_role
 from videodit.checkpoint.pretrained import Components
 from videodit.decode import Way, ways
 from videodit.errors import InputError
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
+from videodit.models.pack import Lengths
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, decode_cost, step_cost, text_cost
 from videodit.shapes import LatentShape
@@ -29,15 +30,21 @@ LIBRARIES = 144 * 2**20  # of a CPU's memory: transformers, and what torch's lib
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: latent shapes, lengths of the prompts and then of the negatives, calls of the DiT, whether a
-    step cache keeps states between them.
+    """What is to be made: latent shapes, lengths of their prompts and negatives, calls of the DiT, whether a step cache
+    keeps states between them.
     """
 
     shapes: tuple[LatentShape, ...]
-    lengths: tuple[int, ...]
+    prompts: Lengths
+    negatives: Lengths
     calls: int
     guided: bool
     cached: bool = False
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of the prompts, then of the negatives."""
+        return {name: prompts + self.negatives[name] for name, prompts in self.prompts.items()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class Planner:
         text = self._text(job, setup)
         each = (
             text.peak,
-            PER_TOKEN * 4 * width * (self._tokens(job) * (1 + job.guided) + sum(job.lengths)),
+            PER_TOKEN * 4 * width * (self._tokens(job) * (1 + job.guided) + _total(job.lengths)),
             PER_PIXEL * 4 * widest * pixels,
         )
         others = [part for name, part in self.parts.parts.items() if ROLES[name] != TEXT_ENCODER]
@@ -183,16 +190,18 @@ class Planner:
         return " and ".join(found)
 
     def _text(self, job: Job, setup: Setup) -> Cost:
-        return text_cost(first(self.parts.parts, TEXT_ENCODER), job.lengths, self._storage(setup))
+        storage, parts = self._storage(setup), self.parts.parts
+        costs = [text_cost(parts[name], job.lengths[name], storage) for name in of_role(parts, TEXT_ENCODER)]
+        cost = _one_after_another(costs)
+        return replace(cost, weights=sum(one.weights for one in costs)) if setup.offload == "none" else cost
 
     def _denoise(self, job: Job, setup: Setup) -> Cost:
-        half = len(job.lengths) // 2
         together = job.guided and setup.passes == 1
-        longer = max(job.lengths[:half], job.lengths[half:] if job.guided else (), key=sum)
+        longer = max(job.prompts, job.negatives if job.guided else {}, key=_total)
         shapes, lengths = (job.shapes * 2, job.lengths) if together else (job.shapes, longer)
         calls = job.calls * (1 + (job.guided and setup.passes == 2))
         cost = partial(step_cost, first(self.parts.parts, DENOISER), shapes, lengths)
-        cost = self._once((DENOISER, shapes, lengths), cost, setup).times(calls)
+        cost = self._once((DENOISER, shapes, tuple(lengths.items())), cost, setup).times(calls)
         dit = self.parts.sizes(DENOISER)
         tokens = len(shapes) // len(job.shapes) * self._tokens(job)
         states = STATES * tokens * dit.width * setup.dtype.itemsize if job.cached else 0
@@ -203,7 +212,7 @@ class Planner:
         """Bytes of what every denoiser keeps from step to step, unless its blocks go."""
         if setup.offload == "block":
             return 0
-        lengths = job.lengths if job.guided else job.lengths[: len(job.lengths) // 2]
+        lengths = job.lengths if job.guided else job.prompts
         values = first(self.parts.parts, DENOISER).skeleton.kept(lengths)
         return values * setup.dtype.itemsize * len(self.parts.experts)
 
@@ -277,7 +286,12 @@ def _one_after_another(costs: Sequence[Cost]) -> Cost:
     for cost in costs:
         for kind, amount in cost.work.items():
             work[kind] = work.get(kind, 0) + amount
-    return Cost(costs[0].weights, costs[0].block, max(c.peak for c in costs), work, sum(c.calls for c in costs))
+    most = (max(getattr(cost, key) for cost in costs) for key in ("weights", "block", "peak"))
+    return Cost(*most, work, sum(cost.calls for cost in costs))
+
+
+def _total(lengths: Lengths) -> int:
+    return sum(map(sum, lengths.values()))
 
 
 def _halves(frames: int) -> Iterator[int]:

@@ -19,7 +19,7 @@ from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
 from videodit.models.build import depths_of, with_depths, without_weights
 from videodit.models.interfaces import Denoiser
-from videodit.models.pack import Context, Pack, Ragged, Times, patchify
+from videodit.models.pack import Context, Lengths, Pack, Ragged, Times, patchify
 from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
@@ -77,7 +77,7 @@ def text_cost(part: Part, lengths: Sequence[int], storage: Storage) -> Cost:
     return Cost(around + layers * block, around + block, peak, work, 60.0 * layers * len(lengths))
 
 
-def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int], storage: Storage) -> Cost:
+def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Lengths, storage: Storage) -> Cost:
     """One call of the DiT for clips of these latent shapes under prompts of these lengths, a clip for each."""
     times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
@@ -89,14 +89,14 @@ def step_cost(part: Part, shapes: Sequence[LatentShape], lengths: Sequence[int],
 
 
 def zeros(
-    network: Denoiser, shapes: Sequence[LatentShape], lengths: Sequence[int], dtype: torch.dtype, at: torch.device
+    network: Denoiser, shapes: Sequence[LatentShape], lengths: Lengths, dtype: torch.dtype, at: torch.device
 ) -> tuple[Pack, Context]:
-    """A pack of clips of these latent shapes, and a context with so many states in each stream."""
+    """A pack of clips of these latent shapes, and a context with so many states in the streams that are read."""
     latents = [torch.zeros(network.channels, s.frames, s.height, s.width, device=at) for s in shapes]
     pack = patchify([x.to(dtype) for x in latents], network.patch)
     streams = {
-        name: Ragged(torch.zeros(sum(lengths), width, dtype=dtype, device=at), tuple(lengths))
-        for name, width in network.streams.items()
+        name: Ragged(torch.zeros(sum(lengths[name]), stream.width, dtype=dtype, device=at), lengths[name])
+        for name, stream in network.streams.items()
     }
     return pack, Context(streams)
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from videodit.checkpoint.parts import of_role
 from videodit.errors import InputError
-from videodit.models.build import rebuild, role_of
-from videodit.models.interfaces import DENOISER, VAE, Denoiser
-from videodit.models.pack import Context, Times
+from videodit.models.build import rebuild
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
+from videodit.models.pack import Context, Lengths, Times
 from videodit.plan.machine import GIB, Limit, Rates
 from videodit.plan.stages import MARGIN, Cost, Storage, by_blocks, measured, zeros
 from videodit.plan.trace import Trace
@@ -77,23 +78,21 @@ class StepPlan:
             )
 
 
-def dit_step(
-    specs: Mapping[str, Any], shapes: Sequence[LatentShape], words: tuple[int, ...], how: Training
-) -> StepPlan:
-    """A step of the DiT and its text encoder over clips of these shapes with captions of so many tokens.
+def dit_step(specs: Mapping[str, Any], shapes: Sequence[LatentShape], words: Lengths, how: Training) -> StepPlan:
+    """A step of the DiT and its text encoders over clips of these shapes with captions of so many tokens.
 
-    Without a text encoder in `specs` the captions' states are at hand.
+    The states of captions by a text encoder that is not in `specs` are at hand.
     """
-    name = next(name for name, spec in specs.items() if role_of(spec) == DENOISER)
+    [name], encoders = of_role(specs, DENOISER), of_role(specs, TEXT_ENCODER)
     times = Times.per_clip(torch.linspace(0.1, 0.9, len(shapes), dtype=torch.float64))
 
     def run(networks: nn.ModuleDict) -> None:
         network = networks[name]
         at = next(network.parameters()).device
         pack, context = zeros(network, shapes, words, torch.float32, at)
-        for encoder in (part for other, part in networks.items() if other != name):
-            ids = torch.zeros(sum(words), dtype=torch.long, device=at)
-            context = Context({**context.streams, "text": encoder(ids, words)})
+        for encoder in encoders:
+            ids = torch.zeros(sum(words[encoder]), dtype=torch.long, device=at)
+            context = Context({**context.streams, encoder: networks[encoder](ids, words[encoder])})
         out = network(pack, times, network.prepare(context, pack))
         (out.float() - torch.zeros_like(out)).square().mean(dim=1).mean().backward()
 

@@ -19,13 +19,15 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from videodit.checkpoint.latents import Entry, LatentCache
+from videodit.checkpoint.parts import first, name_of, of_role
 from videodit.checkpoint.pretrained import Components, Part
 from videodit.data.batches import CropBatches, PackBatches, fetch
 from videodit.data.packing import Share, Work
 from videodit.errors import InputError
 from videodit.generate import Pipe, load
 from videodit.models.build import without_weights
-from videodit.models.interfaces import Denoiser
+from videodit.models.interfaces import DENOISER, VAE, Denoiser
+from videodit.models.pack import Lengths
 from videodit.models.text import Tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
@@ -51,6 +53,7 @@ from videodit.train.init import (
     networks,
     open_vae,
     pipeline_of,
+    specs_of,
     words,
 )
 from videodit.train.inputs import crops_of, datasets_of, dit_sizes, runs_before, vae_sizes
@@ -103,7 +106,7 @@ def prepare_vae(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
     if has_adapter(cfg):
         raise InputError("adapter=lora: it changes a DiT, not a VAE")
     device, init = mesh.device, find_vae(cfg.init) if cfg.init else None
-    spec = described(cfg, None, "vae") if init is None else init.spec
+    spec = described(cfg, None, name_of(VAE)) if init is None else init.spec
     crops, sizes = crops_of(cfg, spec), vae_sizes(cfg, spec)
     datasets = datasets_of(cfg, "train", sizes)
     pixels = cfg.crops.pixels
@@ -156,35 +159,34 @@ def prepare_vae(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
 
 
 def prepare_dit(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
-    """A DiT on cached latents, with its text encoder or under a frozen one."""
+    """A DiT on cached latents, with its text encoders or under frozen ones."""
     device, adapter, base = mesh.device, adapter_of(cfg), base_of(cfg, folder)
     vae_part = find_vae(cfg.vae_from or cfg.init or "toy")
     vae = open_vae(vae_part).to(device)
-    specs = {"dit": described(cfg, base, "dit"), "text": described(cfg, base, "text")}
-    outline = without_weights(specs["dit"])
+    specs = specs_of(cfg, base)
+    outline = without_weights(first(specs, DENOISER))
     check_channels(cfg, vae.spec, outline)
     cache, heldout = cached(cfg, dit_sizes(cfg, vae.spec, outline.patch), vae, mesh)
     if not len(cache):
         raise InputError("data: there is no clip to train on")
-    tokenizer = words(cfg, base, cache, folder, mesh, outline.text_length)
+    tokenizers = words(cfg, base, specs, cache, folder, mesh)
     packs = {"patch": outline.patch, "work": work_of(outline), "share": share(mesh)}
     packs |= {"tokens": cfg.packs.tokens, "most": cfg.packs.most, "seed": cfg.seed}
     batches = PackBatches(cache=cache, **packs, image=cfg.packs.image, whole=cfg.packs.whole)
     fixed = PackBatches(cache=heldout, **packs, image=0.0, whole=1.0)
-    check_words(tokenizer, specs["text"]["arguments"])
-    first = batches.packs(0)[mesh.data_rank]
-    step = shapes_and_words(batches, first, tokenizer)
-    taught = replace(how(cfg, mesh, len(first), adapter), teacher=teaching(cfg, mesh, *step))
-    plan = partial(dit_step, {"dit": specs["dit"]} if inherits(cfg, base) else specs, *step, taught)
+    now = batches.packs(0)[mesh.data_rank]
+    step = shapes_and_words(batches, now, tokenizers)
+    taught = replace(how(cfg, mesh, len(now), adapter), teacher=teaching(cfg, mesh, *step))
+    trained = of_role(specs, DENOISER) if inherits(cfg, base) else specs
+    plan = partial(dit_step, {name: specs[name] for name in trained}, *step, taught)
 
     def made() -> Made:
         captions = [entry.caption for one in (cache, heldout) for entry in one.entries]
-        dit, text = networks(cfg, base, adapter, tokenizer, captions, mesh)
+        dit, encoders = networks(cfg, base, adapter, tokenizers, captions, mesh)
         pipeline, beside = pipeline_of(cfg, base, vae_part)
         objective = FlowObjective(
             dit=dit,
-            text=text,
-            tokenizer=tokenizer,
+            text_encoders=encoders,
             **goal(cfg, pipeline, vae_part, mesh),
             drop=cfg.drop,
             seed=cfg.seed,
@@ -197,10 +199,10 @@ def prepare_dit(cfg: Train, folder: Path, mesh: Mesh) -> Prepared:
         parts = Components(
             name=cfg.name,
             pipeline={**pipeline, "defaults": cfg.request},
-            tokenizer=tokenizer,
+            tokenizers=tokenizers,
             device=device,
-            networks={"dit": dit, "text": text, "vae": vae},
-            fingerprints={"vae": vae_part.fingerprint},
+            networks={name_of(DENOISER): dit, **{one.name: one.network for one in encoders}, name_of(VAE): vae},
+            fingerprints={name_of(VAE): vae_part.fingerprint},
         )
         pipe = Pipe(parts)
         prompts = sample_prompts(cfg, heldout.entries, cache.entries)
@@ -266,17 +268,11 @@ def teacher_of(cfg: Train, vae: Part, mesh: Mesh) -> Teacher | None:
     if not cfg.teacher:
         return None
     check_teacher(cfg)
-    part = base_named("teacher.model", cfg.teacher.model).parts["vae"]
+    part = first(base_named("teacher.model", cfg.teacher.model).parts, VAE)
     if part.fingerprint != vae.fingerprint:
         raise InputError(f"teacher.model={cfg.teacher.model}: its VAE is not the student's: say vae_from=")
     pipe = load(cfg.teacher.model, device=str(mesh.device), kernel=cfg.kernel)
     return Teacher(pipe=pipe, steps=cfg.teacher.steps, guidance=cfg.teacher.guidance, student=cfg.request["steps"])
-
-
-def check_words(tokenizer: Tokenizer, arguments: dict[str, Any]) -> None:
-    """InputError where the text encoder knows fewer tokens than there are."""
-    if len(tokenizer) > (room := arguments["vocabulary"]):
-        raise InputError(f"text.vocabulary={room}: the captions have {len(tokenizer)} tokens")
 
 
 def share(mesh: Mesh) -> Share:
@@ -292,12 +288,15 @@ def work_of(network: Denoiser) -> Work:
 
 
 def shapes_and_words(
-    batches: PackBatches, packs: list, tokenizer: Tokenizer
-) -> tuple[list[LatentShape], tuple[int, ...]]:
+    batches: PackBatches, packs: list, tokenizers: Mapping[str, Tokenizer]
+) -> tuple[list[LatentShape], Lengths]:
     """Of that of a step's packs which has most tokens, those of its captions too: its shapes, its captions' lengths."""
-    cache = batches.cache
-    found = [(clips, tokenizer([cache.entries[index].caption for index, _ in clips])[1]) for clips, _ in packs]
-    clips, words = max(found, key=lambda pack: sum(batches.size(*clip) for clip in pack[0]) + sum(pack[1]))
+    cache, found = batches.cache, []
+    for clips, _ in packs:
+        captions = [cache.entries[index].caption for index, _ in clips]
+        words = {name: tokenizer(captions)[1] for name, tokenizer in tokenizers.items()}
+        found.append((sum(batches.size(*clip) for clip in clips) + sum(map(sum, words.values())), clips, words))
+    _, clips, words = max(found, key=lambda one: one[0])
     return [LatentShape(frames, cache.shape(i).height, cache.shape(i).width) for i, frames in clips], words
 
 
@@ -306,23 +305,24 @@ def how(cfg: Train, mesh: Mesh, parts: int, adapter: LoRA | None = None) -> Trai
 
     def change(networks: nn.ModuleDict) -> None:
         if adapter is not None:
-            adapter.inject(networks["dit"])
+            adapter.inject(first(networks, DENOISER))
         forget(networks, cfg.parallel.recompute)
 
     precision = PRECISIONS[pick_precision(cfg.precision, mesh.device)]
-    frozen = tuple(name.removeprefix("vae.") for name in cfg.freeze)
+    frozen = tuple(name.removeprefix(f"{name_of(VAE)}.") for name in cfg.freeze)
     muon, shards = "muon_lr" in cfg.optim.make.node, mesh.shard * mesh.context
     kept = torch.float32 if adapter is None else kept_in(cfg.precision, mesh.device)
     return Training(precision, frozen, muon, parts, shards, mesh.context, change, kept=kept)
 
 
-def teaching(cfg: Train, mesh: Mesh, shapes: Sequence[LatentShape], words: Sequence[int]) -> Cost | None:
+def teaching(cfg: Train, mesh: Mesh, shapes: Sequence[LatentShape], words: Lengths) -> Cost | None:
     """What a teacher adds to each batch, if one is named: its guided steps, without prompts in a second half."""
     if not cfg.teacher:
         return None
-    part = base_named("teacher.model", cfg.teacher.model).parts["dit"]
+    part = first(base_named("teacher.model", cfg.teacher.model).parts, DENOISER)
     storage = Storage(mesh.device.type, torch.float32 if mesh.device.type == "cpu" else torch.bfloat16)
-    cost = step_cost(part, [*shapes, *shapes], [*words, *[1] * len(words)], storage)
+    both = {name: own + (1,) * len(own) for name, own in words.items()}
+    cost = step_cost(part, [*shapes, *shapes], both, storage)
     return cost.times(cfg.teacher.steps / cfg.request["steps"])
 
 

@@ -12,13 +12,14 @@ from torch import nn
 
 from videodit.atomic import check_output, check_room
 from videodit.checkpoint.latents import SHARD
+from videodit.checkpoint.parts import first, name_of
 from videodit.errors import InputError
 from videodit.generate.request import complete
 from videodit.models.build import without_weights
-from videodit.models.interfaces import Denoiser
+from videodit.models.interfaces import DENOISER, VAE, Denoiser
 from videodit.nn.device import pick_device
 from videodit.nn.kernels import AUTO
-from videodit.train.init import adapter_of, base_of, described
+from videodit.train.init import adapter_of, base_of, described, specs_of
 from videodit.train.inputs import Spec, coming_before, crops_of, datasets_of, dit_vae, sizes_of, vae_of
 from videodit.train.machine import PRECISIONS, pick_precision
 from videodit.train.settings import Train
@@ -66,14 +67,14 @@ def check_settings(cfg: Train) -> None:
 
 def check_vae(cfg: Train, coming: Mapping[Path, Train]) -> None:
     """The same for what a VAE's training makes."""
-    vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae")
+    vae = vae_of(cfg.init, coming) if cfg.init else described(cfg, None, name_of(VAE))
     for number, crop in enumerate(crops_of(cfg, vae)):
         check(crop.weight, Annotated[float, Gt(0)], f"crops.crops.{number}.weight={crop.weight}")
-    networks = nn.ModuleDict({"vae": without_weights(vae)})
+    networks = nn.ModuleDict({name_of(VAE): without_weights(vae)})
     if cfg.critic:
         with torch.device("meta"):
             networks["critic"] = cfg.critic()
-    freeze(networks if cfg.critic else networks["vae"], cfg.freeze)
+    freeze(networks if cfg.critic else first(networks, VAE), cfg.freeze)
     check_disk(cfg, networks)
 
 
@@ -87,8 +88,8 @@ def check_dit(cfg: Train, coming: Mapping[Path, Train]) -> None:
     if cfg.init and Path(cfg.init) in coming:  # its networks are seen when it is there
         return
     base = base_of(cfg, Path(cfg.run_dir))
-    specs = {part: described(cfg, base, part) for part in ("dit", "text")}
-    network = without_weights(specs["dit"])
+    specs = specs_of(cfg, base)
+    network = without_weights(first(specs, DENOISER))
     if cfg.kernel != AUTO:
         device = pick_device(None if cfg.device == "auto" else cfg.device)
         precision = PRECISIONS[pick_precision(cfg.precision, device)]

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from videodit.checkpoint import adapters
 from videodit.checkpoint.export import copy_if_other, put
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, TOKENIZERS, name_of
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model, write_json
-from videodit.checkpoint.texts import Remembered
 from videodit.data.batches import LatentBatch, PackBatches, derive_seed
 from videodit.flow.path import Path as FlowPath
 from videodit.flow.times import logit_normal, shift, shift_of, uniform
-from videodit.models.interfaces import Denoiser
+from videodit.models.interfaces import DENOISER, Denoiser
 from videodit.models.pack import Context, Times, patchify
-from videodit.models.text import SmallT5, Tokenizer
+from videodit.models.text import TextEncoder
 from videodit.parallel.mesh import Mesh
 from videodit.shapes import LatentShape
 from videodit.track.tracker import Tracker
@@ -58,7 +57,7 @@ class FlowObjective:
     """Mean squared error of the prediction on noisy clips (Liu et al. 2022, arXiv:2209.03003).
 
     Args:
-        dit, text, tokenizer: the networks, trained together if the text encoder is one that trains, and the words.
+        dit, text_encoders: the networks, trained together if the text encoders are such that train.
         path: between data and noise.
         times: how times are drawn.
         drop: share of the captions replaced by the empty one, for classifier-free guidance.
@@ -74,8 +73,7 @@ class FlowObjective:
         self,
         *,
         dit: Denoiser,
-        text: SmallT5 | Remembered,
-        tokenizer: Tokenizer,
+        text_encoders: Sequence[TextEncoder],
         path: FlowPath,
         times: TrainingTimes,
         drop: float,
@@ -87,11 +85,12 @@ class FlowObjective:
         device: torch.device,
     ) -> None:
         self.device = device
-        self.dit, self.text, self.tokenizer, self.path, self.times = dit, text, tokenizer, path, teacher or times
+        self.dit, self.text_encoders, self.path, self.times = dit, text_encoders, path, teacher or times
         self.teacher = teacher
         self.drop, self.seed, self.pipeline, self.frozen = drop, seed, pipeline, frozen
         self.adapter, self.complete = adapter, adapter is None
-        self.module = nn.ModuleDict({"dit": dit, "text": text} if isinstance(text, nn.Module) else {"dit": dit})
+        learning = {one.name: one.network for one in text_encoders if isinstance(one.network, nn.Module)}
+        self.module = nn.ModuleDict({name_of(DENOISER): dit, **learning})
 
     def loss(self, batch: LatentBatch, step: int) -> tuple[Tensor, Means]:
         """Loss of a batch of this step, and the mean loss in each quarter of time and of clips about as large."""
@@ -116,9 +115,8 @@ class FlowObjective:
             target = [self.path.target(*clip) for clip in clips]
         else:
             target = self.teacher.velocities(captions, noisy, t)
-        ids, lengths = self.tokenizer(captions)
         pack = patchify(noisy, self.dit.patch)
-        context = Context({"text": self.text(ids.to(device), lengths)})
+        context = Context({encoder.name: encoder(captions, device) for encoder in self.text_encoders})
         out = self.dit(pack, Times.per_clip(t), self.dit.prepare(context, pack))
         return (out.float() - patchify(target, self.dit.patch).tokens.to(device)).square().mean(dim=1), t
 
@@ -168,7 +166,7 @@ class FlowObjective:
         """Write the folder that `model=` opens: averaged weights or the adapter, what lies beside, pipeline.json."""
         for name, part in self.module.items():
             state = {key.removeprefix(f"{name}."): v for key, v in averages.items() if key.startswith(f"{name}.")}
-            if name == "dit" and self.adapter is not None:
+            if part is self.dit and self.adapter is not None:
                 header = {"adapter": {**asdict(self.adapter), "base": self.pipeline["base"]}, "step": step}
                 changes = self.adapter.changes(state)
                 adapters.save_adapter(folder / adapters.FILE, changes, part.spec, header)
@@ -177,7 +175,8 @@ class FlowObjective:
         for name, part in self.frozen.items():
             put(part, folder / FILES[name])
         if "base" not in self.pipeline:
-            copy_if_other(self.tokenizer.path, folder / TOKENIZER)
+            for encoder in self.text_encoders:
+                copy_if_other(encoder.tokenizer.path, folder / TOKENIZERS[encoder.name])
         write_json(folder / "pipeline.json", self.pipeline)
 
 

@@ -12,6 +12,7 @@ import torch
 from typing_extensions import TypedDict
 
 import videodit
+from videodit.checkpoint.parts import TOKENIZERS
 from videodit.moved import renamed
 from videodit.parallel.mesh import Mesh
 from videodit.printable import warn
@@ -28,7 +29,7 @@ SAFE = ("after", "cache", "data.root", "device", "keep", "kernel", "loop.log_eve
         "tracker", "workers")  # fmt: skip
 LATER = {"kernel": "auto"}  # keys that runs of earlier versions lack, and what these did
 WRITTEN = ("checkpoints", "config.json", MADE, "metrics.jsonl", "model", "report.html", "samples", "skipped.jsonl",
-           "tensorboard", "tokenizer.json", "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
+           "tensorboard", *TOKENIZERS.values(), "wandb", "wandb-id")  # fmt: skip  # what a run leaves in its folder
 
 
 class Settled(TypedDict):

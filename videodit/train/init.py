@@ -12,7 +12,7 @@ import torch
 from videodit.atomic import atomic
 from videodit.checkpoint.find import describe
 from videodit.checkpoint.latents import LatentCache
-from videodit.checkpoint.parts import FILES, TOKENIZER
+from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZERS, first, name_of, of_role
 from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import lasting, locate
 from videodit.checkpoint.store import HEADER
@@ -21,8 +21,9 @@ from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.factory import Factory
 from videodit.models.arguments import ARGUMENTS
-from videodit.models.interfaces import Denoiser
-from videodit.models.text import SmallT5, Tokenizer, extended, train_tokenizer
+from videodit.models.build import without_weights
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
+from videodit.models.text import TextEncoder, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.store import STATE
@@ -45,12 +46,17 @@ class Base(NamedTuple):
     name: str
     pipeline: dict[str, Any]
     parts: dict[str, Part]
-    tokenizer: Path
+    tokenizers: dict[str, Path]
 
     @property
     def public(self) -> bool:
-        """Whether its text encoder is another's: large, and trained on more than captions. It stays as it is."""
-        return self.parts["text"].table is not None
+        """Whether a text encoder is another's: large, and trained on more than captions. All stay as they are."""
+        return any(self.parts[name].table is not None for name in self.text_encoders)
+
+    @property
+    def text_encoders(self) -> list[str]:
+        """Their names, in order."""
+        return of_role(self.parts, TEXT_ENCODER)
 
     @property
     def mends(self) -> bool:
@@ -72,7 +78,7 @@ def base_of(cfg: Train, folder: Path) -> Base | None:
     place = locate(cfg.init)[0].resolve()
     if folder.resolve() in place.parents or place == folder.resolve():
         raise InputError(f"init={cfg.init}: this run would write over it; give the run another name= or run_dir=")
-    check_trains(cfg, base.pipeline if inherits(cfg, base) else {}, two="dit_low" in base.parts)
+    check_trains(cfg, base.pipeline if inherits(cfg, base) else {}, two=len(of_role(base.parts, DENOISER)) > 1)
     return base
 
 
@@ -117,17 +123,27 @@ def pipeline_of(cfg: Train, base: Base | None, vae: Part) -> tuple[dict[str, Any
     if base is None or not inherits(cfg, base):
         flow = {"path": cfg.flow.name, "prediction": cfg.flow.path.arguments["prediction"]}
         own = {"flow": flow, "shift": cfg.shift, "area": cfg.area, "defaults": cfg.request}
-        return own, {"vae": vae}
-    same = vae.fingerprint == base.parts["vae"].fingerprint
-    kept = [*(["dit"] if has_adapter(cfg) else []), "text", *(["vae"] if same else [])]
-    return {"base": base.named(kept), **base.pipeline}, {} if same else {"vae": vae}
+        return own, {name_of(VAE): vae}
+    beside = {} if vae.fingerprint == first(base.parts, VAE).fingerprint else {name_of(VAE): vae}
+    changed = [*beside, *([] if has_adapter(cfg) else NAMES[DENOISER])]
+    kept = [name for name in ROLES if name in base.parts and name not in changed]
+    return {"base": base.named(kept), **base.pipeline}, beside
+
+
+def specs_of(cfg: Train, base: Base | None) -> dict[str, dict[str, Any]]:
+    """The architectures and arguments of the denoiser that trains, and of the text encoders that it reads."""
+    denoiser = described(cfg, base, name_of(DENOISER))
+    encoders = of_role(without_weights(denoiser).streams, TEXT_ENCODER)
+    return {name_of(DENOISER): denoiser, **{name: described(cfg, base, name) for name in encoders}}
 
 
 def described(cfg: Train, base: Base | None, part: str) -> dict[str, Any]:
-    """The architecture and arguments of what `initial` gives, without weights. `part` is dit, text or vae."""
+    """The architecture and arguments of what `initial` gives, without weights."""
     if base is not None:
         return base.parts[part].skeleton.spec  # complete, also where an older file lacks arguments
-    group = _GROUPS[part]
+    group = GROUPS[ROLES[part]]
+    if part != name_of(ROLES[part]):
+        raise InputError(f"model: it reads {part}, which {group}= does not describe: name a model that has it by init=")
     factory = getattr(cfg, group)
     arguments = factory.arguments
     architecture = arguments.pop("architecture", None)
@@ -141,23 +157,24 @@ def networks(
     cfg: Train,
     base: Base | None,
     adapter: LoRA | None,
-    tokenizer: Tokenizer,
+    tokenizers: Mapping[str, Tokenizer],
     captions: Sequence[str],
     mesh: Mesh,
-) -> tuple[Denoiser, SmallT5 | Remembered]:
-    """The DiT, as it trains, and its text encoder: one that trains too, or the frozen one of `init`."""
-    text = None
-    if base is not None and inherits(cfg, base):  # it is closed again before the DiT opens
+) -> tuple[Denoiser, list[TextEncoder]]:
+    """The DiT, as it trains, and its text encoders: they train too, or are the frozen ones of `init`."""
+    frozen = []
+    if base is not None and inherits(cfg, base):  # they are closed again before the DiT opens
         prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg.precision, mesh.device)
-        text = remembered(base, tokenizer, prompts, mesh, dtype, Path(cfg.cache) / "text")
+        frozen = remembered(base, tokenizers, prompts, mesh, dtype, Path(cfg.cache) / "text")
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg.precision, mesh.device)
-    dit = initial(cfg, base, "dit", mesh.device, dtype)
-    if text is None:
-        text = initial(cfg, base, "text", mesh.device)
+    dit = initial(cfg, base, name_of(DENOISER), mesh.device, dtype)
+    encoders = frozen or [
+        TextEncoder(name, tokenizer, initial(cfg, base, name, mesh.device)) for name, tokenizer in tokenizers.items()
+    ]
     if adapter is not None:
         adapter.inject(dit)
-    return dit, text
+    return dit, encoders
 
 
 def kept_in(precision: str, device: torch.device) -> torch.dtype:
@@ -171,45 +188,54 @@ def kept_in(precision: str, device: torch.device) -> torch.dtype:
 def initial(cfg: Train, base: Base | None, part: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
     """A network as the config describes it, or the one of `init`, which comes from its files tensor by tensor."""
     if base is None:
-        return getattr(cfg, _GROUPS[part])().to(device)
+        return getattr(cfg, GROUPS[ROLES[part]])().to(device)
     return base.parts[part].load(device=device, dtype=dtype).train()
 
 
-_GROUPS = {"dit": "model", "text": "text", "vae": "vae"}
+GROUPS = {DENOISER: "model", TEXT_ENCODER: "text", VAE: "vae"}  # of the config
 
 
 def remembered(
-    base: Base, tokenizer: Tokenizer, prompts: Iterable[str], mesh: Mesh, dtype: torch.dtype, folder: Path
-) -> Remembered:
-    """The text encoder of `init`, frozen, after it has seen all prompts; `folder` keeps their states."""
-    text = Remembered(part=base.parts["text"], folder=folder, device=mesh.device, dtype=dtype)
-    mine = list(dict.fromkeys(prompts))[mesh.rank :: mesh.ranks]
-    with mesh.together(), Progress(total=len(mine), label="captions") as progress:
-        text.learn(tokenizer, mine, progress.update)
-    return text
+    base: Base, tokenizers: Mapping[str, Tokenizer], prompts: Iterable[str], mesh: Mesh, dtype: torch.dtype,
+    folder: Path,
+) -> list[TextEncoder]:  # fmt: skip
+    """The text encoders of `init`, frozen, after they have seen all prompts; `folder` keeps their states."""
+    mine, found = list(dict.fromkeys(prompts))[mesh.rank :: mesh.ranks], []
+    for name, tokenizer in tokenizers.items():
+        network = Remembered(part=base.parts[name], folder=folder, device=mesh.device, dtype=dtype)
+        with mesh.together(), Progress(total=len(mine), label="captions") as progress:
+            network.learn(tokenizer, mine, progress.update)
+        found.append(TextEncoder(name, tokenizer, network))
+    return found
 
 
-def words(cfg: Train, base: Base | None, cache: LatentCache, folder: Path, mesh: Mesh, length: int) -> Tokenizer:
-    """The tokenizer: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
-    path = folder / TOKENIZER
-    resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
-    captions = [entry.caption for entry in cache.entries]
-    mends = base is not None and inherits(cfg, base) and base.mends
-    if mesh.main and not resuming:
-        with atomic(path) as temporary:
-            if base is None:
-                train_tokenizer(captions, temporary, vocabulary=cfg.text.arguments["vocabulary"])
-            elif inherits(cfg, base):
-                temporary.write_bytes(base.tokenizer.read_bytes())
-            else:  # new words take the places that its text encoder has left
-                room = described(cfg, base, "text")["arguments"]["vocabulary"]
-                temporary.write_bytes(extended(base.tokenizer, captions, vocabulary=room))
-    if mesh.main:
-        frozen = base is not None and (inherits(cfg, base) or any(part.split(".")[0] == "text" for part in cfg.freeze))
-        heard_by = base.tokenizer if frozen else path  # new words of a frozen one were never trained
-        tell_unheard(Tokenizer(path=heard_by, length=length, mends=mends), captions, frozen=frozen)
-    mesh.wait()
-    return Tokenizer(path=path, length=length, mends=mends)
+def words(
+    cfg: Train, base: Base | None, specs: Mapping[str, Any], cache: LatentCache, folder: Path, mesh: Mesh
+) -> dict[str, Tokenizer]:
+    """The tokenizers: of the run that is resumed, of `init` with the captions' new words, or learned from these."""
+    captions, keeps = [entry.caption for entry in cache.entries], base is not None and inherits(cfg, base)
+    streams, mends = without_weights(first(specs, DENOISER)).streams, keeps and base.mends
+    found = {}
+    for name in of_role(specs, TEXT_ENCODER):
+        path, given = folder / TOKENIZERS[name], None if base is None else base.tokenizers[name]
+        resuming = path.exists() and any((folder / "checkpoints").glob(f"*/{STATE}"))
+        room, how = specs[name]["arguments"]["vocabulary"], {"length": streams[name].length, "mends": mends}
+        if mesh.main and not resuming:
+            with atomic(path) as temporary:
+                if given is None:
+                    train_tokenizer(captions, temporary, vocabulary=room)
+                else:  # new words take the places that its text encoder has left
+                    content = given.read_bytes() if keeps else extended(given, captions, vocabulary=room)
+                    temporary.write_bytes(content)
+        if mesh.main:
+            frozen = keeps or (given is not None and any(part.split(".")[0] == name for part in cfg.freeze))
+            heard_by = given if frozen else path  # new words of a frozen one were never trained
+            tell_unheard(Tokenizer(path=heard_by, **how), captions, frozen=frozen)
+        mesh.wait()
+        found[name] = Tokenizer(path=path, **how)
+        if len(found[name]) > room:
+            raise InputError(f"{name}.vocabulary={room}: the captions have {len(found[name])} tokens")
+    return found
 
 
 def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool) -> None:
@@ -238,11 +264,12 @@ def find_vae(model: str) -> Part:
 
 
 def _find_vae(model: str) -> Part:
-    for path in (Path(model), Path(model) / FILES["vae"], Path(model) / "model" / FILES["vae"]):
+    own = FILES[name_of(VAE)]
+    for path in (Path(model), Path(model) / own, Path(model) / "model" / own):
         if path.is_file() and HEADER in Weights([path]).metadata:
             return Part.own(path)
     try:
-        return describe(model)[1]["vae"]
+        return first(describe(model)[1], VAE)
     except InputError as error:
         raise InputError(f"there is no VAE in {model}: name a model, a run's folder or a file ({error})") from None
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from videodit.checkpoint.parts import first, name_of
 from videodit.data.batches import Clips, Crop, few
 from videodit.errors import InputError
 from videodit.models.build import without_weights
+from videodit.models.interfaces import DENOISER, VAE
 from videodit.shapes import Sizes, VideoShape
 from videodit.train.init import base_named, described, find_vae
 from videodit.train.settings import Train
@@ -47,7 +49,7 @@ def sizes_of(cfg: Train) -> Sizes:
     coming = coming_before(cfg)
     if cfg.stage == "dit":
         return dit_sizes(cfg, dit_vae(cfg, coming), dit_patch(cfg, coming), coming)
-    return vae_sizes(cfg, vae_of(cfg.init, coming) if cfg.init else described(cfg, None, "vae"))
+    return vae_sizes(cfg, vae_of(cfg.init, coming) if cfg.init else described(cfg, None, name_of(VAE)))
 
 
 def vae_sizes(cfg: Train, vae: Spec) -> Sizes:
@@ -91,7 +93,7 @@ def vae_of(name: str, coming: Mapping[Path, Train]) -> Spec:
         return find_vae(name).skeleton.spec
     if before.stage == "dit":
         return dit_vae(before, coming_before(before))
-    return vae_of(before.init, coming_before(before)) if before.init else described(before, None, "vae")
+    return vae_of(before.init, coming_before(before)) if before.init else described(before, None, name_of(VAE))
 
 
 def dit_patch(cfg: Train, coming: Mapping[Path, Train]) -> Sequence[int]:
@@ -103,5 +105,5 @@ def patch_of(key: str, name: str, coming: Mapping[Path, Train]) -> Sequence[int]
     """The patch of the DiT that a model, or a run that comes before, has or will have."""
     before = coming.get(Path(name))
     if before is None:
-        return base_named(key, name).parts["dit"].outline.patch
+        return first(base_named(key, name).parts, DENOISER).outline.patch
     return dit_patch(before, coming_before(before))

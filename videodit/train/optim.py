@@ -13,8 +13,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from videodit.checkpoint.parts import ROLES
 from videodit.errors import InputError
-from videodit.models.interfaces import Denoiser
+from videodit.models.interfaces import TEXT_ENCODER, Denoiser
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.muon import muons
 from videodit.parallel.shard import held, like, local, named, square_norms, sum_gradients
@@ -25,7 +26,6 @@ Curve = Callable[[int], float]  # step -> factor on the learning rate
 ENTRIES = MappingProxyType(
     {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 )
-TEXT = "text."  # what the names of a text encoder's parameters begin with
 
 Make = Callable[[dict[str, nn.Parameter]], list[torch.optim.Optimizer]]
 
@@ -123,7 +123,7 @@ def adamw(
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2017); matrices and kernels decay, vectors do not.
 
-    `text_lr` is the text encoder's. T5 does not scale its queries and keys: at a rate that a DiT likes they grow until
+    `text_lr` is the text encoders'. T5 does not scale its queries and keys: at a rate that a DiT likes they grow until
     a token attends to one other alone, and the states of a caption no longer tell which word belongs to which.
     """
 
@@ -176,10 +176,10 @@ def warmup_decay(*, warmup: int, steps: int, decay: int, floor: float) -> Curve:
 def _adamw(
     parts: Mapping[str, nn.Parameter], lr: float, text_lr: float, betas: Sequence[float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    groups = []
+    groups, texts = [], {name for name in parts if ROLES.get(name.partition(".")[0]) == TEXT_ENCODER}
     for label, rate, chosen in (
-        ("adamw", lr, [part for name, part in parts.items() if not name.startswith(TEXT)]),
-        ("text", text_lr, [part for name, part in parts.items() if name.startswith(TEXT)]),
+        ("adamw", lr, [part for name, part in parts.items() if name not in texts]),
+        ("text", text_lr, [part for name, part in parts.items() if name in texts]),
     ):
         for decay, those in (
             (weight_decay, [part for part in chosen if part.dim() >= 2]),

@@ -12,11 +12,13 @@ from torch import Tensor
 from videodit.alive import doing
 from videodit.checkpoint.family import settings
 from videodit.checkpoint.find import WordCount
+from videodit.checkpoint.parts import ROLES, first, name_of, of_role
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import family_of, read_family
 from videodit.checkpoint.weights import Weights
 from videodit.data.batches import Clips, PackBatches, fetch
 from videodit.errors import InputError
+from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.parallel.mesh import Mesh
 from videodit.plan.machine import GIB, Limit
 from videodit.plan.training import StepPlan, dit_step
@@ -30,7 +32,9 @@ MANY = 64  # clips that are read for their shapes, evenly spread
 
 
 class Sketch(NamedTuple):
-    """What a step needs; bytes of the VAE, which is open beside it, and of the text encoder, which is closed before."""
+    """What a step needs; bytes of the VAE, which is open beside it, and of the text encoder, which is closed before: of
+    several, one after the other, of the largest.
+    """
 
     plan: StepPlan
     vae: int
@@ -86,12 +90,12 @@ def sketched(cfg: Train, mesh: Mesh) -> Sketch:
     if "defaults" not in family:
         raise InputError(f"init={cfg.init}: its VAE has no class here yet, so nothing can be trained from it")
     check_trains(cfg, settings(name, exact=True), two="boundary" in family)
-    parts = {name: Part(family[name], Weights([])) for name in ("dit", "text", "vae")}
-    spec = parts["dit"].spec
-    sizes = Sizes(parts["vae"].outline.stride, parts["dit"].outline.patch)
+    parts = {name: Part(family[name], Weights([])) for name in ROLES if name in family}
+    dit, vae, texts = first(parts, DENOISER), first(parts, VAE), of_role(parts, TEXT_ENCODER)
+    sizes = Sizes(vae.outline.stride, dit.outline.patch)
     with doing("look at the clips"):
-        seen = Entries([one for clips in datasets_of(cfg, "train", sizes) for one in entries(clips, parts["vae"])])
-    packs = {"patch": parts["dit"].outline.patch, "work": work_of(parts["dit"].skeleton), "share": share(mesh)}
+        seen = Entries([one for clips in datasets_of(cfg, "train", sizes) for one in entries(clips, vae)])
+    packs = {"patch": dit.outline.patch, "work": work_of(dit.skeleton), "share": share(mesh)}
     batches = PackBatches(
         cache=seen,
         **packs,
@@ -101,13 +105,17 @@ def sketched(cfg: Train, mesh: Mesh) -> Sketch:
         whole=cfg.packs.whole,
         seed=cfg.seed,
     )
-    first = batches.packs(0)[mesh.data_rank]
+    now = batches.packs(0)[mesh.data_rank]
     with doing("plan a step"):
-        step = shapes_and_words(batches, first, WordCount())
-        plan = dit_step({"dit": spec}, *step, how(cfg, mesh, len(first), adapter))
-    numbers = {name: sum(p.numel() for p in parts[name].skeleton.parameters()) for name in ("text", "vae")}
-    kept = kept_in(cfg.precision, mesh.device)
-    return Sketch(plan, numbers["vae"] * torch.float32.itemsize, numbers["text"] * kept.itemsize)
+        step = shapes_and_words(batches, now, dict.fromkeys(texts, WordCount()))
+        plan = dit_step({name_of(DENOISER): dit.spec}, *step, how(cfg, mesh, len(now), adapter))
+    text = max(numbers(parts[name]) for name in texts) * kept_in(cfg.precision, mesh.device).itemsize
+    return Sketch(plan, numbers(vae) * torch.float32.itemsize, text)
+
+
+def numbers(part: Part) -> int:
+    """How many parameters a network has, by its arguments."""
+    return sum(parameter.numel() for parameter in part.skeleton.parameters())
 
 
 def entries(clips: Clips, vae: Part) -> list[Entry]:

@@ -57,6 +57,7 @@ class Teacher:
             first = int((schedule - start).abs().argmin())
             times.append(schedule[first : first + self.each + 1])
         texts = self.pipe.encode([*captions, *[""] * len(captions)])
-        guided = self.pipe.expert("dit", texts, self.pipe.path.own(torch.stack(times)), [self.guidance] * len(x))
+        [name] = self.pipe.parts.experts
+        guided = self.pipe.expert(name, texts, self.pipe.path.own(torch.stack(times)), [self.guidance] * len(x))
         ends = euler(rectified(self.pipe.path, guided), list(x), times)
         return [(end - one) / (way[-1] - way[0]) for end, one, way in zip(ends, x, times, strict=True)]

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from videodit.checkpoint.parts import FILES, name_of
 from videodit.checkpoint.store import save_model
 from videodit.data.batches import ClipBatch, derive_seed
 from videodit.eval.metrics import ssim
 from videodit.models.build import build
 from videodit.models.critic import PatchCritic, critic_losses
+from videodit.models.interfaces import VAE
 from videodit.models.vae import VideoVAE
 from videodit.train.encode import calibrate
 from videodit.train.meter import Means
@@ -64,7 +66,7 @@ class VAEObjective:
         self.absolute, self.structure, self.kl = absolute, structure, kl
         self.adversarial, self.perceptual, self.critic = adversarial, perceptual, critic
         self.shared_std, self.clips = shared_std, clips
-        self.module = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
+        self.module = vae if critic is None else nn.ModuleDict({name_of(VAE): vae, "critic": critic})
 
     def loss(self, batch: ClipBatch, step: int) -> tuple[Tensor, Means]:
         """Loss of a batch of this step, and its parts."""
@@ -102,8 +104,8 @@ class VAEObjective:
     def publish(self, folder: Path, averages: dict[str, Tensor], step: int) -> None:
         """Write vae.safetensors, with the statistics of its latents, which change only while the encoder does."""
         vae = build(self.vae.spec["architecture"], **self.vae.spec["arguments"]).to(self.vae.mean.device)
-        prefix = "" if self.critic is None else "vae."
+        prefix = "" if self.critic is None else f"{name_of(VAE)}."
         vae.load_state_dict({k.removeprefix(prefix): v for k, v in averages.items() if k.startswith(prefix)})
         if any(parameter.requires_grad for parameter in self.vae.encoder.parameters()):
             calibrate(vae, self.clips, shared=self.shared_std)
-        save_model(folder / "vae.safetensors", vae, step=step)
+        save_model(folder / FILES[name_of(VAE)], vae, step=step)

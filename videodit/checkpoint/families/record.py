@@ -88,6 +88,7 @@ class Family:
         name: what conf/pretrained calls it.
         networks: by the names that we give to the parts of a model.
         folders: where another library's folder has each part; empty if no such folder is read.
+        tokenizers: where it has that of each text encoder.
         pipeline: the class that such a folder's index names.
         text_length: states of a text that its pipeline gives a denoiser, zero ones included; 0: a prompt's own.
         adapters: how changes of its denoisers are spelt.
@@ -96,6 +97,7 @@ class Family:
     name: str
     networks: Mapping[str, Network]
     folders: Mapping[str, str] = field(default_factory=dict)
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
     pipeline: str = ""
     text_length: int = 0
     adapters: Adapters = Adapters()

@@ -270,6 +270,7 @@ FAMILY = Family(
     name="wan",
     networks={"dit": DIT, "dit_low": DIT, "text": t5.ENCODER, "vae": VAE},
     folders={"dit": "transformer", "dit_low": "transformer_2", "text": "text_encoder", "vae": "vae"},
+    tokenizers={"text": "tokenizer"},
     pipeline="WanPipeline",
     text_length=TEXT_LENGTH,
     adapters=Adapters(
