@@ -169,7 +169,7 @@ def models(page: Page) -> None:
         if page.enough(f"VAE decode, {dtype}", 20):
             with page.case(f"VAE decode, {dtype}"):
                 _decode(page, dtype, beside)
-    from videodit.nn.compiling import lacking_compiler
+    from videodit.accel.compiling import lacking_compiler
 
     if lacking := lacking_compiler(page.device):
         page.leave_out(f"compiled steps: there is no {lacking}")
@@ -189,7 +189,7 @@ def _dits(page: Page, beside: bool, *, compiled: bool) -> None:
 def _dit(page: Page, model: Model, beside: bool, compiled: bool) -> None:
     from gpu_parts import PROMPTS, Guided, family, planned, random_network
 
-    from videodit.nn.compiling import compile_blocks
+    from videodit.accel.compiling import compile_blocks
     from videodit.train.machine import matmul_rate
 
     found = family(page, model)
@@ -346,8 +346,8 @@ def _opened(spec: dict[str, Any], file: Path, page: Page, how: str) -> Any:
     import torch
     from safetensors.torch import load_file
 
+    from videodit.accel.offload import stream
     from videodit.models.build import rebuild
-    from videodit.nn.stream import stream
 
     with torch.device("meta"):
         dit = rebuild(spec["architecture"], spec["arguments"])

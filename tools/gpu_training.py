@@ -80,7 +80,7 @@ def run_of(page: Page, spec: dict[str, Any], folder: Path, recompute: str, *, co
     objective = Denoising(dit, page.device)
     mesh = Mesh(launch=Launch(), device=page.device, sizes=(1, 1, 1))
     if compiled:
-        from videodit.nn.compiling import compile_blocks
+        from videodit.accel.compiling import compile_blocks
 
         forget(objective.module, recompute)
         for stack in dit.stacks().values():

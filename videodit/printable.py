@@ -46,6 +46,12 @@ def warn(area: str, line: object) -> None:
     logging.getLogger(area).warning("%s", one_line(line), stacklevel=2)
 
 
+def quiet_torchao() -> None:
+    """Silence what torchao tells of kernels for other machines, and torch of its age, before one imports it."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _escaped(text: str, keep: str) -> str:
     if text.isprintable():
         return text

@@ -107,7 +107,7 @@ def another(key: str) -> str:
 SAID |= {key: (another(key), key) for key in OWN if key not in SAID}
 ELSEWHERE = {  # keys of the result that other tests hold to their records
     **{"model": "tests/cli/test_recipe.py", "base": "tests/faults/test_named_by_files.py"},
-    **{"lora": "tests/checkpoint/test_adapters.py", "quantize": "tests/nn/test_int8.py"},
+    **{"lora": "tests/checkpoint/test_adapters.py", "quantize": "tests/accel/test_int8.py"},
     **{"count": "tests/cli/test_places.py"},
     **{"compile": "made_with", "recipe": "below", "prompts": "below", "batch": "tests/cli/test_recipe.py"},
 }

@@ -19,9 +19,9 @@ from tests.compare import assert_equal, denoised, distance, noise, shaken
 from tests.second.house import NAME, furnish, opened
 from tests.second.twin import Twin
 from tests.train import tiny
+from videodit.accel.step_cache import StepCache
 from videodit.cli.main import main
 from videodit.models.pack import Ragged, patchify
-from videodit.nn.stepcache import StepCache
 from videodit.track.jsonl import records
 
 ARGUMENTS = {"latents": 4, "patch": [1, 2, 2], "size": 24, "early": 2, "late": 3, "groups": 2, "words": 16}

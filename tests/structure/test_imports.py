@@ -36,19 +36,20 @@ TABLE = {
     "provenance": Row("", ""),
     "shapes": Row("", ""),
     "config": Row("", "omegaconf yaml"),
-    "nn": Row("", "torch einops xformers torchao"),
+    "nn": Row("", "torch einops xformers"),
+    "accel": Row("", "torch torchao"),
     "models": Row("nn", f"torch einops transformers tokenizers ftfy {TYPES}"),
     "flow": Row("", "torch einops diffusers"),
     "data": Row("", f"torch einops numpy PIL av decord pyarrow fsspec {TYPES}"),
-    "checkpoint": Row("nn models config", f"torch einops safetensors huggingface_hub gguf {TYPES}"),
-    "parallel": Row("nn models checkpoint config", f"torch einops safetensors {TYPES}"),
+    "checkpoint": Row("nn accel models config", f"torch einops safetensors huggingface_hub gguf {TYPES}"),
+    "parallel": Row("nn accel models checkpoint config", f"torch einops safetensors {TYPES}"),
     "track": Row("", f"torch numpy rich wandb tensorboard {TYPES}"),
     "features": Row("nn checkpoint", "torch numpy PIL cv2 transformers"),
     "eval": Row("data features", "torch einops numpy PIL"),
     "toy": Row("data eval", "torch einops"),
     "decode": Row("models", "torch"),
-    "plan": Row("nn models checkpoint config decode", "torch"),
-    "generate": Row("nn models flow data checkpoint config decode plan", f"torch einops numpy {TYPES}"),
+    "plan": Row("nn accel models checkpoint config decode", "torch"),
+    "generate": Row("nn accel models flow data checkpoint config decode plan", f"torch einops numpy {TYPES}"),
     "train": Row(
         "nn models flow data checkpoint parallel track eval plan generate config provenance moved",
         "torch einops peft annotated_types typing_extensions",
@@ -59,8 +60,8 @@ TABLE = {
     ),
     "doctor": Row("nn models flow data parallel track plan train config", "torch numpy"),
     "cli": Row(
-        "nn models flow data checkpoint parallel track features eval toy decode plan generate train doctor ingest "
-        "config provenance moved",
+        "nn accel models flow data checkpoint parallel track features eval toy decode plan generate train doctor "
+        "ingest config provenance moved",
         "torch hydra omegaconf yaml annotated_types typing_extensions",
     ),
     "__main__": Row("cli", ""),
@@ -71,7 +72,7 @@ FREE = {"alive", "printable", "atomic", "signals", "errors", "untrusted", "shape
 # installed, so they are imported where they are used, never at the top of a file.
 HOMES = {
     "xformers*": ["videodit.nn.kernels"],
-    "torchao*": ["videodit.nn.int8"],
+    "torchao*": ["videodit.accel.int8"],
     "transformers": ["videodit.models.text", "videodit.features.hub"],
     "tokenizers": ["videodit.models.text"],
     "gguf*": ["videodit.checkpoint.gguf_file"],

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from videodit.accel.compiling import lacking_compiler
+from videodit.accel.int8 import check_int8
 from videodit.checkpoint import adapters
 from videodit.checkpoint.family import is_exact, nearest_family, settings
 from videodit.checkpoint.folder import Described, is_folder, read_folder
@@ -21,8 +23,6 @@ from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE
 from videodit.models.text import Tokenizer
-from videodit.nn.compiling import lacking_compiler
-from videodit.nn.int8 import check_int8
 from videodit.printable import note, warn
 from videodit.untrusted import read_json
 

@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videodit.accel.compiling import compile_blocks
+from videodit.accel.int8 import suits_int8, to_int8
+from videodit.accel.offload import stream
 from videodit.alive import doing
 from videodit.checkpoint.keymap import Table, match
 from videodit.checkpoint.parts import ROLES, name_of, of_role
@@ -31,9 +34,6 @@ from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
 from videodit.models.pack import Ragged
 from videodit.models.text import TextEncoder, Tokenizer
 from videodit.models.vae import VideoVAE
-from videodit.nn.compiling import compile_blocks
-from videodit.nn.int8 import suits_int8, to_int8
-from videodit.nn.stream import stream
 
 Delta = Callable[[Tensor], Tensor]  # a weight as the file has it, exact -> what is added to it
 

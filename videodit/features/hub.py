@@ -30,7 +30,7 @@ def opened(
     one. dtype: "" is float32 on a CPU, bfloat16 elsewhere. Weights are read from safetensors only, code from neither.
     """
     from videodit.nn.device import pick_device
-    from videodit.nn.int8 import quiet_torchao
+    from videodit.printable import quiet_torchao
 
     quiet_torchao()
     import torch

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import videodit
+from videodit.accel.step_cache import summary
 from videodit.alive import doing
 from videodit.checkpoint.adapters import parse
 from videodit.checkpoint.find import open_pipeline
@@ -31,7 +32,6 @@ from videodit.generate.video import Denoised, Video, finish
 from videodit.models.interfaces import VAE
 from videodit.nn.device import pick_device, pick_dtype
 from videodit.nn.kernels import AUTO
-from videodit.nn.stepcache import summary
 from videodit.printable import note
 
 VERSIONS = {"videodit": videodit.__version__, "torch": str(torch.__version__)}

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.accel.step_cache import StepCache
 from videodit.checkpoint.pretrained import Components
 from videodit.errors import Cancelled, InputError
 from videodit.flow.path import Velocity
 from videodit.models.interfaces import Runner, run_blocks
 from videodit.models.pack import Context, Times, patchify, unpatchify
 from videodit.nn.device import name_of
-from videodit.nn.stepcache import StepCache
 from videodit.shapes import LatentShape
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from videodit.errors import InputError
 from videodit.models.interfaces import TEXT_ENCODER, Stacked
 from videodit.models.pack import Ragged
-from videodit.nn.int8 import quiet_torchao
+from videodit.printable import quiet_torchao
 from videodit.untrusted import MOST, read_text
 
 TOGETHER = 128  # tokens of the prompts that pass as one sequence: a dense mask costs their square

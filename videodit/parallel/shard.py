@@ -19,9 +19,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from videodit.accel.compiling import compile_blocks, lacking_compiler
 from videodit.errors import InputError
 from videodit.models.interfaces import Denoiser
-from videodit.nn.compiling import compile_blocks, lacking_compiler
 from videodit.parallel.mesh import Mesh
 from videodit.parallel.sequence import share_tokens
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from videodit.accel.int8 import suits_int8
 from videodit.checkpoint.pretrained import Part
 from videodit.decode import Way, tiles
 from videodit.models.build import depths_of, with_depths, without_weights
 from videodit.models.interfaces import Denoiser
 from videodit.models.pack import Context, Lengths, Pack, Ragged, Times, patchify
-from videodit.nn.int8 import suits_int8
 from videodit.plan.trace import Trace, tracing
 from videodit.shapes import LatentShape
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.models.interfaces import Denoiser
-from videodit.nn.int8 import quiet_torchao
+from videodit.printable import quiet_torchao
 
 NAME = "default"  # of the adapter, in PEFT's modules
 ENDS = {

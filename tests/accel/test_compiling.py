@@ -7,9 +7,9 @@ import torch
 
 from tests.compare import assert_equal, denoised, noise, shaken
 from tests.tiny import DIT
+from videodit.accel.compiling import compile_blocks, lacking_compiler
 from videodit.models.build import build
 from videodit.models.pack import Ragged, patchify
-from videodit.nn.compiling import compile_blocks, lacking_compiler
 
 CPU = torch.device("cpu")
 

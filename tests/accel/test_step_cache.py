@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from tests.compare import assert_equal, denoised, noise, shaken
 from tests.tiny import DIT
+from videodit.accel.step_cache import StepCache, relative, summary
 from videodit.models.build import build
 from videodit.models.interfaces import run_blocks
 from videodit.models.pack import Ragged, patchify
-from videodit.nn.stepcache import StepCache, relative, summary
 
 
 class Blocks:

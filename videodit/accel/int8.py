@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Sequence
 from math import prod
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.printable import quiet_torchao
 
 SMALLEST = 2**14  # values of a matrix that is worth it
 
@@ -19,12 +19,6 @@ def check_int8() -> None:
     """InputError where torchao is not installed."""
     if importlib.util.find_spec("torchao") is None:
         raise InputError('quantize=int8 needs torchao: pip install "videodit[int8]"')
-
-
-def quiet_torchao() -> None:
-    """Before it is imported, by us or by transformers: it tells of kernels for other machines, and torch of its age."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def suits_int8(name: str, shape: Sequence[int]) -> bool:

@@ -11,14 +11,14 @@ from torch import nn
 
 from tests.compare import denoised, noise, shaken
 from tests.tiny import DIT, TEXT
+from videodit.accel.int8 import check_int8, suits_int8
+from videodit.accel.step_cache import relative
 from videodit.checkpoint.find import check_choices
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.store import save_model
 from videodit.errors import InputError
 from videodit.models.build import build
 from videodit.models.pack import Ragged, patchify
-from videodit.nn.int8 import check_int8, suits_int8
-from videodit.nn.stepcache import relative
 
 pytest.importorskip("torchao")
 WIDE = {**DIT, "dim": 128, "ffn": 256, "heads": 4}
