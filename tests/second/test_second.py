@@ -24,7 +24,7 @@ from videodit.cli.main import main
 from videodit.models.pack import Ragged, patchify
 from videodit.track.jsonl import records
 
-ARGUMENTS = {"latents": 4, "patch": [1, 2, 2], "size": 24, "early": 2, "late": 3, "groups": 2, "words": 16}
+ARGUMENTS = {"latents": 4, "patch": [1, 2, 2], "size": 24, "early": 2, "late": 3, "groups": 2, "words": [16]}
 BRIEF = "loop={{steps: {}, save_every: 2, sample_every: 4, log_every: 1}}"
 MODEL = [word for word in tiny.COMMAND if not word.startswith("model")]
 VIDEO = ["steps=3", "frames=5", "size=32x32", "seed=4"]

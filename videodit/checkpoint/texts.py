@@ -15,6 +15,7 @@ from videodit.errors import InputError
 from videodit.models.pack import Ragged
 from videodit.models.text import Encode, SmallT5, Tokenizer
 
+FOLDER = "text"  # of states, in a cache
 TOGETHER = 4  # prompts whose states are there together; progress is told after each lot
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videodit.checkpoint.pretrained import Components
-from videodit.checkpoint.texts import encode_alone, encode_cached, finite
+from videodit.checkpoint.texts import FOLDER, encode_alone, encode_cached, finite
 from videodit.config import cache_dir
 from videodit.decode import Way
 from videodit.errors import InputError
@@ -123,7 +123,7 @@ class Model:
             return finite(encode_alone(ids, lengths, encoder.network))
         weights = self.parts.parts[encoder.name].weights.fingerprint
         made_by = f"{weights}/{self.parts.dtype}/{self.parts.quantize}"
-        text = encode_cached(cache_dir() / "text", made_by, ids, lengths, encoder.network)
+        text = encode_cached(cache_dir() / FOLDER, made_by, ids, lengths, encoder.network)
         return Ragged(text.states.to(self.parts.device), text.lengths)
 
     def network(self, name: str, context: Context, times: Tensor, run: Runner = run_blocks) -> Velocity:

@@ -13,6 +13,7 @@ from videodit.checkpoint.find import describe, tokenizers_of
 from videodit.checkpoint.parts import first
 from videodit.checkpoint.pretrained import Part
 from videodit.checkpoint.resolve import families, read_family
+from videodit.checkpoint.texts import FOLDER
 from videodit.checkpoint.weights import Weights
 from videodit.config import Launch
 from videodit.errors import InputError
@@ -159,7 +160,7 @@ def texts(cfg: Ingest, base: Base, found: Outcome, out: Path) -> None:
     captions = {clip[name] for clip in found.clips for name in ("caption", "caption_short", "caption_long")}
     for tokenizer in tokenizers.values():
         tell_unheard(tokenizer, sorted(captions - {""}), frozen=True)
-    remembered(base, tokenizers, ["", *sorted(captions)], mesh, kept_in(cfg.precision, device), out / "cache" / "text")
+    remembered(base, tokenizers, ["", *sorted(captions)], mesh, kept_in(cfg.precision, device), out / "cache" / FOLDER)
 
 
 def named_vae(name: str) -> VideoVAE:

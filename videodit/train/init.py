@@ -16,12 +16,12 @@ from videodit.checkpoint.parts import FILES, NAMES, ROLES, TOKENIZERS, first, na
 from videodit.checkpoint.pretrained import Part, check_parts
 from videodit.checkpoint.resolve import lasting, locate
 from videodit.checkpoint.store import HEADER
-from videodit.checkpoint.texts import Remembered
+from videodit.checkpoint.texts import FOLDER, Remembered
 from videodit.checkpoint.weights import Weights
 from videodit.errors import InputError
 from videodit.factory import Factory
 from videodit.models.arguments import ARGUMENTS
-from videodit.models.build import without_weights
+from videodit.models.build import role_of, without_weights
 from videodit.models.interfaces import DENOISER, TEXT_ENCODER, VAE, Denoiser
 from videodit.models.text import TextEncoder, Tokenizer, extended, train_tokenizer
 from videodit.models.vae import VideoVAE
@@ -165,7 +165,7 @@ def networks(
     frozen = []
     if base is not None and inherits(cfg, base):  # they are closed again before the DiT opens
         prompts, dtype = ["", *captions, *(cfg.samples.prompts or [])], kept_in(cfg.precision, mesh.device)
-        frozen = remembered(base, tokenizers, prompts, mesh, dtype, Path(cfg.cache) / "text")
+        frozen = remembered(base, tokenizers, prompts, mesh, dtype, Path(cfg.cache) / FOLDER)
     torch.manual_seed(cfg.seed)
     dtype = torch.float32 if adapter is None else kept_in(cfg.precision, mesh.device)
     dit = initial(cfg, base, name_of(DENOISER), mesh.device, dtype)
@@ -258,7 +258,7 @@ def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool)
 def find_vae(model: str) -> Part:
     """The VAE of a model, ours or public, of a VAE run, or in a file of ours."""
     part = _find_vae(model)
-    if part.spec.get("architecture") != "video_vae":
+    if role_of(part.spec) != VAE:
         raise InputError(f"{part.weights.source} is not a VAE")
     return part
 
