@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from videodit.errors import InputError
-from videodit.settings import defaults_of, key, keys_of, read
+from videodit.factory import Factory
+from videodit.settings import defaults_of, group, key, keys_of, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +91,46 @@ def test_an_instance_has_its_own_list() -> None:
     one, other = Listed(), Listed()
     one.numbers.append(2)
     assert other.numbers == [1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    one: Factory = group("an object")
+    more: list[Factory] = key("objects", [])
+    rest: Factory | None = key("or none", None)
+    share: float | int | None = key("a number as it is written", None, gt=0)
+    bounds: dict[str, Any] = key("of numbers", {"a": [0, None], "b": None}, entries={"a": "the first"})
+
+
+def test_objects_are_made_of_what_describes_them() -> None:
+    one = Factory("one", {"_target_": "builtins.dict"}, lambda node, key, **more: {**more})
+    found = read(Made, {"one": one, "more": [one], "rest": one, "share": 3})
+    assert found.one is one and found.more == [one] and found.rest is one and type(found.share) is int
+    assert read(Made, {"one": one, "share": 0.5}).rest is None
+    assert read(Made, {"one": one, "rest": None}).rest is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"one": 3}, "one=3: expected an object with"),
+        ({"one": None}, "one: expected an object with"),
+        ({"more": [3]}, "more.0=3: expected an object with"),
+        ({"more": 3}, "more=3: expected a list of objects"),
+        ({"more": None}, "more: expected a list of objects"),
+        ({"rest": {"a": 1}}, "rest: expected an object with"),
+        ({"share": -1}, "share=-1: must be above 0"),
+        ({"share": True}, "share=True"),
+    ],
+)
+def test_what_describes_no_object_is_refused(given: dict[str, Any], told: str) -> None:
+    one = Factory("one", {"_target_": "builtins.dict"}, lambda node, key, **more: {**more})
+    with pytest.raises(InputError) as error:
+        read(Made, {"one": one, **given})
+    assert str(error.value).startswith(told)
+
+
+def test_entries_of_a_dictionary_are_keys() -> None:
+    found = {one.name: (one.default, one.help, one.is_entry) for one in keys_of(Made)}
+    assert found["bounds.a"] == ([0, None], "the first", True) and found["bounds.b"] == (None, "", True)
+    assert found["bounds"][1:] == ("of numbers", False) and "one" not in found

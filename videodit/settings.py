@@ -19,7 +19,6 @@ from videodit.errors import InputError, did_you_mean
 from videodit.factory import Factory
 
 HELP, LIMITS, WRITTEN, GROUP, ENTRIES = "help", "limits", "written", "group", "entries"  # in a field's metadata
-OBJECT = "expected an object: its class as _target_, and arguments"
 
 
 class Before(NamedTuple):
@@ -223,18 +222,26 @@ def _read(value: Any, hint: Any, name: str) -> Any:
     inner = _settings_in(plain)
     if inner is not None and not (value is None and _may_be_none(plain)):
         return read(inner, value, name)
-    if plain == list[Factory] and isinstance(value, list):
-        return [_read(one, Factory, f"{name}.{i}") for i, one in enumerate(value)]
-    if plain is Factory or (plain == Factory | None and value is not None):
-        if not isinstance(value, Factory):
-            raise InputError(f"{name}{_shown(value)}: {OBJECT}")
-        return value
+    if Factory in (plain, *get_args(plain)):
+        found = _read_objects(value, plain, name)
+        return found if plain is hint else check(found, Annotated[list[Any], *get_args(hint)[1:]], name)
     if get_origin(plain) is tuple and isinstance(value, list):
         inner = _settings_in(get_args(plain)[0])
         if inner is not None:
             return tuple(read(inner, row, f"{name}.{i}") for i, row in enumerate(value))
         value = tuple(value)
     return check(value, hint, f"{name}{_shown(value)}")
+
+
+def _read_objects(value: Any, hint: Any, name: str) -> Any:
+    """A factory, a list of them, or None, as the hint has it."""
+    several = get_origin(hint) is list
+    if several and isinstance(value, list):
+        return [_read_objects(one, Factory, f"{name}.{number}") for number, one in enumerate(value)]
+    if (isinstance(value, Factory) and not several) or (value is None and _may_be_none(hint)):
+        return value
+    wanted = "a list of objects, each" if several else "an object"
+    raise InputError(f"{name}{_shown(value)}: expected {wanted} with the name of its class as _target_")
 
 
 def _shown(value: Any) -> str:

@@ -70,8 +70,9 @@ def test_lines_of_a_launched_command_are_shown(tmp_path: Path) -> None:
     ]
     assert [one.returncode for one in done] == [0, 0], done
     planned, trained = done
-    assert "a step" in planned.stdout and "a step" not in planned.stderr
-    first, second, *middle, last = trained.stderr.splitlines()
-    assert not trained.stdout and "a step" in first and "million parameters" in second
+    assert planned.stdout.startswith("a step: ") and "a step: " not in planned.stderr
+    lines = [line for line in trained.stderr.splitlines() if "still at it" not in line]
+    first, second, *middle, last = lines
+    assert not trained.stdout and first.startswith("a step: ") and "million parameters" in second
     assert any("  step 1/1  " in line for line in middle)
     assert last == f"{tmp_path / 'run'}: videodit report {tmp_path / 'run'}, model={tmp_path / 'run'}"

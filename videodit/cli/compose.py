@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videodit.cli.objects import FOLLOWS
 from videodit.cli.settings import register, settings_of
@@ -159,32 +159,12 @@ def with_new_names(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def make(node: Mapping[str, Any], key: str = "", **more: Any) -> Any:
-    """The object that a node of a config describes, with `more` arguments. `key`: where the config has it, if the node
-    does not know that itself.
-
-    What its constructor says of its arguments is an InputError.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(node, _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        if isinstance(cause, TypeError | ValueError | ImportError):
-            raise InputError(f"{key or str(error).rpartition('full_key: ')[2]}: {_first_line(cause)}") from error
-        raise
-
-
 def explained(error: Exception, conf: Path, command: str, overrides: Sequence[str]) -> InputError:
     """What hydra or omegaconf made of the overrides, as one line that names the key or the group."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
     if isinstance(error, OverrideParseException):
-        return InputError(f"{error.override}: {_first_line(error)} (quote the value for hydra: key=\"'a, b'\")")
+        return InputError(f"{error.override}: {first_line(error)} (quote the value for hydra: key=\"'a, b'\")")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         if extra := _EXTRAS.get(f"{group}={name}"):
@@ -201,9 +181,9 @@ def explained(error: Exception, conf: Path, command: str, overrides: Sequence[st
             gone = key.rpartition(".")[2] in Sizes._fields  # which data sets had, before the networks said it
             return InputError(f"{key}: {FOLLOWS}" if gone else f"unknown key {key!r}{did_you_mean(key, known)}")
     if str(error).startswith("Ambiguous value"):
-        return InputError(f"{_first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")
-    cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
-    return InputError(f"{_first_line(error)}{cause}")
+        return InputError(f"{first_line(error)}: a list is key=[a,b]; values to try one after the other need train -m")
+    cause = f" ({first_line(error.__cause__)})" if error.__cause__ else ""
+    return InputError(f"{first_line(error)}{cause}")
 
 
 def _takes_weights(conf: Path, file: str, command: str) -> str:
@@ -235,5 +215,6 @@ def _known_keys(conf: Path, command: str, overrides: Sequence[str]) -> list[str]
     return [*groups, *(key for key, _ in dotted(content, ""))]
 
 
-def _first_line(error: object) -> str:
+def first_line(error: object) -> str:
+    """The first line of what an error says, or what it is called."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.compose import Line, config, make
+from videodit.cli.compose import Line, config, first_line
 from videodit.cli.objects import check_objects
 from videodit.cli.settings import settings_of
+from videodit.cli.values import literal
 from videodit.config import conf_dir
 from videodit.errors import InputError
 from videodit.factory import Factory
@@ -93,3 +94,30 @@ def _with_factories(tree: Any, key: str) -> Any:
     if "_target_" in tree:
         return Factory(key, tree, make)
     return {name: _with_factories(one, f"{key}.{name}" if key else name) for name, one in tree.items()}
+
+
+def make(node: Mapping[str, Any], key: str, **more: Any) -> Any:
+    """The object that a node of plain values describes, with `more` arguments. `key`: where the config has it.
+
+    What its constructor says of its arguments is an InputError.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(_as_it_is(node), _convert_="all", **_as_it_is(more))
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, TypeError | ValueError | ImportError):
+            inside = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
+            raise InputError(f"{key}{inside and '.'}{inside}: {first_line(cause)}") from error
+        raise
+
+
+def _as_it_is(value: Any) -> Any:
+    """The value, with texts that hydra will give back as they are: it resolves them, and then reads them once more."""
+    if isinstance(value, Mapping):
+        return {name: _as_it_is(one) for name, one in value.items()}
+    return [_as_it_is(one) for one in value] if isinstance(value, list) else literal(literal(value))

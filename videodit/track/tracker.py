@@ -55,7 +55,7 @@ class Tracker:
 class Composite(Tracker):
     """Feeds several trackers, and keeps a broken one from ending a run.
 
-    A tracker that raises is reported on stderr, once, and gets nothing more, except that it is still finished. Not so
+    A tracker that raises is reported once, and gets nothing more, except that it is still finished. Not so
     with InputError, which is for the user to put right (a package to install, a full disk: see Jsonl): it goes on to
     the caller after every tracker had its turn.
     """

@@ -29,7 +29,7 @@ SHARD = 2048  # clips a file: what a kill in the middle can cost
 def encode_datasets(datasets: Sequence[Clips], vae: VideoVAE, *, folder: Path, workers: int, mesh: Mesh) -> LatentCache:
     """The latents of every clip of the data sets, from the cache in `folder`; what it lacks is encoded now.
 
-    Each process encodes its part of them. Clips that cannot be read are reported on stderr and left out; all processes
+    Each process encodes its part of them. Clips that cannot be read are told and left out; all processes
     know them as `skipped` of the cache. How many show what their files do not have is told in a line.
     """
     skipped: list[tuple[str, str]] = []

@@ -49,7 +49,7 @@ def settle(config: dict[str, Any], folder: Path, mesh: Mesh, *, resuming: bool) 
 def settled(config: dict[str, Any], path: Path, device: torch.device, *, resuming: bool) -> dict[str, Any]:
     """The config with what `auto` came to. Resuming keeps the precision that the run has (`path` is its config.json).
 
-    What else differs from the run's config, or from the clips that it had, is told on stderr: it may be meant, such as
+    What else differs from the run's config, or from the clips that it had, is told: it may be meant, such as
     more steps.
     """
     config = {key: value for key, value in config.items() if key not in OF_THIS_START}

@@ -239,7 +239,7 @@ def words(
 
 
 def tell_unheard(tokenizer: Tokenizer, captions: Sequence[str], *, frozen: bool) -> None:
-    """Say on stderr how much of the captions will not be heard. frozen: the text encoder will not learn it either."""
+    """Say how much of the captions will not be heard. frozen: the text encoder will not learn it either."""
     words = [tokenizer.words(caption) for caption in captions]
     unknown = Counter(word for several in words for word, known in several if not known)
     if unknown:

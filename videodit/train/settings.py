@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from videodit.factory import Factory
 from videodit.settings import group, key
 
 FEW, SPARSE = 50, 20  # records of a short run, and steps between those of a long one
@@ -47,7 +48,7 @@ class Tracked:
 class Crops:
     """A VAE's batches."""
 
-    crops: list[Any] = key("kinds of crops: frames, height, width, and how often (weight)", [
+    crops: list[Factory] = key("kinds of crops: frames, height, width, and how often (weight)", [
         {"_target_": "videodit.data.batches.Crop", "frames": 9, "height": 32, "width": 32, "weight": 0.6},
         {"_target_": "videodit.data.batches.Crop", "frames": 17, "height": 64, "width": 64, "weight": 0.3},
         {"_target_": "videodit.data.batches.Crop", "frames": 1, "height": 64, "width": 64, "weight": 0.1},
@@ -102,15 +103,15 @@ class Flow:
     """The path between data and noise, and the times at which a training visits it."""
 
     name: str = key("the path's name")
-    path: Any = key("the path")
-    times: Any = key("the times")
+    path: Factory = key("the path")
+    times: Factory = key("the times")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """The optimizer and its learning rate's curve."""
 
-    make: Any = key("the optimizer")
+    make: Factory = key("the optimizer")
     warmup: int = key("steps", ge=0)
     decay: int = key("steps at the end that fall to the floor", ge=0)
     floor: Number = key("of the peak", ge=0, le=1)
@@ -132,16 +133,16 @@ class Parallel:
 class Trackers:
     """Where a run's numbers go."""
 
-    trackers: Any = key("the trackers")
+    trackers: list[Factory] = key("the trackers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """`videodit train`."""
 
-    model: Any = group("the DiT")
-    vae: Any = group("the VAE")
-    text: Any = group("the text encoder")
+    model: Factory = group("the DiT")
+    vae: Factory = group("the VAE")
+    text: Factory = group("the text encoder")
     data: dict[str, Any] = group("the data sets: train and heldout, lists")
     flow: Flow = group("the path")
     optim: Optim = group("the optimizer")
@@ -182,7 +183,7 @@ class Train:
     crops: Crops = key("the VAE's batches")
     shared_std: bool = key("one deviation for all latent channels", True)
     vae_loss: VAELoss = key("weights of the VAE's losses")
-    critic: Any = key("or a videodit.models.critic.PatchCritic, for the last two of vae_loss", None)
+    critic: Factory | None = key("or a videodit.models.critic.PatchCritic, for the last two of vae_loss", None)
     freeze: list[str] = key("parts that are not trained, such as encoder or text", [])
     packs: Packs = key("the DiT's steps, and batches of at most so many tokens")
     drop: Number = key("share of captions left out, for guidance", 0.1, ge=0, le=1)
@@ -224,7 +225,7 @@ class Encode:
     """`videodit encode`."""
 
     data: dict[str, Any] = group("the data sets")
-    model: Any = group("the DiT that the clips' sizes are for, without init=")
+    model: Factory = group("the DiT that the clips' sizes are for, without init=")
     init: str = key("the model that a training will start from", "")
     vae_from: str = key("the VAE: a model, the folder of a VAE run or a file; else that of init, or the toy's", "")
     cache: str = key("where latents are kept", "${data.cache}")
