@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from videodit.cli.compose import Line, config, make
-from videodit.config import conf_dir
+from videodit.cli.typed import settings
 from videodit.errors import InputError
 from videodit.models.text import Tokenizer, train_tokenizer
 from videodit.toy.grammar import caption
@@ -89,14 +88,14 @@ def learn(encoder: nn.Module, tokenizer: Tokenizer, steps: int, lr: float, name:
 
 def main(arguments: Sequence[str]) -> None:
     options = {"steps": "300", "lr": "2e-4"} | dict(argument.split("=", 1) for argument in arguments)
-    text = config(conf_dir(), "train", Line(["experiment=toy_dit"], {})).text
+    text = settings("train", ["experiment=toy_dit"]).text
     with tempfile.TemporaryDirectory() as folder:
         captions = [caption(scene(SEED, i, split="train"), SEED, i) for i in range(4000)]
-        tokenizer = train_tokenizer(captions, Path(folder) / "tokenizer.json", vocabulary=text.vocabulary)
+        tokenizer = train_tokenizer(captions, Path(folder) / "tokenizer.json", vocabulary=text.arguments["vocabulary"])
         print(f"{'position biases':<24}{'steps':>6}" + "".join(f"{name:>10}" for name in ASKED))
         for name in ("as transformers draws", "to words nearby"):
             torch.manual_seed(0)
-            encoder = make(text)
+            encoder = text()
             if name == "as transformers draws":
                 attention = encoder.encoder.block[0].layer[0].SelfAttention
                 nn.init.normal_(attention.relative_attention_bias.weight, std=encoder.dim**-0.5)

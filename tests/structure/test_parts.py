@@ -24,8 +24,6 @@ OTHERS = {
     ("checkpoint/trees.py", "vae"): 1,  # another program's folder
     ("cli/effects.py", "text"): 2,  # keys of a config
     ("cli/effects.py", "vae"): 1,
-    ("cli/ingest.py", "text"): 3,
-    ("cli/ingest.py", "vae"): 1,
     ("plan/generation.py", "text"): 3,  # the stage of a plan
     ("train/init.py", "text"): 1,  # groups of the config
     ("train/init.py", "vae"): 1,
