@@ -120,7 +120,7 @@ def test_objects_are_made_of_what_describes_them() -> None:
         ({"more": None}, "more: expected a list of objects"),
         ({"rest": {"a": 1}}, "rest: expected an object with"),
         ({"share": -1}, "share=-1: must be above 0"),
-        ({"share": True}, "share=True"),
+        ({"share": True}, "share=true"),
     ],
 )
 def test_what_describes_no_object_is_refused(given: dict[str, Any], told: str) -> None:
@@ -131,6 +131,6 @@ def test_what_describes_no_object_is_refused(given: dict[str, Any], told: str) -
 
 
 def test_entries_of_a_dictionary_are_keys() -> None:
-    found = {one.name: (one.default, one.help, one.is_entry) for one in keys_of(Made)}
-    assert found["bounds.a"] == ([0, None], "the first", True) and found["bounds.b"] == (None, "", True)
-    assert found["bounds"][1:] == ("of numbers", False) and "one" not in found
+    found = {one.name: (one.default, one.help) for one in keys_of(Made)}
+    assert found["bounds.a"] == ([0, None], "the first") and found["bounds.b"] == (None, "")
+    assert found["bounds"][1] == "of numbers" and "one" not in found

@@ -20,6 +20,9 @@ from videodit.factory import Factory
 
 HELP, LIMITS, WRITTEN, GROUP, ENTRIES = "help", "limits", "written", "group", "entries"  # in a field's metadata
 
+# 1 stays 1, and 1.0 is 1.0: what a run was told is compared when it goes on, and a clip's id holds its fps.
+Number = float | int
+
 
 class Before(NamedTuple):
     """A run that comes first: its overrides, as they were written, and its settings."""

@@ -70,9 +70,9 @@ def test_lines_of_a_launched_command_are_shown(tmp_path: Path) -> None:
     ]
     assert [one.returncode for one in done] == [0, 0], done
     planned, trained = done
-    assert planned.stdout.startswith("a step: ") and "a step: " not in planned.stderr
-    lines = [line for line in trained.stderr.splitlines() if "still at it" not in line]
-    first, second, *middle, last = lines
+    told = [[line for line in one.stderr.splitlines() if "still at it" not in line] for one in done]
+    assert planned.stdout.startswith("a step: ") and told[0] == []
+    first, second, *middle, last = told[1]
     assert not trained.stdout and first.startswith("a step: ") and "million parameters" in second
     assert any("  step 1/1  " in line for line in middle)
     assert last == f"{tmp_path / 'run'}: videodit report {tmp_path / 'run'}, model={tmp_path / 'run'}"

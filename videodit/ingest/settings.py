@@ -11,9 +11,8 @@ from typing import Any
 from videodit.factory import Factory
 from videodit.features.meanings import MEANINGS
 from videodit.ingest.record import COLUMNS
-from videodit.settings import group, key
+from videodit.settings import Number, group, key
 
-Number = float | int  # a whole one stays what it is: a clip's id holds its fps as it was written
 OF_FILES = ("seconds", "height", "width", "source_fps")  # columns that can be selected by, beside what is measured
 BOUNDS: dict[str, Any] = {"seconds": [0.5, None], "black": [None, 0.5], "frozen": [None, 0.9]}
 TOLD = {column.name: column.meaning for column in COLUMNS if column.name in OF_FILES} | dict(MEANINGS)
@@ -57,7 +56,7 @@ class Shaping:
     shortest: int = key("of a clip, at least", 5)
     areas: list[int] = key("pixels a frame, of each size that is made", [4096])
     multiple: int | None = key(
-        "of so many pixels height and width are, else what vae= and its DiT take, 16 without vae=", None
+        "of so many pixels height and width are; null: what vae= and its DiT take, 16 without vae=", None
     )
 
 

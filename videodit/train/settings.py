@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videodit.factory import Factory
-from videodit.settings import group, key
+from videodit.settings import Number, group, key
 
 FEW, SPARSE = 50, 20  # records of a short run, and steps between those of a long one
-
-
-Number = int | float  # 1 stays 1: what a run was told is compared when it is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
