@@ -69,7 +69,8 @@ def test_progress_tells_how_far_it_is() -> None:
             progress.update(3)
             watch.clock.now += SILENCE
             watch.tell()
-        assert told(watch) == ["encode  step 3/8  0.16/s  31s left: still at it after 12 s"]
+        now = "encode  step 3/8  0.16/s  31s left"
+        assert told(watch) == ["encode  step 1/8", f"{now}: still at it after 12 s", now]
 
 
 def test_an_error_leaves_no_name_behind() -> None:

@@ -43,8 +43,8 @@ def test_what_is_no_sound_json_is_one_line(content: bytes, told: str) -> None:
     ("value", "told"),
     [
         ({"count": 0, "names": []}, "count: must be at least 1, not 0"),
-        ({"count": True, "names": []}, "count: .*integer"),
-        ({"count": "1", "names": []}, "count: .*integer"),
+        ({"count": True, "names": []}, "count: must be a whole number"),
+        ({"count": "1", "names": []}, "count: must be a whole number"),
         ({"count": 10**30, "names": []}, "count: must be at most 10"),
         ({"count": 1, "names": ["a", None]}, "names.1: .*string"),
         ({"count": 1}, "names: field required"),
@@ -75,3 +75,8 @@ def test_a_damaged_line_is_told_and_the_others_are_read(tmp_path: Path) -> None:
     found = dict(json_lines(path))
     assert {number: value for number, value in found.items() if isinstance(value, dict)} == {1: {"a": 1}, 6: {"a": 2}}
     assert {number: isinstance(found[number], InputError) for number in (3, 4, 5)} == dict.fromkeys((3, 4, 5), True)
+
+
+def test_a_choice_of_types_is_not_part_of_the_place() -> None:
+    with pytest.raises(InputError, match=r"^x: a\.1: must be a"):
+        check({"a": [1, "two"]}, dict[str, list[int | float]], "x")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +136,7 @@ def check(value: Any, kind: Any, where: object) -> Any:
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(_place(value, first["loc"], first["type"]))
         given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
         if first["type"] == "value_error":  # a rule of the type's own, which says it all
             told, given = first["msg"].removeprefix("Value error, "), ""
@@ -145,6 +145,16 @@ def check(value: Any, kind: Any, where: object) -> Any:
             for theirs, ours in PLAIN:
                 told = told.replace(theirs, ours)
         raise InputError(f"{where}: {place + ': ' if place else ''}{told}{given}") from None
+
+
+def _place(value: Any, location: Sequence[Any], kind: str) -> Iterator[str]:
+    """The keys and numbers on the way to a place in a value, without pydantic's names for a type's choices."""
+    for number, part in enumerate(location, 1):
+        if isinstance(value, Mapping) and part in value or isinstance(value, list | tuple) and isinstance(part, int):
+            value = value[part]
+            yield str(part)
+        elif number == len(location) and (kind == "missing" or part == "[key]"):
+            yield str(part)
 
 
 def is_a(value: Any, kind: Any) -> bool:

@@ -201,7 +201,7 @@ CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
         ({"r": 3}, "says rank 3 of blocks.0.self_attn.q, whose tensors are of rank 2"),
         ({"rank_pattern": {"self_attn.q": 5}}, "says rank 5"),
         ({"r": "2"}, "r: must be a whole number, not '2'"),
-        ({"lora_alpha": None}, "lora_alpha: must be a valid number"),
+        ({"lora_alpha": None}, "lora_alpha: must be a number"),
         ({"alpha_pattern": {"q": float("nan")}}, "alpha_pattern.q"),
         ({"alpha_pattern": {"(q+)+$": 1}}, r"the pattern '\(q\+\)\+\$' is not of the simple kind"),
         ({"alpha_pattern": {".*.*.*.*q": 1}}, "is not of the simple kind"),

@@ -12,6 +12,8 @@ import videodit
 from tests.tiny import CAPTIONS, tiny_pipeline
 from videodit.cli import compose, train
 from videodit.cli.main import main
+from videodit.cli.settings import COMPOSED, settings_of
+from videodit.cli.words import settings_from
 from videodit.config import conf_dir
 from videodit.errors import InputError
 
@@ -24,7 +26,9 @@ NAMES = [
 
 
 def settled(command: str, *words: str) -> Any:
-    """The config that a command gets."""
+    """The config or the settings that a command gets."""
+    if command not in COMPOSED:
+        return settings_from(command, settings_of(command), words, None)[0]
     line = compose.parse(conf_dir(), command, words, positional=None, sweeps=command == "train")
     return compose.config(conf_dir(), command, line)
 

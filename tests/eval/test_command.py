@@ -42,7 +42,7 @@ class FakePipe:
 
     def __init__(self) -> None:
         vae = SimpleNamespace(encode=lambda clip: clip, decode=lambda latents: latents + 0.01, mean=torch.zeros(1))
-        self.parts = SimpleNamespace(name="fake", fingerprints={"dit": "0"}, vae=vae, device="cpu")
+        self.parts = SimpleNamespace(name="fake", fingerprints={"dit": "0"}, vae=vae, device="cpu", experts=["dit"])
         self.defaults = {"steps": 30, "guidance": 3.0}
         self.path = RectifiedFlow(prediction="velocity")
         self.asked: list[dict] = []

@@ -29,7 +29,7 @@ from videodit.plan.stages import Storage, step_cost
 from videodit.plan.trace import Trace
 from videodit.plan.training import Training, dit_step, vae_step
 from videodit.shapes import LatentShape, VideoShape
-from videodit.train import run as training
+from videodit.train import plan as training
 from videodit.train import sketch
 from videodit.train.build import prepare
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.cli.objects import FOLLOWS
-from videodit.cli.settings import register, settings_of
+from videodit.cli.settings import own_defaults, register, settings_of
 from videodit.cli.values import (
     HYDRA_VERSION,
     Line,
@@ -49,11 +49,11 @@ def parse(conf: Path, command: str, args: Sequence[str], *, positional: str | No
     A command that `sweeps` takes -m and leaves every value to hydra's grammar. InputError for an unknown option, a
     word that no key is meant to take, or a value of the wrong kind.
     """
-    kind = settings_of(command)
+    kind, own = settings_of(command), own_defaults(command)
     words = take_apart(
         command,
         args,
-        keys=() if sweeps else plain_names(kind),
+        keys=() if sweeps else [name for name in plain_names(kind) if name in own],
         known=[*names_of(kind), *(entry.name for entry in conf.iterdir() if entry.is_dir())],
         positional=positional,
         options=[SHOW, *(MULTIRUN if sweeps else ())],
