@@ -127,10 +127,14 @@ class Visit:
 
     @cached_property
     def short(self) -> Doctor:
-        """The config of its first steps."""
-        short = shortened(self.cfg, self.scratch / "on-1", self.prepared.largest, self.cfg.doctor.first_steps)
+        """The settings of its first steps."""
+        short = self.first_steps("on-1")
         Path(short.run_dir).mkdir()
         return short
+
+    def first_steps(self, name: str) -> Doctor:
+        """The same in a folder of this name."""
+        return shortened(self.cfg, self.scratch / name, self.prepared.largest, self.cfg.doctor.first_steps)
 
     @cached_property
     def made(self) -> Made:
@@ -217,7 +221,7 @@ class Visit:
         """The first steps on two processes, beside those on this one."""
         if self.mesh.device.type != "cpu" and torch.cuda.device_count() < 2:
             return Finding(checks.AGREE, "unknown", "there is one GPU")
-        one, other = column(self.begun[1], "loss"), replace(self.short, run_dir=str(self.scratch / "on-2"))
+        one, other = column(self.begun[1], "loss"), self.first_steps("on-2")
         run_on(2, other)
         return checks.ranks_agree(one, column(Path(other.run_dir), "loss"))
 
