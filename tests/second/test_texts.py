@@ -158,18 +158,20 @@ def test_networks_that_come_and_go_make_the_same_video(model: Path) -> None:
 
 
 def test_a_video_of_a_pack_is_made_again(model: Path, tmp_path: Path) -> None:
-    """Its layout has a number a text encoder for every prompt."""
+    """Its layout has the lengths of prompts and negatives by each text encoder."""
     pipe = videodit.load(str(model), device="cpu")
     one, other = pipe(["a red ball", "a small blue cube spins"], negative="gray", **SMALL)
     layout = other.record["made_with"]["layout"]
-    assert layout["prompts"] == [[4, 11], [6, 24]] and layout["negatives"] == [[2, 5]] * 2
+    assert (layout["prompts"], layout["negatives"]) == ([4, 6], [2, 2])
+    assert layout["others"] == [{"prompts": [11, 24], "negatives": [5, 5]}]
     other.save(tmp_path / "other.mp4")
     again = tmp_path / "again.mp4"
     assert main(["generate", f"model={model}", f"recipe={tmp_path / 'other.mp4'}", f"out={again}"]) == 0
     assert again.read_bytes() == (tmp_path / "other.mp4").read_bytes()
-    broken = {**layout, "prompts": [4, 6]}
-    with pytest.raises(InputError, match="prompts and negatives"):
-        pipe.run([pipe.request("a small blue cube spins", negative="gray", **SMALL)], layout=broken)
+    alone = {key: value for key, value in layout.items() if key != "others"}
+    for broken in (alone, layout | {"others": layout["others"] * 2}):
+        with pytest.raises(InputError, match="it is not of this request and this model"):
+            pipe.run([pipe.request("a small blue cube spins", negative="gray", **SMALL)], layout=broken)
 
 
 def test_a_step_is_planned(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

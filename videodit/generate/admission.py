@@ -64,8 +64,8 @@ def job_of(model: Model, requests: Sequence[Request], layout: Layout | None = No
     pack, steps = layout or layouts(model, requests)[0], requests[0].steps
     return Job(
         shapes=tuple(LatentShape(*shape) for shape in pack["shapes"]),
-        prompts=lengths_of(pack["prompts"], model.parts.text_encoders),
-        negatives=lengths_of(pack["negatives"], model.parts.text_encoders),
+        prompts=lengths_of(pack, "prompts", model.parts.text_encoders),
+        negatives=lengths_of(pack, "negatives", model.parts.text_encoders),
         calls=2 * steps - 1 if requests[0].sampler == "heun" else steps,
         guided=any(pack["guided"]),
         cached=requests[0].step_cache > 0,

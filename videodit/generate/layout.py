@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
@@ -29,20 +29,27 @@ MANY = 2**14  # videos made together
 Whole = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]
-Each = Annotated[list[Count], Field(min_length=2, max_length=len(NAMES[TEXT_ENCODER]))]
-Tokens = Count | Each  # of a prompt: by the one text encoder, or by each
-PerPlace = Annotated[list[Tokens], Field(min_length=1, max_length=MANY)]
+PerPlace = Annotated[list[Count], Field(min_length=1, max_length=MANY)]
+TEXTS = ("prompts", "negatives")
 Guidance = float | tuple[float, ...]  # of all experts, or each one's
 
 
+class Texts(TypedDict):
+    """Lengths of prompts and negatives by a text encoder."""
+
+    prompts: PerPlace
+    negatives: PerPlace
+
+
 class Layout(TypedDict):
-    """A pack of videos made together and the place of one: latent shapes (t,h,w), lengths of prompts and negatives,
-    and for each expert whether it was guided.
+    """A pack of videos made together and the place of one: latent shapes (t,h,w), lengths of prompts and negatives by
+    the first text encoder and by the others, if there are any, and for each expert whether it was guided.
     """
 
     shapes: Annotated[list[Shape], Field(min_length=1, max_length=MANY)]
     prompts: PerPlace
     negatives: PerPlace
+    others: NotRequired[Annotated[list[Texts], Field(min_length=1, max_length=len(NAMES[TEXT_ENCODER]) - 1)]]
     guided: Annotated[list[bool], Field(min_length=1, max_length=16)]
     place: Whole
 
@@ -73,30 +80,30 @@ def layouts(model: Model, requests: Sequence[Request]) -> list[Layout]:
     if requests[0].step_cache and len(requests) > 1:  # which are made alone: see `Pipe.denoise`
         return [layouts(model, [one])[0] for one in requests]
     shapes = [model.native(one).latent(model.stride) for one in requests]
+    first, *others = (_texts(encoder, requests) for encoder in model.parts.text_encoders)
     numbers = range(len(model.parts.experts))
     pack = {
         "shapes": [[shape.frames, shape.height, shape.width] for shape in shapes],
-        "prompts": tokens_of([one.prompt for one in requests], model.parts.text_encoders),
-        "negatives": tokens_of([one.negative for one in requests], model.parts.text_encoders),
+        **first,
+        **({"others": others} if others else {}),
         "guided": [any(own_guidance(one.guidance, number) != 1 for one in requests) for number in numbers],
     }
     return [Layout(**pack, place=place) for place in range(len(requests))]
 
 
-def tokens_of(prompts: Sequence[str], encoders: Sequence[TextEncoder]) -> list[Tokens]:
-    """How many tokens each prompt has, as a layout keeps it."""
-    several = [encoder.tokenizer(prompts)[1] for encoder in encoders]
-    return list(several[0]) if len(several) == 1 else [list(each) for each in zip(*several, strict=True)]
+def _texts(encoder: TextEncoder, requests: Sequence[Request]) -> Texts:
+    prompts, negatives = [one.prompt for one in requests], [one.negative for one in requests]
+    return Texts(prompts=list(encoder.tokenizer(prompts)[1]), negatives=list(encoder.tokenizer(negatives)[1]))
 
 
-def lengths_of(tokens: Sequence[Tokens], encoders: Sequence[TextEncoder]) -> Lengths:
-    """The other way round: how many states each prompt has in the streams."""
-    columns = zip(*map(_row, tokens), strict=True)
-    return {encoder.name: own for encoder, own in zip(encoders, columns, strict=True)}
+def by_encoder(layout: Layout) -> list[Texts]:
+    """The lengths of a layout's prompts and negatives by each text encoder, in order."""
+    return [Texts(prompts=layout["prompts"], negatives=layout["negatives"]), *layout.get("others", [])]
 
 
-def _row(tokens: Tokens) -> list[int]:
-    return [tokens] if isinstance(tokens, int) else tokens
+def lengths_of(layout: Layout, key: str, encoders: Sequence[TextEncoder]) -> Lengths:
+    """How many states each of the "prompts", or of the "negatives", has in every stream."""
+    return {encoder.name: tuple(own[key]) for encoder, own in zip(encoders, by_encoder(layout), strict=True)}
 
 
 def start(model: Model, requests: Sequence[Request], layout: Layout) -> Start:
@@ -107,21 +114,21 @@ def start(model: Model, requests: Sequence[Request], layout: Layout) -> Start:
         noise = [model.noise(one.seed, shape) for one, shape in zip(requests, shapes, strict=True)]
         return Start(context, noise, guidance, range(len(requests)))
     noise = model.noise(requests[0].seed, shapes[layout["place"]])
-    lengths = lengths_of(layout["prompts"] + layout["negatives"], model.parts.text_encoders)
-    return among_dummies(context, lengths, noise, guidance[0], layout)
+    return among_dummies(context, noise, guidance[0], layout)
 
 
-def among_dummies(context: Context, lengths: Lengths, noise: Tensor, guidance: Guidance, layout: Layout) -> Start:
+def among_dummies(context: Context, noise: Tensor, guidance: Guidance, layout: Layout) -> Start:
     """Put a request's context (prompt, negative), noise (C,t,h,w) and guidance at their place in a pack of such shapes.
 
     The other places have states of zeros, and noise of another seed.
     """
     place, shapes = layout["place"], layout["shapes"]
     streams = {}
-    for name, own in context.streams.items():
-        states = [own.states.new_zeros(length, own.states.shape[1]) for length in lengths[name]]
+    for (name, own), texts in zip(context.streams.items(), by_encoder(layout), strict=True):
+        lengths = (*texts["prompts"], *texts["negatives"])
+        states = [own.states.new_zeros(length, own.states.shape[1]) for length in lengths]
         states[place], states[len(shapes) + place] = own.states.split(own.lengths)
-        streams[name] = Ragged(torch.cat(states), lengths[name])
+        streams[name] = Ragged(torch.cat(states), lengths)
     draw = torch.Generator("cpu").manual_seed(0)
     clips: list[Tensor] = [
         noise if number == place else torch.randn(len(noise), *shape, generator=draw).to(noise)
@@ -140,11 +147,12 @@ def fitting(model: Model, layout: Layout, requests: Sequence[Request], where: st
     for shape in layout["shapes"]:
         LatentShape(*shape).grid(model.patch)
     own, place = layouts(model, requests)[0], layout["place"]
-    streams = model.parts.sizes(DENOISER).streams
-    fits = all(own[key][0] == layout[key][place] for key in ("prompts", "negatives"))
+    streams, pairs = model.parts.sizes(DENOISER).streams, list(zip(by_encoder(own), by_encoder(layout), strict=False))
+    fits = len(pairs) == len(by_encoder(layout)) == len(by_encoder(own))
+    fits = fits and all(mine[key][0] == its[key][place] for mine, its in pairs for key in TEXTS)
     fits = fits and own["shapes"][0][1:] == layout["shapes"][place][1:]
-    lengths = lengths_of(layout["prompts"] + layout["negatives"], model.parts.text_encoders) if fits else {}
-    fits = fits and all(max(own) <= (streams[name].length or LONGEST) for name, own in lengths.items())
+    for encoder, (_, its) in zip(model.parts.text_encoders, pairs, strict=False):
+        fits = fits and max(*its["prompts"], *its["negatives"]) <= (streams[encoder.name].length or LONGEST)
     experts = list(zip(own["guided"], layout["guided"], strict=False))
     fits = fits and len(experts) == len(layout["guided"]) == len(own["guided"])
     fits = fits and all(pack or not one for one, pack in experts)
@@ -155,11 +163,9 @@ def fitting(model: Model, layout: Layout, requests: Sequence[Request], where: st
 
 def check_layout(layout: Layout, where: object) -> None:
     """Refuse a layout whose parts do not belong together."""
-    counts = {len(layout[key]) for key in ("shapes", "prompts", "negatives")}
+    counts = {len(layout["shapes"]), *(len(texts[key]) for texts in by_encoder(layout) for key in TEXTS)}
     if len(counts) != 1 or layout["place"] >= len(layout["shapes"]):
         raise InputError(f"{where}: made_with.layout: a pack has a shape, a prompt and a negative for each place")
-    if len({len(_row(tokens)) for tokens in layout["prompts"] + layout["negatives"]}) != 1:
-        raise InputError(f"{where}: made_with.layout: all prompts and negatives have as many text encoders")
 
 
 def made_in(layout: Layout, stride: Triple) -> VideoShape:
