@@ -15,6 +15,7 @@ MOVED = {
 def renamed(content: Any) -> Any:
     """The plain values of an earlier version's config with the names of this one."""
     if isinstance(content, dict):
-        moved = {key: MOVED[name] for key, name in content.items() if key == "_target_" and name in MOVED}
+        name = content.get("_target_")
+        moved = {"_target_": MOVED[name]} if isinstance(name, str) and name in MOVED else {}
         return {key: renamed(value) for key, value in content.items()} | moved
     return [renamed(value) for value in content] if isinstance(content, list) else content
